@@ -1,0 +1,76 @@
+# `make demo` and `make test` do all their own set-up; `make help` lists the rest.
+#
+# Variables:
+#   PYTHON  interpreter for the virtual environment (>= 3.10)          default: python3
+#   TORCH   requirement for torch, e.g. TORCH="torch==2.13.0"          default: below
+#   CUDA    AUTO, ON or OFF: build the CUDA library                    default: AUTO
+#   JOBS    parallel compiler jobs                                     default: all cores
+
+PYTHON ?= python3
+TORCH  ?= torch==2.13.0
+CUDA   ?= AUTO
+JOBS   ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+
+VENV := .venv
+BIN  := $(VENV)/bin
+NATIVE_SOURCES := $(shell find csrc cmake -type f 2>/dev/null) CMakeLists.txt setup.py
+CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' 2>/dev/null)
+
+export GUIDE_CUDA := $(CUDA)
+export MAX_JOBS := $(JOBS)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench doctor model wheel clean
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(VENV)/.built  ## virtual environment, dependencies, compiled extension
+
+$(VENV)/.dependencies: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "guide_ext needs Python >= 3.10; $(PYTHON) is $$($(PYTHON) -V 2>&1). Use: make PYTHON=/path/to/python3.x" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	  { echo "cannot create $(VENV): install the venv module of $(PYTHON) (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet "pip>=25.1"
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --group dev
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.dependencies $(NATIVE_SOURCES)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable .
+	@touch $@
+
+demo: setup  ## steer the embedded model: plain against guided, table and picture
+	$(BIN)/guide-ext demo --out demo_results
+
+test: setup  ## every test
+	$(BIN)/python -m pytest
+
+lint: setup  ## formatters, linters, types, layers (changes nothing)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
+
+format: setup  ## rewrite the sources in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+bench: setup  ## benchmarks of the op, verified first (JSON under bench_results/)
+	@mkdir -p bench_results
+	$(BIN)/python -m pytest benchmarks --benchmark-json=bench_results/attention.json
+
+doctor: setup  ## what was built, which kernel serves this machine, why not a faster one
+	$(BIN)/guide-ext doctor
+
+model: setup  ## train the embedded model again from nothing (about 15 minutes a seed)
+	$(BIN)/python -m guide_ext.experiments.embedded.train --seed $(or $(SEED),1) --out $(or $(OUT),build/embedded)
+
+wheel: setup  ## a wheel in dist/
+	$(BIN)/python -m build --wheel --no-isolation
+
+clean:  ## remove everything that was built, the virtual environment too
+	rm -rf $(VENV) build dist *.egg-info guide_ext/*.so compile_commands.json

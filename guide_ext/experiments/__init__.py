@@ -1,0 +1,1 @@
+"""Measurements that anyone can repeat: what the product shows, and how it was counted."""

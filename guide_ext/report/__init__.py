@@ -1,0 +1,1 @@
+"""Figures from saved results. The only package that imports a plotting library."""
