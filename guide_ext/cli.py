@@ -1,0 +1,280 @@
+"""``guide-ext``: argument parsing only; the work is done by the layers below."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from guide_ext.report.terminal import print_error
+
+EMBEDDED = "embedded"
+BAD_INPUT = 2  # exit code, as for wrong options
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help=(
+        "Steer a language model by marking text in its prompt.\n\n"
+        "Mark with [bold]<!!-> … <-!!>[/bold] (or ! weaker, !!! stronger, <!1.5-> … <-!> for an "
+        "exact strength in nats); every attention head then gives the marked tokens more "
+        "weight.\n\n"
+        "Try: [bold]guide-ext demo[/bold], or "
+        "[bold]guide-ext spans '<!!-> Summarize in French <-!!> …'[/bold]"
+    ),
+)
+
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A local checkpoint folder, a hub id, or 'embedded' (ships with this).",
+    ),
+]
+FileOption = Annotated[
+    Path | None, typer.Option("--file", "-f", help="Read the prompt from this file.")
+]
+PromptArgument = Annotated[
+    str | None,
+    typer.Argument(help="The prompt, tags included; '-' or nothing reads standard input."),
+]
+DeltaOption = Annotated[
+    float, typer.Option("--delta", "-d", help="Strength of level 2 (<!!->) in nats; try 1 to 3.")
+]
+SystemOption = Annotated[
+    str | None, typer.Option("--system", help="System message (chat models); may carry tags too.")
+]
+ChatOption = Annotated[
+    bool, typer.Option("--chat/--no-chat", help="Use the model's chat template where it has one.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a command that reports bad input in one clean message, and knows ``--debug``."""
+
+    @functools.wraps(function)
+    def run(*args: Any, debug: bool = False, **options: Any) -> None:
+        try:
+            function(*args, **options)
+        except (typer.Exit, typer.Abort):
+            raise
+        except (ValueError, OSError, NotImplementedError) as error:
+            if debug:
+                raise
+            print_error(str(error))
+            raise typer.Exit(BAD_INPUT) from None
+        except Exception as error:
+            if debug:
+                raise
+            print_error(
+                f"{type(error).__name__}: {error}\nRun again with --debug for the traceback."
+            )
+            raise typer.Exit(1) from None
+
+    signature = inspect.signature(function, eval_str=True)
+    flag = inspect.Parameter(
+        "debug",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=False,
+        annotation=Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")],
+    )
+    run.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*signature.parameters.values(), flag]
+    )
+    run.__annotations__ = {p.name: p.annotation for p in [*signature.parameters.values(), flag]}
+    app.command()(run)
+    return run
+
+
+def _read_prompt(prompt: str | None, file: Path | None) -> str:
+    if file is not None and prompt is not None:
+        raise ValueError("give the prompt as an argument or with --file, not both")
+    if file is not None:
+        return file.read_text(encoding="utf-8")
+    if prompt is not None and prompt != "-":
+        return prompt
+    if prompt is None and sys.stdin.isatty():
+        raise ValueError("no prompt: give it as an argument, with --file, or on standard input")
+    return sys.stdin.read()
+
+
+def _model_name(name: str) -> str:
+    from guide_ext.experiments.embedded import model_path
+
+    return str(model_path()) if name == EMBEDDED else name
+
+
+def parse_layers(text: str | None) -> list[int] | None:
+    """Read a list of layers such as ``0-3,7``.
+
+    Raises:
+        ValueError: The text is no such list.
+
+    Example:
+        >>> parse_layers("0-3,7")
+        [0, 1, 2, 3, 7]
+
+    """
+    if text is None:
+        return None
+    layers: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            msg = f"--layers must be a list such as 0-3,7 got {text!r}"
+            raise ValueError(msg)
+        layers |= set(range(int(first), int(last or first) + 1))
+    return sorted(layers)
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+
+
+@_command
+def demo(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for results.json and figure.png.")
+    ] = Path("demo_results"),
+    documents: Annotated[int, typer.Option(help="Documents per task.", min=2)] = 120,
+    seed: Annotated[int, typer.Option(help="Seed of the documents.")] = 2026,
+    as_json: JsonOption = False,
+) -> None:
+    """Steer the embedded model on unseen documents: plain against guided, counted and timed."""
+    from guide_ext.experiments.demo import DemoSettings, run_demo, save_result
+    from guide_ext.report.figures import draw_demo
+    from guide_ext.report.terminal import demo_report
+
+    with _progress() as progress:
+        bar = progress.add_task("guided answers", total=None)
+
+        def advance(done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total)
+
+        result = run_demo(DemoSettings(documents=documents, seed=seed), on_progress=advance)
+    table, picture = save_result(result, out), out / "figure.png"
+    draw_demo(result, picture)
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    console = Console()
+    console.print(demo_report(result))
+    console.print(f"saved: {table}, {picture}", highlight=False, soft_wrap=True)
+
+
+@_command
+def generate(
+    prompt: PromptArgument = None,
+    file: FileOption = None,
+    model: ModelOption = EMBEDDED,
+    delta: DeltaOption = 2.0,
+    layers: Annotated[
+        str | None, typer.Option(help="Steer only these layers, e.g. 0-3,7. Default: all.")
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Answer twice, plain and guided, side by side.")
+    ] = False,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 200,
+    temperature: Annotated[
+        float, typer.Option(help="0 for greedy decoding, else sample.", min=0.0)
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    system: SystemOption = None,
+    chat: ChatOption = True,
+    dtype: Annotated[str, typer.Option(help="'auto' (as stored) or e.g. bfloat16.")] = "auto",
+    device: Annotated[
+        str | None, typer.Option(help="e.g. cuda:0. Default: a GPU if there is one.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Answer a prompt; text inside <!!-> … <-!!> gets more attention."""
+    from guide_ext import integration
+    from guide_ext.report.terminal import side_by_side
+    from guide_ext.steering import Steering
+
+    steering = Steering.guide(delta, layers=parse_layers(layers))
+    text = _read_prompt(prompt, file)
+    language_model, tokenizer = integration.load(_model_name(model), dtype=dtype, device=device)
+    wrapped = integration.as_prompt(tokenizer, text, system=system, chat=chat)
+
+    def answer(how: Steering, stream: bool) -> str:
+        found = integration.complete(
+            language_model,
+            tokenizer,
+            [wrapped],
+            steering=how,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            stream=stream,
+        )
+        return found[0].strip()
+
+    stream = not compare and not as_json
+    plain = answer(Steering.guide(0.0), False) if compare else None
+    guided = answer(steering, stream)
+    if as_json:
+        answers = {"guided": guided} | ({"plain": plain} if plain is not None else {})
+        typer.echo(json.dumps({"model": model, "delta": delta, "prompt": text, **answers}))
+    elif plain is not None:
+        Console().print(side_by_side(plain, guided, delta))
+
+
+@_command
+def spans(
+    prompt: PromptArgument = None,
+    file: FileOption = None,
+    model: ModelOption = EMBEDDED,
+    delta: DeltaOption = 2.0,
+    system: SystemOption = None,
+    chat: ChatOption = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what the tags of a prompt mark, token by token; loads only the tokenizer."""
+    from guide_ext import integration
+    from guide_ext.chat import encode, encode_chat
+    from guide_ext.report.terminal import marked_tokens
+
+    text = _read_prompt(prompt, file)
+    tokenizer = integration.load_tokenizer(_model_name(model))
+    wrapped = integration.as_prompt(tokenizer, text, system=system, chat=chat)
+    is_text = isinstance(wrapped, str)
+    encoding = encode(tokenizer, wrapped) if is_text else encode_chat(tokenizer, wrapped)
+    pieces = tokenizer.convert_ids_to_tokens(encoding.input_ids)
+    if as_json:
+        record = {"text": encoding.text, "tokens": pieces, "input_ids": encoding.input_ids}
+        typer.echo(json.dumps(record | {"nats": encoding.nats(delta), "groups": encoding.groups()}))
+    else:
+        Console().print(marked_tokens(encoding, pieces, delta))
+
+
+@_command
+def doctor(as_json: JsonOption = False) -> None:
+    """Tell what is installed and compiled, which kernel serves this machine, and why."""
+    from guide_ext.report.doctor import diagnose
+    from guide_ext.report.terminal import diagnosis_report
+
+    found = diagnose()
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
+    else:
+        Console().print(diagnosis_report(found))
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

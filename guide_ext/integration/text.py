@@ -1,0 +1,149 @@
+"""From prompts to answers: load a checkpoint, steer it, read what it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, TextStreamer
+
+from guide_ext.integration.enable import enable
+from guide_ext.integration.inputs import encode
+from guide_ext.steering import Steering
+
+Prompt = str | Sequence[dict[str, Any]]
+
+
+def load_tokenizer(name: str) -> Any:
+    """Load a tokenizer ready for generation: left padding, a padding token.
+
+    Args:
+        name: A local folder or a hub id.
+
+    Raises:
+        OSError: The tokenizer cannot be found or read.
+
+    """
+    tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load(
+    name: str, *, dtype: str = "auto", device: str | None = None
+) -> tuple[PreTrainedModel, Any]:
+    """Load a checkpoint and its tokenizer and prepare the model for steering.
+
+    Args:
+        name: A local folder or a hub id, as ``from_pretrained`` takes it.
+        dtype: ``"auto"`` (as stored), or a torch dtype's name such as ``"float32"``.
+        device: Where to put the model, e.g. ``"cuda:0"``. Default: a GPU if there is one, else CPU.
+
+    Returns:
+        The enabled model, in evaluation mode, and the tokenizer with left padding.
+
+    Raises:
+        ValueError: The dtype is unknown, or the model cannot be steered exactly.
+        OSError: The checkpoint cannot be found or read.
+
+    """
+    if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        msg = f"dtype must be 'auto' or the name of a torch dtype such as 'float32', got {dtype!r}"
+        raise ValueError(msg)
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer = load_tokenizer(name)
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+    return enable(model.to(where).eval()), tokenizer
+
+
+def as_prompt(tokenizer: Any, text: str, *, system: str | None = None, chat: bool = True) -> Prompt:
+    """Wrap text as a chat where the tokenizer has a chat template, else leave it as it is.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        text: What the user wrote, tags included.
+        system: A system message to put in front; needs a chat template.
+        chat: False to use the plain text even where there is a template.
+
+    Returns:
+        Messages for :func:`encode`, or the text itself.
+
+    Raises:
+        ValueError: ``system`` was given but the prompt is not a chat.
+
+    """
+    if chat and getattr(tokenizer, "chat_template", None):
+        first = [{"role": "system", "content": system}] if system is not None else []
+        return [*first, {"role": "user", "content": text}]
+    if system is not None:
+        msg = "system must be left out: this prompt has no chat template that could carry it"
+        raise ValueError(msg)
+    return text
+
+
+def complete(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    *,
+    delta: float = 2.0,
+    steering: Steering | None = None,
+    max_new_tokens: int = 200,
+    temperature: float = 0.0,
+    seed: int = 0,
+    batch_size: int = 16,
+    stream: bool = False,
+    on_batch: Callable[[int], None] | None = None,
+) -> list[str]:
+    """Answer prompts in left-padded batches and return the new text of each.
+
+    Args:
+        model: An enabled model.
+        tokenizer: Its tokenizer.
+        prompts: Texts or chats, with tags.
+        delta: Strength of level 2 in nats; levels 1 and 3 are half and twice of it.
+        steering: Another way to steer than GUIDE on all layers and heads; overrides ``delta``.
+        max_new_tokens: Most tokens to write per prompt.
+        temperature: 0 for greedy decoding, else multinomial sampling at this temperature.
+        seed: Seed of the sampling; the same seed and batches give the same text.
+        batch_size: Prompts per call of ``generate``.
+        stream: Print tokens to standard output while they come; needs a single prompt.
+        on_batch: Called after every batch with the number of prompts that it answered.
+
+    Returns:
+        One string per prompt, special tokens removed.
+
+    Raises:
+        ValueError: A prompt's tags are wrong, or an argument is out of range.
+
+    """
+    if batch_size < 1:
+        msg = f"batch_size must be at least 1, got {batch_size}"
+        raise ValueError(msg)
+    if stream and len(prompts) != 1:
+        msg = f"stream needs exactly one prompt, got {len(prompts)}"
+        raise ValueError(msg)
+    how: dict[str, Any] = {"do_sample": temperature > 0, "max_new_tokens": max_new_tokens}
+    if temperature > 0:
+        # top_k and top_p off: the plain multinomial sampling of the paper's experiments.
+        how |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
+    if stream:
+        how["streamer"] = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    generator_state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    answers: list[str] = []
+    try:
+        for start in range(0, len(prompts), batch_size):
+            batch = list(prompts[start : start + batch_size])
+            inputs = encode(model, tokenizer, batch, delta=delta, steering=steering)
+            with torch.inference_mode():
+                ids = model.generate(**inputs, **how)  # type: ignore[operator]
+            new = ids[:, inputs["input_ids"].shape[1] :]
+            answers += tokenizer.batch_decode(new, skip_special_tokens=True)
+            if on_batch is not None:
+                on_batch(len(batch))
+    finally:
+        torch.random.set_rng_state(generator_state)
+    return answers

@@ -1,0 +1,125 @@
+"""What is installed, what was compiled, which kernel would serve this machine, and why."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from guide_ext._ops import library_status
+from guide_ext.attention import explain_dispatch
+
+_PACKAGES = ("guide_ext", "torch", "transformers", "tokenizers", "numpy")
+
+
+@dataclass(frozen=True)
+class KernelChoice:
+    """Which kernel serves one kind of input on one device, and what keeps it from a faster one."""
+
+    device: str
+    dtype: str
+    kernel: str
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Everything ``guide-ext doctor`` tells.
+
+    Attributes:
+        versions: Package name to version; ``"not installed"`` where it is missing.
+        machine: Facts about processor, threads and GPU.
+        library_loaded: True where the compiled library serves the op.
+        library_reason: Why it does, or why it does not.
+        build: ``_C.build_info()``; empty where the extension was not built.
+        kernels: One entry per device and dtype.
+
+    """
+
+    versions: dict[str, str]
+    machine: dict[str, str]
+    library_loaded: bool
+    library_reason: str
+    build: dict[str, Any]
+    kernels: tuple[KernelChoice, ...]
+
+
+def _package_versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def machine_facts() -> dict[str, str]:
+    """Describe processor, threads and GPUs; what a measurement must be read with.
+
+    Example:
+        >>> sorted(machine_facts())
+        ['cores', 'gpu', 'processor', 'system', 'torch_threads']
+
+    """
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "processor": _processor_name(),
+        "cores": str(os.cpu_count()),
+        "torch_threads": str(torch.get_num_threads()),
+        "system": f"{platform.system()} {platform.machine()}",
+        "gpu": ", ".join(gpus) or "none",
+    }
+
+
+def _processor_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as cpuinfo:
+            names = [line.split(":", 1)[1].strip() for line in cpuinfo if "model name" in line]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or "unknown"
+
+
+def _build_info() -> dict[str, Any]:
+    try:
+        from guide_ext import _C
+    except ImportError:
+        return {}
+    return dict(_C.build_info())
+
+
+def _kernel_choices() -> tuple[KernelChoice, ...]:
+    devices = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+    choices = []
+    for device in devices:
+        for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+            sample = torch.zeros(1, 4, 16, 64, dtype=dtype, device=device)
+            found = explain_dispatch(sample, sample, sample, is_causal=True)
+            name = str(dtype).removeprefix("torch.")
+            choices.append(KernelChoice(device, name, found.kernel, found.reasons))
+    return tuple(choices)
+
+
+def diagnose() -> Diagnosis:
+    """Collect what ``guide-ext doctor`` prints.
+
+    Example:
+        >>> diagnosis = diagnose()
+        >>> diagnosis.kernels[0].device
+        'cpu'
+
+    """
+    status = library_status()
+    return Diagnosis(
+        versions=_package_versions(),
+        machine=machine_facts(),
+        library_loaded=status.loaded,
+        library_reason=status.reason,
+        build=_build_info(),
+        kernels=_kernel_choices(),
+    )

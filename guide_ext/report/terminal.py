@@ -1,0 +1,139 @@
+"""What the command line shows: tables and coloured text for a terminal, no decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from guide_ext.chat import Encoding
+from guide_ext.report.doctor import Diagnosis
+
+# Backgrounds from weak to strong emphasis, and for text that is played down; readable on light and
+# dark terminals because the foreground is set with them.
+_UP = ("black on #ffe08a", "black on #ffb347", "black on #ff7f50", "white on #d1495b")
+_DOWN = "white on #4a6fa5"
+_GROUP = "underline"
+_NATS_PER_SHADE = 1.0
+
+
+def _style(nats: float, in_group: bool) -> str:
+    shade = ""
+    if nats > 0:
+        shade = _UP[min(int(nats / _NATS_PER_SHADE), len(_UP) - 1)]
+    elif nats < 0:
+        shade = _DOWN
+    return " ".join(part for part in (_GROUP if in_group else "", shade) if part)
+
+
+def marked_tokens(encoding: Encoding, pieces: Sequence[str], delta: float) -> RenderableType:
+    """Show a prompt token by token: coloured where it is steered, underlined where it is watched.
+
+    Args:
+        encoding: The prompt's tokens and spans.
+        pieces: The tokens as the tokenizer names them, one per id.
+        delta: Strength of level 2 in nats.
+
+    """
+    nats = encoding.nats(delta)
+    groups = encoding.groups()
+    watched = [any(mask[index] for mask in groups.values()) for index in range(len(nats))]
+    text = Text()
+    table = Table(title="marked tokens", title_justify="left", show_edge=False)
+    for column in ("index", "id", "token", "text", "bias (nats)", "groups"):
+        table.add_column(column, justify="right" if column in ("index", "id") else "left")
+    for index, (start, end) in enumerate(encoding.offsets):
+        style = _style(nats[index], watched[index])
+        text.append(encoding.text[start:end] or pieces[index], style=style or "dim")
+        text.append("\u200a" if end > start else "")
+        if style:
+            names = ", ".join(name for name, mask in groups.items() if mask[index])
+            table.add_row(
+                str(index),
+                str(encoding.input_ids[index]),
+                pieces[index],
+                repr(encoding.text[start:end]),
+                f"{nats[index]:+g}" if nats[index] else "",
+                names,
+            )
+    count = sum(bool(value) for value in nats)
+    summary = f"{len(nats)} tokens, {count} steered, {sum(watched)} watched"
+    return Group(Panel(text, title="prompt"), table, Text(summary))
+
+
+def side_by_side(plain: str, guided: str, delta: float) -> RenderableType:
+    """Show the same prompt's plain and guided answers next to each other."""
+    table = Table(show_lines=True, expand=True)
+    table.add_column("plain", ratio=1)
+    table.add_column(f"guided (Δ = {delta:g})", ratio=1)
+    table.add_row(Text(plain), Text(guided))
+    return table
+
+
+def diagnosis_report(diagnosis: Diagnosis) -> RenderableType:
+    """Show what ``guide-ext doctor`` found."""
+    facts = Table(show_header=False, show_edge=False)
+    facts.add_column(style="bold")
+    facts.add_column(overflow="fold")
+    for name, value in diagnosis.versions.items():
+        facts.add_row(name, value)
+    for name, value in diagnosis.machine.items():
+        facts.add_row(name, value)
+    state = "loaded" if diagnosis.library_loaded else "not loaded"
+    facts.add_row("compiled library", Text(f"{state}: {diagnosis.library_reason}"))
+    for name, value in diagnosis.build.items():
+        shown = ", ".join(value) if isinstance(value, list) else str(value)
+        facts.add_row(f"build: {name}", Text(shown or "none"))
+    kernels = Table(title="which kernel serves a call", title_justify="left")
+    for column in ("device", "dtype", "kernel", "why not a faster one"):
+        kernels.add_column(column, overflow="fold")
+    for choice in diagnosis.kernels:
+        why = "\n".join(choice.reasons) or "this is the fastest one here"
+        kernels.add_row(choice.device, choice.dtype, choice.kernel, Text(why))
+    return Group(facts, Text(), kernels)
+
+
+def print_error(message: str) -> None:
+    """Print one clean error line (or several, for a message with an excerpt) to standard error."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(Text("error: ", style="bold red").append(message, style="not bold default"))
+
+
+def demo_report(result: dict[str, Any]) -> RenderableType:
+    """Show a saved demo result: rates with intervals, speed, and answers side by side."""
+    parts: list[RenderableType] = []
+    for task in result["tasks"]:
+        table = Table(title=task["title"], title_justify="left")
+        for column in ("Δ (nats)", "success", "95 % interval", "well-formed"):
+            table.add_column(column, justify="right")
+        for row in task["rows"]:
+            low, high = row["success_interval"]
+            label = f"{row['delta']:g}" if row["variant"] == "tags" else row["variant"]
+            table.add_row(
+                label,
+                f"{row['success']:.1%}",
+                f"{low:.1%} – {high:.1%}",
+                f"{row['well_formed']:.1%}",
+            )
+        parts.append(table)
+        for sample in task["samples"]:
+            answers = Table(show_header=False, show_edge=False)
+            answers.add_column(style="bold")
+            answers.add_column(overflow="fold")
+            answers.add_row("wanted", Text(sample["wanted"]))
+            for delta, answer in sample["answers"].items():
+                answers.add_row(f"Δ = {delta}", Text(answer))
+            parts.append(Panel(answers, title=Text(sample["prompt"]), title_align="left"))
+    speed = Table(title="speed of generate(), same prompts", title_justify="left")
+    for column in ("attention", "tokens / s", "time against sdpa"):
+        speed.add_column(column, justify="right")
+    for row in result["speed"]["rows"]:
+        speed.add_row(
+            row["attention"], f"{row['tokens_per_second']:.0f}", f"{row['time_ratio']:.2f}×"
+        )
+    parts.append(speed)
+    return Group(*parts)
