@@ -32,7 +32,7 @@ def load_tokenizer(name: str) -> Any:
 
 
 def load(
-    name: str, *, dtype: str = "auto", device: str | None = None
+    name: str, *, dtype: str = "auto", device: str | None = None, steerable: bool = True
 ) -> tuple[PreTrainedModel, Any]:
     """Load a checkpoint and its tokenizer and prepare the model for steering.
 
@@ -40,9 +40,10 @@ def load(
         name: A local folder or a hub id, as ``from_pretrained`` takes it.
         dtype: ``"auto"`` (as stored), or a torch dtype's name such as ``"float32"``.
         device: Where to put the model, e.g. ``"cuda:0"``. Default: a GPU if there is one, else CPU.
+        steerable: False leaves the model as it was loaded, as the baseline of a comparison.
 
     Returns:
-        The enabled model, in evaluation mode, and the tokenizer with left padding.
+        The model (enabled where ``steerable``), in evaluation mode, and the tokenizer with left padding.
 
     Raises:
         ValueError: The dtype is unknown, or the model cannot be steered exactly.
@@ -55,7 +56,8 @@ def load(
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = load_tokenizer(name)
     model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-    return enable(model.to(where).eval()), tokenizer
+    model = model.to(where).eval()
+    return (enable(model) if steerable else model), tokenizer
 
 
 def as_prompt(tokenizer: Any, text: str, *, system: str | None = None, chat: bool = True) -> Prompt:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +11,7 @@ import torch
 
 from guide_ext._ops import library_status
 from guide_ext.attention import explain_dispatch
+from guide_ext.experiments.machine import machine_facts
 
 _PACKAGES = ("guide_ext", "torch", "transformers", "tokenizers", "numpy")
 
@@ -56,33 +56,6 @@ def _package_versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "not installed"
     return found
-
-
-def machine_facts() -> dict[str, str]:
-    """Describe processor, threads and GPUs; what a measurement must be read with.
-
-    Example:
-        >>> sorted(machine_facts())
-        ['cores', 'gpu', 'processor', 'system', 'torch_threads']
-
-    """
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return {
-        "processor": _processor_name(),
-        "cores": str(os.cpu_count()),
-        "torch_threads": str(torch.get_num_threads()),
-        "system": f"{platform.system()} {platform.machine()}",
-        "gpu": ", ".join(gpus) or "none",
-    }
-
-
-def _processor_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as cpuinfo:
-            names = [line.split(":", 1)[1].strip() for line in cpuinfo if "model name" in line]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or "unknown"
 
 
 def _build_info() -> dict[str, Any]:

@@ -1,0 +1,36 @@
+"""Facts about the machine that a measurement must be read with."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+import torch
+
+
+def machine_facts() -> dict[str, str]:
+    """Describe processor, threads and GPUs.
+
+    Example:
+        >>> sorted(machine_facts())
+        ['cores', 'gpu', 'processor', 'system', 'torch', 'torch_threads']
+
+    """
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "processor": _processor_name(),
+        "cores": str(os.cpu_count()),
+        "torch": torch.__version__,
+        "torch_threads": str(torch.get_num_threads()),
+        "system": f"{platform.system()} {platform.machine()}",
+        "gpu": ", ".join(gpus) or "none",
+    }
+
+
+def _processor_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as cpuinfo:
+            names = [line.split(":", 1)[1].strip() for line in cpuinfo if "model name" in line]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or "unknown"
