@@ -43,7 +43,7 @@ def load(
         steerable: False leaves the model as it was loaded, as the baseline of a comparison.
 
     Returns:
-        The model (enabled where ``steerable``), in evaluation mode, and the tokenizer with left padding.
+        The model, in evaluation mode and enabled where ``steerable``, and the left-padding tokenizer.
 
     Raises:
         ValueError: The dtype is unknown, or the model cannot be steered exactly.
