@@ -43,7 +43,7 @@ def load(
         steerable: False leaves the model as it was loaded, as the baseline of a comparison.
 
     Returns:
-        The model, in evaluation mode and enabled where ``steerable``, and the left-padding tokenizer.
+        The model, in evaluation mode, enabled where ``steerable``; the tokenizer, padding left.
 
     Raises:
         ValueError: The dtype is unknown, or the model cannot be steered exactly.

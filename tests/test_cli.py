@@ -1,0 +1,157 @@
+"""The command line, run as its users run it: arguments in, text, files and exit codes out."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from guide_ext import cli
+
+DOCUMENT = "Yesterday, the old baker hides the key in the barn. Anna likes the salt."
+PROMPT = f"<!!->Summarize in French<-!!>\n{DOCUMENT}"
+
+
+@pytest.fixture
+def run():
+    runner = CliRunner()
+
+    def invoke(*arguments, stdin=None):
+        return runner.invoke(cli.app, list(arguments), input=stdin)
+
+    return invoke
+
+
+def test_help_names_every_command_and_shows_a_tag(run):
+    result = run("--help")
+    assert result.exit_code == 0
+    for word in ("demo", "generate", "spans", "doctor", "<!!->"):
+        assert word in result.output
+
+
+@pytest.mark.parametrize("command", ["demo", "generate", "spans", "doctor"])
+def test_every_command_has_help(run, command):
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert "--debug" in result.output
+
+
+def test_generate_steers_by_the_tag(run):
+    result = run("generate", PROMPT, "--delta", "2", "--json")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.output)
+    assert record["guided"] == "Le boulanger cache la clé dans la grange."
+    assert record["delta"] == 2.0
+    assert "plain" not in record
+
+
+def test_generate_reads_standard_input_and_files_alike(run, tmp_path):
+    file = tmp_path / "prompt.txt"
+    file.write_text(PROMPT, encoding="utf-8")
+    outputs = {
+        run("generate", PROMPT).output,
+        run("generate", "-", stdin=PROMPT).output,
+        run("generate", stdin=PROMPT).output,
+        run("generate", "--file", str(file)).output,
+    }
+    assert len(outputs) == 1
+    assert "boulanger" in outputs.pop()
+
+
+def test_compare_shows_both_answers(run):
+    result = run("generate", PROMPT, "--compare", "--json", "--delta", "9")
+    record = json.loads(result.output)
+    assert record["plain"] != record["guided"]
+    table = run("generate", PROMPT, "--compare").output
+    assert "plain" in table
+    assert "guided (Δ = 2)" in table
+
+
+def test_layers_that_are_not_steered_change_nothing(run):
+    def answer(*options):
+        return json.loads(run("generate", PROMPT, "--delta", "9", "--json", *options).output)
+
+    everywhere, nowhere = answer()["guided"], answer("--compare")["plain"]
+    assert everywhere != nowhere
+    assert answer("--layers", "0-3")["guided"] == everywhere
+
+
+def test_sampling_repeats_with_its_seed(run):
+    options = ("generate", PROMPT, "--temperature", "1.5", "--json", "--seed")
+    assert run(*options, "3").output == run(*options, "3").output
+
+
+def test_spans_lists_marked_tokens(run):
+    result = run("spans", "<!!->Summarize<-!!> in <?place->the barn<-?place>", "--json")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.output)
+    marked = [token for token, nats in zip(record["tokens"], record["nats"], strict=True) if nats]
+    assert "".join(marked) == "Summarize"
+    assert sum(record["groups"]["place"]) >= 2
+    assert "<!!->" not in record["text"]
+
+
+def test_spans_shows_a_table_for_people(run):
+    output = run("spans", PROMPT).output
+    assert "+2" in output
+    assert "steered" in output
+
+
+def test_doctor_tells_what_serves_this_machine(run):
+    record = json.loads(run("doctor", "--json").output)
+    dtypes = {choice["dtype"]: choice for choice in record["kernels"] if choice["device"] == "cpu"}
+    assert set(dtypes) == {"float32", "bfloat16", "float16", "float64"}
+    assert dtypes["float64"]["reasons"]
+    assert record["versions"]["torch"] in run("doctor").output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("generate", "<!!-> never closed"), "never closed"),
+        (("generate", PROMPT, "--delta", "nan"), "delta"),
+        (("generate", PROMPT, "--layers", "one"), "--layers"),
+        (("generate", PROMPT, "--layers", "17"), "layer"),
+        (("generate", PROMPT, "--dtype", "float7"), "dtype"),
+        (("generate", PROMPT, "--model", "./no-such-folder"), "no-such-folder"),
+        (("generate", "--file", "no-such-file.txt"), "no-such-file.txt"),
+        (("generate", PROMPT, "--file", "x.txt"), "not both"),
+        (("spans", "a <-!> b"), "<-!>"),
+        (("demo", "--documents", "0"), "--documents"),
+    ],
+)
+def test_bad_input_is_one_clean_message_and_exit_code_2(run, arguments, expected):
+    result = run(*arguments)
+    assert result.exit_code == cli.BAD_INPUT
+    assert expected in result.output
+    assert "Traceback" not in result.output
+
+
+def test_debug_lets_the_error_through(run):
+    result = run("generate", "<!!-> never closed", "--debug")
+    assert isinstance(result.exception, ValueError)
+
+
+@pytest.mark.parametrize(("text", "layers"), [("3", [3]), ("0-2,5", [0, 1, 2, 5]), ("2,2", [2])])
+def test_parse_layers(text, layers):
+    assert cli.parse_layers(text) == layers
+
+
+@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "1,,2", "1.5"])
+def test_parse_layers_refuses_what_it_cannot_read(text):
+    with pytest.raises(ValueError, match="--layers"):
+        cli.parse_layers(text)
+
+
+def test_demo_writes_table_and_picture(run, tmp_path):
+    result = run("demo", "--out", str(tmp_path), "--documents", "6")
+    assert result.exit_code == 0, result.output
+    saved = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert [task["task"] for task in saved["tasks"]] == ["french", "json"]
+    for task in saved["tasks"]:
+        assert {row["trials"] for row in task["rows"]} == {6}
+        for row in task["rows"]:
+            low, high = row["success_interval"]
+            assert 0 <= low <= row["success"] <= high <= 1
+            assert row["success"] <= row["well_formed"]
+    assert {row["attention"] for row in saved["speed"]["rows"]} == {"sdpa", "guide", "guide, Δ = 2"}
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
