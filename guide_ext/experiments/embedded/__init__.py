@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: MIT
+"""The embedded model: a tiny bilingual Mistral, made from a constructed world and shipped here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["model_path"]
+
+
+def model_path() -> Path:
+    """Return the folder of the shipped model, ready for ``from_pretrained``.
+
+    Returns:
+        The folder with ``config.json``, ``model.safetensors`` and the tokenizer.
+
+    Example:
+        >>> model_path().name
+        'model'
+
+    """
+    return Path(__file__).resolve().parent / "model"
