@@ -1,0 +1,386 @@
+# SPDX-License-Identifier: MIT
+"""Biased attention in plain PyTorch, block by block: any device, any float dtype, O(n) memory.
+
+This serves every device and dtype that has no kernel of its own, and the backward pass of all of
+them. Query rows and keys are cut into blocks so that no temporary exceeds `SCRATCH_ELEMENTS`; the
+softmax runs online over the key blocks. The heads that share a key/value head are folded into the
+rows of one matrix product, so keys and values are never expanded. Everything is accumulated in
+float32 (float64 for float64 inputs), in a fixed order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SCRATCH_ELEMENTS = 1 << 22
+MAX_BLOCK_K = 512
+MAX_BLOCK_Q = 512
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """The arguments of one `biased_attention` call, after every check has passed."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    key_bias: Tensor | None
+    influence: Tensor | None
+    attn_bias: Tensor | None
+    sinks: Tensor | None
+    q_start: Tensor | None
+    is_causal: bool
+    window_left: int
+    window_right: int
+    scale: float | None
+    softcap: float
+
+    @property
+    def num_heads(self) -> int:
+        """Query heads."""
+        return self.query.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of every accumulator, of influence_out and of lse."""
+        return accumulation_dtype(self.query)
+
+    @property
+    def factor(self) -> float:
+        """Factor of the dot product."""
+        return self.query.shape[3] ** -0.5 if self.scale is None else self.scale
+
+    def row_blocks(self) -> Iterator[tuple[slice, slice]]:
+        """Cut the output into (batch slice, row slice) blocks."""
+        batch, num_heads, seqlen_q, _ = self.query.shape
+        per_row = num_heads * max(min(self.key.shape[2], MAX_BLOCK_K), self.value.shape[3])
+        rows = min(seqlen_q, MAX_BLOCK_Q, max(1, SCRATCH_ELEMENTS // per_row))
+        batches = max(1, SCRATCH_ELEMENTS // max(1, per_row * rows))
+        for batch_begin in range(0, batch, batches):
+            for row_begin in range(0, seqlen_q, max(1, rows)):
+                yield (
+                    slice(batch_begin, min(batch_begin + batches, batch)),
+                    slice(row_begin, min(row_begin + rows, seqlen_q)),
+                )
+
+    def key_blocks(self, rows: slice) -> Iterator[slice]:
+        """Cut the keys into blocks; leave out those that no row of the block can see.
+
+        With a `q_start` tensor the limits are known on the device alone: reading them would cost a
+        synchronisation, so every block is visited and masked.
+        """
+        seqlen_k = self.key.shape[2]
+        begin, end = 0, seqlen_k
+        if self.q_start is None:
+            offset = seqlen_k - self.query.shape[2]
+            right = self._right_limit()
+            if self.window_left >= 0:
+                begin = max(0, offset + rows.start - self.window_left)
+            if right is not None:
+                end = min(seqlen_k, offset + rows.stop + right)
+        # Blocks lie on a fixed grid, so a skipped block changes no bit of the others.
+        for block_begin in range(begin - begin % MAX_BLOCK_K, end, MAX_BLOCK_K):
+            yield slice(block_begin, min(block_begin + MAX_BLOCK_K, seqlen_k))
+
+    def score(
+        self, query_block: Tensor, batch: slice, rows: slice, keys: slice
+    ) -> tuple[Tensor, Tensor | None]:
+        """Score one block.
+
+        Args:
+            query_block: Folded rows, ``[batches, num_kv_heads, group_size * rows, head_dim]``.
+            batch: Batch entries of the block.
+            rows: Query rows of the block.
+            keys: Keys of the block.
+
+        Returns:
+            Scores ``[batches, num_heads, rows, keys]``, -inf where a key is not visible, and
+            the derivative of the soft-cap at each (None without soft-cap).
+
+        """
+        key_block = self.key[batch, :, keys].to(self.dtype)
+        score = (query_block @ key_block.mT).mul_(self.factor)
+        score = score.view(score.shape[0], self.num_heads, -1, score.shape[3])
+        slope = None
+        if self.softcap:
+            capped = score.div_(self.softcap).tanh_()
+            slope = 1.0 - capped.square()
+            score = capped.mul_(self.softcap)
+        if self.key_bias is not None:
+            score += _of_batch(self.key_bias, batch)[:, :, None, keys]
+        if self.attn_bias is not None:
+            dense = _of_batch(self.attn_bias, batch)[:, :, rows, keys]
+            score = score.masked_fill_(~dense, -torch.inf) if _is_mask(dense) else score.add_(dense)
+        hidden = self._hidden(batch, rows, keys)
+        return (score if hidden is None else score.masked_fill_(hidden, -torch.inf)), slope
+
+    def _right_limit(self) -> int | None:
+        """Keys visible to the right of a row's own position; None without a limit."""
+        if self.is_causal:
+            return 0
+        return self.window_right if self.window_right >= 0 else None
+
+    def _hidden(self, batch: slice, rows: slice, keys: slice) -> Tensor | None:
+        """Mark the keys outside of the causal and window limits; None when there is no limit."""
+        right = self._right_limit()
+        if right is None and self.window_left < 0:
+            return None
+        device = self.query.device
+        row = torch.arange(rows.start, rows.stop, device=device)[:, None]
+        if self.q_start is None:
+            row = row + (self.key.shape[2] - self.query.shape[2])
+        else:
+            row = row + _of_batch(self.q_start, batch).long().view(-1, 1, 1, 1)
+        # A difference of positions is compared, so that no window can overflow.
+        ahead = torch.arange(keys.start, keys.stop, device=device) - row
+        hidden = ahead < -self.window_left if self.window_left >= 0 else None
+        if right is None:
+            return hidden
+        return ahead > right if hidden is None else hidden.logical_or_(ahead > right)
+
+    def fold(self, tensor: Tensor) -> Tensor:
+        """Stack the heads of a group: ``[b, num_heads, r, d]`` to ``[b, num_kv_heads, g*r, d]``."""
+        batch, num_heads, rows, dim = tensor.shape
+        num_kv_heads = self.key.shape[1]
+        return tensor.to(self.dtype).reshape(
+            batch, num_kv_heads, num_heads // num_kv_heads * rows, dim
+        )
+
+    def unfold(self, tensor: Tensor) -> Tensor:
+        """Undo `fold`."""
+        batch, _, _, dim = tensor.shape
+        return tensor.reshape(batch, self.num_heads, -1, dim)
+
+
+def accumulation_dtype(query: Tensor) -> torch.dtype:
+    """Dtype of softmax, influence and lse: float32, or float64 for a float64 query."""
+    return torch.float64 if query.dtype == torch.float64 else torch.float32
+
+
+def allocate_outputs(
+    query: Tensor, value: Tensor, influence: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Allocate (out, influence_out, lse) with the strides that every backend returns."""
+    batch, num_heads, seqlen_q, _ = query.shape
+    channels = 0 if influence is None else influence.shape[1]
+    dtype = accumulation_dtype(query)
+    out = query.new_empty(batch, seqlen_q, num_heads, value.shape[3]).transpose(1, 2)
+    influence_out = query.new_empty(batch, channels, num_heads, seqlen_q, dtype=dtype)
+    return out, influence_out, query.new_empty(batch, num_heads, seqlen_q, dtype=dtype)
+
+
+def forward(call: AttentionCall) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute (out, influence_out, lse)."""
+    outputs = allocate_outputs(call.query, call.value, call.influence)
+    out, influence_out, lse = outputs
+    for batch, rows in call.row_blocks():
+        out_block, influence_block, lse_block = _forward_rows(call, batch, rows)
+        out[batch, :, rows] = out_block
+        lse[batch, :, rows] = lse_block
+        if influence_block is not None:
+            influence_out[batch, :, :, rows] = influence_block
+    return outputs
+
+
+def _forward_rows(
+    call: AttentionCall, batch: slice, rows: slice
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Run the online softmax over all keys for one block of rows."""
+    query_block = call.fold(call.query[batch, :, rows])
+    batches, num_rows = batch.stop - batch.start, rows.stop - rows.start
+    row_max = query_block.new_full((batches, call.num_heads, num_rows, 1), -torch.inf)
+    row_sum = torch.zeros_like(row_max)
+    out = query_block.new_zeros(batches, call.num_heads, num_rows, call.value.shape[3])
+    marks, influence_out = None, None
+    if call.influence is not None:
+        marks = _of_batch(call.influence, batch).to(call.dtype).mT
+        influence_out = out.new_zeros(batches, call.num_heads, num_rows, marks.shape[2])
+
+    for keys in call.key_blocks(rows):
+        score, _ = call.score(query_block, batch, rows, keys)
+        new_max = torch.maximum(row_max, score.amax(-1, keepdim=True))
+        # A row that has seen nothing yet keeps -inf as its maximum: -inf - (-inf) would be NaN.
+        shift = new_max.masked_fill(new_max == -torch.inf, 0.0)
+        prob = score.sub_(shift).exp_()
+        decay = torch.exp(row_max - shift)
+        row_max = new_max
+        row_sum = row_sum * decay + prob.sum(-1, keepdim=True)
+        value_block = call.value[batch, :, keys].to(call.dtype)
+        out = out * decay + call.unfold(call.fold(prob) @ value_block)
+        if marks is not None:
+            flow = prob.flatten(1, 2) @ marks[:, keys]
+            influence_out = influence_out * decay + flow.view_as(influence_out)
+
+    sees_nothing = row_max == -torch.inf
+    if call.sinks is not None:
+        sink = call.sinks.to(call.dtype)[:, None, None]
+        new_max = torch.maximum(row_max, sink).masked_fill(sees_nothing, 0.0)
+        decay = torch.exp(row_max - new_max)
+        row_sum = row_sum * decay + torch.exp(sink - new_max)
+        out = out * decay
+        influence_out = None if influence_out is None else influence_out * decay
+        row_max = new_max
+    lse = (row_max + row_sum.log()).masked_fill_(sees_nothing, -torch.inf)
+    row_sum = row_sum.masked_fill_(sees_nothing, 1.0)
+    if influence_out is not None:
+        influence_out = (influence_out / row_sum).permute(0, 3, 1, 2)
+    return out / row_sum, influence_out, lse.squeeze(-1)
+
+
+@dataclass(frozen=True)
+class OutputGradients:
+    """Gradients that reach the three outputs; None where nothing depends on one."""
+
+    out: Tensor | None
+    influence_out: Tensor | None
+    lse: Tensor | None
+
+
+def backward(
+    call: AttentionCall,
+    outputs: tuple[Tensor, Tensor, Tensor],
+    gradients: OutputGradients,
+    wanted: list[bool],
+) -> list[Tensor | None]:
+    """Compute the gradients of the seven floating inputs by recomputation from `lse`.
+
+    With ``P = exp(score - lse)``, ``dP = dO·V + Σ_c dI_c·influence_c`` and the row sum
+    ``δ = dO·O + Σ_c dI_c·I_c - dlse``, the gradient of a score is ``P · (dP - δ)``; a sink is a
+    score whose dP is 0.
+
+    Args:
+        call: The arguments of the forward call.
+        outputs: What it returned.
+        gradients: What reached its outputs.
+        wanted: For query, key, value, key_bias, influence, attn_bias, sinks: compute it?
+
+    Returns:
+        The gradients, in the order of `wanted`, each with shape and dtype of its input.
+
+    """
+    inputs = (call.query, call.key, call.value, call.key_bias, call.influence)
+    inputs += (call.attn_bias, call.sinks)
+    sums = _GradientSums(
+        *(
+            torch.zeros(tensor.shape, dtype=call.dtype, device=tensor.device)
+            if tensor is not None and want
+            else None
+            for tensor, want in zip(inputs, wanted, strict=True)
+        )
+    )
+    for batch, rows in call.row_blocks():
+        _backward_rows(call, outputs, gradients, sums, batch, rows)
+    results = (sums.query, sums.key, sums.value, sums.key_bias, sums.influence)
+    results += (sums.attn_bias, sums.sinks)
+    return [
+        None if tensor is None or total is None else total.to(tensor.dtype)
+        for tensor, total in zip(inputs, results, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class _GradientSums:
+    """Accumulators of the wanted gradients; None for the others."""
+
+    query: Tensor | None
+    key: Tensor | None
+    value: Tensor | None
+    key_bias: Tensor | None
+    influence: Tensor | None
+    attn_bias: Tensor | None
+    sinks: Tensor | None
+
+
+def _backward_rows(
+    call: AttentionCall,
+    outputs: tuple[Tensor, Tensor, Tensor],
+    gradients: OutputGradients,
+    sums: _GradientSums,
+    batch: slice,
+    rows: slice,
+) -> None:
+    """Add what one block of rows gives to every gradient."""
+    out, influence_out, lse = outputs
+    query_block = call.fold(call.query[batch, :, rows])
+    # exp(score - inf) = 0: a row that sees nothing has no gradient.
+    lse_block = lse[batch, :, rows, None]
+    lse_block = lse_block.masked_fill(lse_block == -torch.inf, torch.inf)
+    delta = torch.zeros_like(lse_block)
+    grad_out, grad_flow = None, None
+    if gradients.out is not None:
+        grad_out = call.fold(gradients.out[batch, :, rows])
+        delta += (call.unfold(grad_out) * out[batch, :, rows]).sum(-1, keepdim=True)
+    if gradients.influence_out is not None and call.influence is not None:
+        grad_flow = gradients.influence_out[batch, :, :, rows].to(call.dtype)
+        delta += (grad_flow * influence_out[batch, :, :, rows]).sum(1).unsqueeze(-1)
+        grad_flow = grad_flow.flatten(2)
+    if gradients.lse is not None:
+        delta -= gradients.lse[batch, :, rows, None]
+    if call.sinks is not None and sums.sinks is not None:
+        prob_sink = torch.exp(call.sinks.to(call.dtype)[:, None, None] - lse_block)
+        sums.sinks.sub_((prob_sink * delta).sum((0, 2, 3)))
+
+    for keys in call.key_blocks(rows):
+        score, slope = call.score(query_block, batch, rows, keys)
+        prob = score.sub_(lse_block).exp_()
+        grad_score = -delta
+        if grad_out is not None:
+            if sums.value is not None:
+                sums.value[batch, :, keys] += call.fold(prob).mT @ grad_out
+            value_block = call.value[batch, :, keys].to(call.dtype)
+            grad_score = grad_score + call.unfold(grad_out @ value_block.mT)
+        if grad_flow is not None and call.influence is not None:
+            if sums.influence is not None:
+                _add(sums.influence, batch, grad_flow @ prob.flatten(1, 2), (..., keys))
+            marks = _of_batch(call.influence, batch)[:, :, keys].to(call.dtype)
+            grad_score = grad_score + (grad_flow.mT @ marks).view_as(prob)
+        grad_score = grad_score * prob
+        if sums.key_bias is not None:
+            _add(sums.key_bias, batch, grad_score.sum(2), (..., keys))
+        if sums.attn_bias is not None:
+            _add(sums.attn_bias, batch, grad_score, (..., rows, keys))
+        _add_dot_gradients(call, sums, query_block, grad_score, slope, batch, rows, keys)
+
+
+def _add_dot_gradients(
+    call: AttentionCall,
+    sums: _GradientSums,
+    query_block: Tensor,
+    grad_score: Tensor,
+    slope: Tensor | None,
+    batch: slice,
+    rows: slice,
+    keys: slice,
+) -> None:
+    """Carry the gradient of the scores of one block back to query and key."""
+    if sums.query is None and sums.key is None:
+        return
+    grad_dot = grad_score if slope is None else grad_score * slope
+    grad_dot = call.fold(grad_dot) * call.factor
+    if sums.key is not None:
+        sums.key[batch, :, keys] += grad_dot.mT @ query_block
+    if sums.query is not None:
+        key_block = call.key[batch, :, keys].to(call.dtype)
+        sums.query[batch, :, rows] += call.unfold(grad_dot @ key_block)
+
+
+def _add(total: Tensor, batch: slice, part: Tensor, index: tuple[object, ...]) -> None:
+    """Add `part` to `total` at `index`, summed over the dimensions in which `total` broadcasts."""
+    if total.shape[0] == 1:
+        part = part.sum(0, keepdim=True)
+    if total.shape[1] == 1:
+        part = part.sum(1, keepdim=True)
+    _of_batch(total, batch)[index] += part
+
+
+def _of_batch(tensor: Tensor, batch: slice) -> Tensor:
+    """Take the batch entries of a tensor that may have one entry for all."""
+    return tensor if tensor.shape[0] == 1 else tensor[batch]
+
+
+def _is_mask(tensor: Tensor) -> bool:
+    return tensor.dtype == torch.bool

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: MIT
+"""Loads the compiled library and makes `torch.ops.guide` complete.
+
+The library defines the schemas and the kernels. What torch needs besides is registered here:
+fake kernels, autograd, autocast, and the chunked PyTorch implementation that serves every other
+device and dtype. Without a library the schemas are defined here, in the same words, and everything
+works, slower.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guide_ext import _chunked
+from guide_ext._checks import check_arguments
+
+LIBRARY_PATH = Path(__file__).with_name("libguide_ext.so")
+
+_SIGNATURE = (
+    "(Tensor query, Tensor key, Tensor value, Tensor? key_bias=None, Tensor? influence=None, "
+    "Tensor? attn_bias=None, Tensor? sinks=None, Tensor? q_start=None, *, bool is_causal=False, "
+    "int window_left=-1, int window_right=-1, float? scale=None, float softcap=0.0) "
+    "-> (Tensor out, Tensor influence_out, Tensor lse)"
+)
+SCHEMAS = {
+    "biased_attention": "biased_attention" + _SIGNATURE,
+    "biased_attention_chunked": "biased_attention_chunked" + _SIGNATURE,
+}
+# A gradient that does not exist, or that nobody wants, is a tensor without elements.
+BACKWARD_SCHEMA = (
+    "biased_attention_backward(Tensor? grad_out, Tensor? grad_influence_out, Tensor? grad_lse, "
+    "Tensor query, Tensor key, Tensor value, Tensor? key_bias, Tensor? influence, "
+    "Tensor? attn_bias, Tensor? sinks, Tensor? q_start, Tensor out, Tensor influence_out, "
+    "Tensor lse, *, bool is_causal, int window_left, int window_right, float? scale, "
+    "float softcap, bool[] wanted) -> (Tensor grad_query, Tensor grad_key, Tensor grad_value, "
+    "Tensor grad_key_bias, Tensor grad_influence, Tensor grad_attn_bias, Tensor grad_sinks)"
+)
+# Inputs that have a gradient: all but q_start, which comes last.
+_NUM_DIFFERENTIABLE = 7
+
+
+@dataclass(frozen=True)
+class LibraryStatus:
+    """Whether the compiled library serves this process.
+
+    Attributes:
+        loaded: Whether `libguide_ext.so` was found and loaded.
+        reason: Why not, in words; where it was loaded from otherwise.
+        instruction_set: What the CPU kernels use, as "avx512"; None when not loaded.
+
+    """
+
+    loaded: bool
+    reason: str
+    instruction_set: str | None
+
+
+def _load_library() -> str | None:
+    """Load the compiled library; return why that was not possible."""
+    if not LIBRARY_PATH.exists():
+        return (
+            f"{LIBRARY_PATH.name} was not built: there is none in {LIBRARY_PATH.parent}; "
+            "a C++17 compiler and `pip install .` build it"
+        )
+    try:
+        torch.ops.load_library(str(LIBRARY_PATH))
+    except OSError as error:
+        return f"{LIBRARY_PATH} was built but cannot be loaded: {error}"
+    return None
+
+
+_load_error = _load_library()
+_library = torch.library.Library("guide", "FRAGMENT")
+if _load_error is not None:
+    for _schema in SCHEMAS.values():
+        _library.define(_schema)
+_library.define(BACKWARD_SCHEMA)
+
+
+def library_status() -> LibraryStatus:
+    """Say whether the compiled library was loaded, why not, and what its CPU kernels use."""
+    if _load_error is not None:
+        return LibraryStatus(loaded=False, reason=_load_error, instruction_set=None)
+    instruction_set = ctypes.CDLL(str(LIBRARY_PATH)).guide_ext_cpu_instruction_set
+    instruction_set.restype = ctypes.c_char_p
+    return LibraryStatus(
+        loaded=True,
+        reason=f"loaded from {LIBRARY_PATH}",
+        instruction_set=instruction_set().decode(),
+    )
+
+
+def _chunked_kernel(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_bias: Tensor | None = None,
+    influence: Tensor | None = None,
+    attn_bias: Tensor | None = None,
+    sinks: Tensor | None = None,
+    q_start: Tensor | None = None,
+    *,
+    is_causal: bool = False,
+    window_left: int = -1,
+    window_right: int = -1,
+    scale: float | None = None,
+    softcap: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    tensors = (query, key, value, key_bias, influence, attn_bias, sinks, q_start)
+    check_arguments(*tensors, window_left, window_right, scale, softcap)
+    call = _chunked.AttentionCall(*tensors, is_causal, window_left, window_right, scale, softcap)
+    return _chunked.forward(call)
+
+
+def _fake_kernel(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_bias: Tensor | None = None,
+    influence: Tensor | None = None,
+    attn_bias: Tensor | None = None,
+    sinks: Tensor | None = None,
+    q_start: Tensor | None = None,
+    *,
+    is_causal: bool = False,
+    window_left: int = -1,
+    window_right: int = -1,
+    scale: float | None = None,
+    softcap: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    tensors = (query, key, value, key_bias, influence, attn_bias, sinks, q_start)
+    check_arguments(*tensors, window_left, window_right, scale, softcap)
+    return _chunked.allocate_outputs(query, value, influence)
+
+
+def _backward_kernel(
+    grad_out: Tensor | None,
+    grad_influence_out: Tensor | None,
+    grad_lse: Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_bias: Tensor | None,
+    influence: Tensor | None,
+    attn_bias: Tensor | None,
+    sinks: Tensor | None,
+    q_start: Tensor | None,
+    out: Tensor,
+    influence_out: Tensor,
+    lse: Tensor,
+    *,
+    is_causal: bool,
+    window_left: int,
+    window_right: int,
+    scale: float | None,
+    softcap: float,
+    wanted: list[bool],
+) -> tuple[Tensor, ...]:
+    call = _chunked.AttentionCall(
+        query,
+        key,
+        value,
+        key_bias,
+        influence,
+        attn_bias,
+        sinks,
+        q_start,
+        is_causal,
+        window_left,
+        window_right,
+        scale,
+        softcap,
+    )
+    gradients = _chunked.OutputGradients(grad_out, grad_influence_out, grad_lse)
+    results = _chunked.backward(call, (out, influence_out, lse), gradients, wanted)
+    return tuple(query.new_empty(0) if result is None else result for result in results)
+
+
+def _fake_backward_kernel(*args: Any, wanted: list[bool], **_: Any) -> tuple[Tensor, ...]:
+    query = args[3]
+    inputs = args[3 : 3 + _NUM_DIFFERENTIABLE]
+    return tuple(
+        torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+        if tensor is not None and want
+        else query.new_empty(0)
+        for tensor, want in zip(inputs, wanted, strict=True)
+    )
+
+
+def _setup_context(
+    ctx: Any,
+    inputs: tuple[Tensor | None, ...],
+    keyword_only_inputs: dict[str, Any],
+    output: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    ctx.save_for_backward(*inputs, *output)
+    ctx.keyword_only_inputs = keyword_only_inputs
+    # Whoever ignores influence_out and lse shall not pay for gradients of zeros.
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+    # The dispatcher strips trailing arguments that equal their defaults: fewer than seven may come.
+    passed = len(ctx.needs_input_grad)
+    wanted = [
+        index < passed and ctx.needs_input_grad[index] for index in range(_NUM_DIFFERENTIABLE)
+    ]
+    results = torch.ops.guide.biased_attention_backward(
+        *gradients, *ctx.saved_tensors, **ctx.keyword_only_inputs, wanted=wanted
+    )
+    kept = [result if want else None for result, want in zip(results, wanted, strict=True)]
+    return tuple([*kept, None][:passed])
+
+
+def _no_context(ctx: Any, inputs: Any, keyword_only_inputs: Any, output: Any) -> None:
+    """Keep nothing: there is no second derivative."""
+
+
+def _refuse_double_backward(ctx: Any, *gradients: Tensor) -> None:
+    raise NotImplementedError(
+        "biased_attention: double backward is not implemented; call backward() without "
+        "create_graph, or use guide_ext.reference for second derivatives of small problems"
+    )
+
+
+def _autocast_kernel(device_type: str) -> Callable[..., Any]:
+    """Make the kernel that casts query, key and value to the autocast dtype of a device.
+
+    The rest stays as it is: the bias, the influence and the sinks act in float32 whatever the
+    operands are.
+    """
+    keys = torch._C.DispatchKeySet(
+        getattr(torch._C.DispatchKey, f"Autocast{_DISPATCH_KEYS[device_type]}")
+    )
+
+    def kernel(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any) -> Any:
+        dtype = torch.get_autocast_dtype(device_type)
+        operands = (
+            tensor.to(dtype) if tensor.dtype in _AUTOCAST_DTYPES else tensor
+            for tensor in (query, key, value)
+        )
+        with torch._C._ExcludeDispatchKeyGuard(keys):
+            return torch.ops.guide.biased_attention(*operands, *rest, **options)
+
+    return kernel
+
+
+# As in torch's own autocast rules, float64 is a choice that is left alone.
+_AUTOCAST_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+_DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
+
+for _name in SCHEMAS:
+    _library.impl(_name, _chunked_kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"guide::{_name}", _fake_kernel, lib=_library)
+    torch.library.register_autograd(
+        f"guide::{_name}", _backward, setup_context=_setup_context, lib=_library
+    )
+_library.impl("biased_attention_backward", _backward_kernel, "CompositeExplicitAutograd")
+torch.library.register_fake("guide::biased_attention_backward", _fake_backward_kernel, lib=_library)
+torch.library.register_autograd(
+    "guide::biased_attention_backward",
+    _refuse_double_backward,
+    setup_context=_no_context,
+    lib=_library,
+)
+for _device_type, _key in _DISPATCH_KEYS.items():
+    _library.impl("biased_attention", _autocast_kernel(_device_type), f"Autocast{_key}")
+
+
+def biased_attention(*args: Tensor | None, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Call `torch.ops.guide.biased_attention`."""
+    result: tuple[Tensor, Tensor, Tensor] = torch.ops.guide.biased_attention.default(
+        *args, **options
+    )
+    return result

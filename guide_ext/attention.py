@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: MIT
+"""The documented face of the op: attention with a bias per key and a read-out per key."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from guide_ext import _ops
+
+
+def biased_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_bias: Tensor | None = None,
+    influence: Tensor | None = None,
+    attn_bias: Tensor | None = None,
+    sinks: Tensor | None = None,
+    q_start: Tensor | None = None,
+    *,
+    is_causal: bool = False,
+    window_left: int = -1,
+    window_right: int = -1,
+    scale: float | None = None,
+    softcap: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Attend with a bias on chosen keys and read off how much of a mark each query gathers.
+
+    One pass over the keys, O(seqlen) memory, computes for row ``i``, in this order::
+
+        score_k = scale * query_i . key_k                   (softcap * tanh(. / softcap) if softcap)
+        score_k = score_k + key_bias_k + attn_bias_k
+        visible   k <= q_start + i (is_causal), q_start + i - window_left <= k,
+                  k <= q_start + i + window_right, attn_bias True
+        prob    = softmax of score over the visible keys, exp(sink) in the denominator
+        out = sum_k prob_k * value_k,  influence_out = sum_k prob_k * influence_k
+
+    Scores, softmax, bias, influence and lse are float32 whatever the operands are; for float64
+    operands all of it is float64, and ``key_bias`` and ``influence`` may be float64 too. A row that
+    sees no key gives out 0, influence 0 and lse -inf. A `key_bias` of zeros gives the same bits as
+    none, and two equal calls give the same bits. Values are not checked: NaN or +inf in `key_bias`
+    makes the rows that see it NaN.
+
+    Differentiable once with respect to every floating input. Works under `torch.compile`,
+    `torch.export`, `torch.autocast` (which casts query, key and value alone) and inference mode.
+    Inputs that no kernel takes are computed block by block in PyTorch: same results, slower;
+    `explain_dispatch` tells.
+
+    Args:
+        query: ``[batch, num_heads, seqlen_q, head_dim]``, bfloat16, float16, float32 or float64;
+            any strides, last dimension contiguous.
+        key: ``[batch, num_kv_heads, seqlen_k, head_dim]``, dtype of `query`. `num_heads` is a
+            multiple of `num_kv_heads`; heads ``h`` and ``h + 1`` share a key head where their
+            ``h * num_kv_heads // num_heads`` is equal.
+        value: ``[batch, num_kv_heads, seqlen_k, head_dim_v]``, dtype of `query`.
+        key_bias: Added to the scores of a key, nats: +1 multiplies its odds by e, -inf hides it.
+            float32, ``[1 or batch, 1 or num_heads, seqlen_k]``, or ``[1 or batch, seqlen_k]`` for
+            all heads.
+        influence: What a key is worth in `influence_out`, float32,
+            ``[1 or batch, channels, seqlen_k]``, or ``[1 or batch, seqlen_k]`` for one channel.
+        attn_bias: ``[1 or batch, 1 or num_heads, seqlen_q, seqlen_k]``, bool (True = visible) or
+            floating (added to the scores, nats). The general and slower way.
+        sinks: Logits that join the denominator alone, floating, ``[num_heads]``, nats.
+        q_start: Position on the key axis of query row 0, int32, ``[1 or batch]``, on the device of
+            `query` and read there, without a synchronisation. Default: ``seqlen_k - seqlen_q``, so
+            that the last query stands at the last key.
+        is_causal: A query sees no key to the right of its own position.
+        window_left: Number of keys visible to the left of the own position, -1 for all.
+        window_right: Number of keys visible to the right of it, -1 for all.
+        scale: Factor of the dot products; default ``1 / sqrt(head_dim)``.
+        softcap: Bound of the scores before the biases, as in Gemma 2; 0 for none.
+
+    Returns:
+        ``out``: ``[batch, num_heads, seqlen_q, head_dim_v]``, dtype of `query`; its
+        ``transpose(1, 2)`` is contiguous.
+        ``influence_out``: ``[batch, channels, num_heads, seqlen_q]``, float32, per head; 0 channels
+        without `influence`.
+        ``lse``: ``[batch, num_heads, seqlen_q]``, float32: natural logarithm of the denominator.
+
+    Raises:
+        ValueError: If an argument has a shape, dtype, device, stride or number that the op cannot
+            take: ``biased_attention: <argument> must ..., got ...``.
+
+    Source:
+        The bias is the one of GUIDE (attention steering by a constant added to the logits of marked
+        tokens); `influence_out` is the attention term of its Influence recursion, per head.
+
+    Example:
+        >>> import torch
+        >>> query, key, value = (torch.zeros(1, 2, 3, 16) for _ in range(3))
+        >>> marked = torch.tensor([[0.0, 1.0, 0.0]])
+        >>> out, share, lse = biased_attention(query, key, value, influence=marked)
+        >>> share[0, 0, 0]
+        tensor([0.3333, 0.3333, 0.3333])
+        >>> bias = torch.log(torch.tensor([[1.0, 4.0, 1.0]]))
+        >>> biased_attention(query, key, value, bias, marked, is_causal=True)[1][0, 0, 0]
+        tensor([0.0000, 0.8000, 0.6667])
+
+    """
+    if key_bias is not None and key_bias.dim() == _SHORTHAND_DIMS:
+        key_bias = key_bias.unsqueeze(1)
+    if influence is not None and influence.dim() == _SHORTHAND_DIMS:
+        influence = influence.unsqueeze(1)
+    return _ops.biased_attention(
+        query,
+        key,
+        value,
+        key_bias,
+        influence,
+        attn_bias,
+        sinks,
+        q_start,
+        is_causal=is_causal,
+        window_left=window_left,
+        window_right=window_right,
+        scale=scale,
+        softcap=softcap,
+    )
+
+
+_SHORTHAND_DIMS = 2  # [batch, seqlen_k]
