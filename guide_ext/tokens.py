@@ -1,0 +1,345 @@
+"""From marked characters to marked tokens, without touching the tokenization.
+
+The clean text is tokenised once, as it would be without any marks; spans then find their tokens by
+the character offsets that fast tokenizers report. Neither torch nor transformers is imported: a
+tokenizer is whatever is called like a fast one of transformers.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any, Protocol
+
+from guide_ext._marked_text import MarkedText, Span, is_int, quote
+from guide_ext.spans import parse
+
+__all__ = ["Encoding", "FastTokenizer", "encode", "mark_tokens"]
+
+
+class FastTokenizer(Protocol):
+    """What :func:`encode` needs of a tokenizer; fast tokenizers of transformers have it."""
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether character offsets are available."""
+
+    def __call__(self, text: str, **options: Any) -> Mapping[str, Any]:
+        """Return ``input_ids`` and ``offset_mapping``."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A tokenised prompt and what is asked of its tokens.
+
+    Attributes:
+        input_ids: Token ids, the same as without marks.
+        offsets: Characters ``[start, end)`` of ``text`` that each token stands for; zero width for
+            tokens that the tokenizer added.
+        text: The text that was tokenised, without tags.
+        spans: Character spans in ``text``.
+        token_spans: The same requests as ranges of tokens. One span of characters may need several,
+            as special tokens are never marked.
+
+    """
+
+    input_ids: list[int]
+    offsets: list[tuple[int, int]]
+    text: str
+    spans: tuple[Span, ...]
+    token_spans: tuple[Span, ...]
+
+    def nats(self, delta_mid: float) -> list[float]:
+        """Return the bias of every token.
+
+        Args:
+            delta_mid: What level 2 means, in nats.
+
+        Returns:
+            Nats, one number per token: the sum over the emphasis spans that hold the token, 0 for
+            others.
+
+        Raises:
+            ValueError: If ``delta_mid`` is not finite.
+
+        Example:
+            >>> from guide_ext.spans import Span
+            >>> marks = (Span(0, 2, level=1), Span(1, 2, delta=2.0), Span(2, 3, group="rule"))
+            >>> encoding = Encoding([5, 6, 7], [(0, 1), (1, 2), (2, 3)], "abc", (), marks)
+            >>> encoding.nats(1.0)
+            [0.5, 2.5, 0.0]
+
+        """
+        total = [0.0] * len(self.input_ids)
+        for span in self.token_spans:
+            nats = span.nats(delta_mid)
+            for index in range(span.start, span.end):
+                total[index] += nats
+        return total
+
+    def groups(self) -> dict[str, list[bool]]:
+        """Return which tokens belong to each Influence group.
+
+        Returns:
+            For each group, in order of first appearance, one flag per token. ``<?->`` without a
+            name is the group ``"marked"``.
+
+        Example:
+            >>> from guide_ext.spans import Span
+            >>> Encoding([5, 6], [(0, 1), (1, 2)], "ab", (), (Span(1, 2, group="rule"),)).groups()
+            {'rule': [False, True]}
+
+        """
+        members: dict[str, list[bool]] = {}
+        for span in self.token_spans:
+            if span.group is not None:
+                flags = members.setdefault(span.group, [False] * len(self.input_ids))
+                flags[span.start : span.end] = [True] * (span.end - span.start)
+        return members
+
+
+def encode(
+    tokenizer: FastTokenizer,
+    text: str | MarkedText,
+    *,
+    add_special_tokens: bool = True,
+    max_length: int | None = None,
+) -> Encoding:
+    """Tokenise marked text once and find the tokens of every span.
+
+    A token belongs to a span if it stands for at least one of its characters; of neighbouring spans
+    that ask the same, the first has a token that both touch. Special tokens are never marked.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        text: Text with tags, or text that is already marked (its tags, if any, stay literal).
+        add_special_tokens: Passed on to the tokenizer; False for a rendered chat.
+        max_length: Cut the prompt to this many tokens, on the side that the tokenizer truncates.
+            None leaves it whole.
+
+    Returns:
+        Ids, offsets, clean text, spans of characters and of tokens.
+
+    Raises:
+        TagError: If a tag cannot be read.
+        ValueError: If the tokenizer is not fast, its offsets contradict the text, a span
+            matches no token, or truncation cuts or loses one.
+        TypeError: If ``text`` is neither str nor :class:`MarkedText`.
+
+    Example:
+        >>> from transformers import PreTrainedTokenizerFast
+        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> words = Tokenizer(models.WordLevel({"[UNK]": 0, "in": 1, "French": 2}, "[UNK]"))
+        >>> words.pre_tokenizer = pre_tokenizers.Whitespace()
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
+        >>> encoding = encode(tokenizer, "in <!!->French<-!!>")
+        >>> encoding.text, encoding.input_ids, encoding.nats(1.0)
+        ('in French', [1, 2], [0.0, 1.0])
+
+    """
+    _require_fast(tokenizer)
+    if max_length is not None and not (is_int(max_length) and max_length > 0):
+        msg = f"encode: max_length must be a positive int or None, got {max_length!r}"
+        raise ValueError(msg)
+    marked = text if isinstance(text, MarkedText) else parse(text)
+    special = _special_ids(tokenizer)
+    encoding, counts = _tokenise(tokenizer, marked, special, add_special_tokens=add_special_tokens)
+    for span, count in zip(marked.spans, counts, strict=True):
+        if not count:
+            raise ValueError(_no_token(marked.text, span))
+    if max_length is None or len(encoding.input_ids) <= max_length:
+        return encoding
+    cut, left = _tokenise(
+        tokenizer,
+        marked,
+        special,
+        add_special_tokens=add_special_tokens,
+        truncation=True,
+        max_length=max_length,
+    )
+    for span, before, after in zip(marked.spans, counts, left, strict=True):
+        if after < before:
+            msg = (
+                f"encode: max_length={max_length} cuts the marked text "
+                f"{quote(marked.text, span)}: {after} of its {before} tokens are left of a prompt "
+                f"of {len(encoding.input_ids)}; raise max_length, shorten the rest, or set the "
+                "tokenizer's truncation_side to the other side"
+            )
+            raise ValueError(msg)
+    return cut
+
+
+def mark_tokens(
+    encoding: Encoding,
+    start: int,
+    end: int,
+    *,
+    level: int | None = None,
+    delta: float | None = None,
+    group: str | None = None,
+) -> Encoding:
+    """Mark a range of tokens of an encoded prompt.
+
+    The range says exactly which tokens, so special ones can be marked here.
+
+    Args:
+        encoding: The prompt; it is not changed.
+        start: First token.
+        end: One behind the last.
+        level: Emphasis 1, 2 or 3. Exactly one of level, delta and group is needed.
+        delta: Bias in nats.
+        group: Influence group.
+
+    Returns:
+        The same prompt with one more token span.
+
+    Raises:
+        ValueError: If the range is empty or leaves the prompt, or the strength is not valid.
+
+    Example:
+        >>> plain = Encoding([5, 6, 7], [(0, 1), (1, 2), (2, 3)], "abc", (), ())
+        >>> mark_tokens(plain, 1, 3, delta=-0.5).nats(1.0)
+        [0.0, -0.5, -0.5]
+
+    """
+    span = Span(start, end, level, delta, group)
+    if end > len(encoding.input_ids):
+        msg = f"mark_tokens: end must be at most {len(encoding.input_ids)} tokens, got {end}"
+        raise ValueError(msg)
+    return replace(encoding, token_spans=(*encoding.token_spans, span))
+
+
+def _require_fast(tokenizer: FastTokenizer) -> None:
+    if getattr(tokenizer, "is_fast", False):
+        return
+    inner = getattr(tokenizer, "tokenizer", None)
+    hint = (
+        "pass the tokenizer of the processor, processor.tokenizer"
+        if getattr(inner, "is_fast", False)
+        else "load it with AutoTokenizer.from_pretrained(..., use_fast=True)"
+    )
+    msg = (
+        f"tokenizer must be a fast tokenizer, got {type(tokenizer).__name__}: marks become tokens "
+        f"by character offsets, which only fast tokenizers report; {hint}"
+    )
+    raise ValueError(msg)
+
+
+def _special_ids(tokenizer: FastTokenizer) -> set[int]:
+    """Return the ids that stand for no text.
+
+    The unknown token does stand for text, unless the tokenizer uses it as a boundary too, as GPT-2
+    does with <|endoftext|>.
+    """
+    special = set(getattr(tokenizer, "all_special_ids", ()))
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    special |= {index for index, token in added.items() if getattr(token, "special", False)}
+    boundaries = ("bos", "eos", "sep", "cls", "mask")
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if any(getattr(tokenizer, f"{name}_token_id", None) == unknown for name in boundaries):
+        return special
+    return special - {unknown}
+
+
+def _tokenise(
+    tokenizer: FastTokenizer, marked: MarkedText, special: set[int], **options: Any
+) -> tuple[Encoding, list[int]]:
+    """Return the encoding and, for every span, how many tokens it touches."""
+    output = tokenizer(marked.text, return_offsets_mapping=True, **options)
+    input_ids = list(output["input_ids"])
+    offsets = [(int(start), int(end)) for start, end in output["offset_mapping"]]
+    _check_offsets(tokenizer, marked.text, input_ids, offsets)
+    textual = [
+        index
+        for index, (start, end) in enumerate(offsets)
+        if start < end and input_ids[index] not in special
+    ]
+    found = _tokens_of_spans(marked.spans, textual, offsets)
+    token_spans = [
+        span.at(first, last)
+        for span, tokens in zip(marked.spans, _without_shared(marked.spans, found), strict=True)
+        for first, last in _runs(tokens)
+    ]
+    encoding = Encoding(input_ids, offsets, marked.text, marked.spans, tuple(token_spans))
+    return encoding, [len(tokens) for tokens in found]
+
+
+def _check_offsets(
+    tokenizer: FastTokenizer,
+    text: str,
+    input_ids: Sequence[int],
+    offsets: Sequence[tuple[int, int]],
+) -> None:
+    problem = ""
+    if len(offsets) != len(input_ids):
+        problem = f"{len(offsets)} offsets for {len(input_ids)} tokens"
+    latest = 0
+    for index, (start, end) in enumerate(offsets):
+        if not 0 <= start <= end <= len(text):
+            problem = f"token {index} at ({start}, {end}) in a text of {len(text)} characters"
+        elif start < end and start < latest:
+            problem = f"token {index} at ({start}, {end}), before the token that precedes it"
+        if problem:
+            break
+        latest = max(latest, start)
+    if problem:
+        msg = (
+            f"tokenizer {type(tokenizer).__name__} reports offsets that contradict the text: "
+            f"{problem}; marks cannot be followed, update tokenizers or use another tokenizer"
+        )
+        raise ValueError(msg)
+
+
+def _tokens_of_spans(
+    spans: Iterable[Span], textual: list[int], offsets: Sequence[tuple[int, int]]
+) -> list[list[int]]:
+    """Return, for every span, the tokens that overlap it, by bisection."""
+    starts = [offsets[index][0] for index in textual]
+    # Starts never decrease; ends may where tokens overlap, so bisect their running maximum.
+    reach = list(accumulate((offsets[index][1] for index in textual), max))
+    return [
+        [
+            index
+            for index in textual[bisect_right(reach, span.start) : bisect_left(starts, span.end)]
+            if offsets[index][1] > span.start
+        ]
+        for span in spans
+    ]
+
+
+def _without_shared(spans: Sequence[Span], found: list[list[int]]) -> list[list[int]]:
+    """Leave a token to the first of several side-by-side spans that ask the same.
+
+    Emphasis adds up where spans nest, that is where they share characters. Two neighbours that
+    only share a token must not count twice.
+    """
+    earlier: dict[object, list[tuple[int, int]]] = {}  # kind -> (last character, last token) + 1
+    kept = []
+    for span, tokens in zip(spans, found, strict=True):
+        ends = earlier.setdefault(span.kind, [])
+        taken = max((token for character, token in ends if character <= span.start), default=0)
+        kept.append([index for index in tokens if index >= taken])
+        if tokens:
+            ends.append((span.end, tokens[-1] + 1))
+    return kept
+
+
+def _runs(tokens: list[int]) -> list[tuple[int, int]]:
+    """Return ascending token indices as half-open ranges."""
+    runs: list[tuple[int, int]] = []
+    for index in tokens:
+        if runs and runs[-1][1] == index:
+            runs[-1] = (runs[-1][0], index + 1)
+        else:
+            runs.append((index, index + 1))
+    return runs
+
+
+def _no_token(text: str, span: Span) -> str:
+    return (
+        f"encode: the marked text {quote(text, span)} at characters [{span.start}, {span.end}) "
+        "matches no token: this tokenizer drops it, or turns it into special tokens only, or "
+        "reports no offsets for it; mark more text around it"
+    )
