@@ -10,6 +10,7 @@ works, slower.
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -280,3 +281,27 @@ def biased_attention(*args: Tensor | None, **options: Any) -> tuple[Tensor, Tens
         *args, **options
     )
     return result
+
+
+def compiled_kernel_obstacles(query: Tensor) -> list[str]:
+    """List in words why no compiled kernel takes a valid call with this query; empty if one does."""
+    obstacles = []
+    device_type = query.device.type
+    key = torch._C._dispatch_key_for_device(device_type)
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("guide::biased_attention", key):
+        if _load_error is not None:
+            obstacles.append(_load_error)
+        if device_type != "cpu":
+            obstacles.append(f"query is on {query.device}: this build has no {device_type} kernel")
+    if query.dtype == torch.float64:
+        obstacles.append("query is float64: compiled kernels take float16, bfloat16 and float32")
+    return obstacles
+
+
+def compiled_kernel(device_type: str) -> tuple[str, list[str]]:
+    """Name the compiled kernel of a device and list what keeps it from a faster variant."""
+    if device_type != "cpu":
+        return device_type, []
+    kernel = f"cpu/{library_status().instruction_set}"
+    forced = os.environ.get("GUIDE_EXT_CPU_ISA")
+    return kernel, [f"GUIDE_EXT_CPU_ISA={forced} chooses the instruction set"] if forced else []

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
 from guide_ext import _ops
+
+_SHORTHAND_DIMS = 2  # [1 or batch, seqlen_k]
 
 
 def biased_attention(
@@ -97,16 +101,12 @@ def biased_attention(
         tensor([0.0000, 0.8000, 0.6667])
 
     """
-    if key_bias is not None and key_bias.dim() == _SHORTHAND_DIMS:
-        key_bias = key_bias.unsqueeze(1)
-    if influence is not None and influence.dim() == _SHORTHAND_DIMS:
-        influence = influence.unsqueeze(1)
     return _ops.biased_attention(
         query,
         key,
         value,
-        key_bias,
-        influence,
+        _with_middle_dim(key_bias),
+        _with_middle_dim(influence),
         attn_bias,
         sinks,
         q_start,
@@ -118,4 +118,107 @@ def biased_attention(
     )
 
 
-_SHORTHAND_DIMS = 2  # [batch, seqlen_k]
+@dataclass(frozen=True)
+class Dispatch:
+    """Which kernel serves a call, and why no faster one does.
+
+    Attributes:
+        kernel: ``"cpu/avx512"`` and the like for a compiled kernel, ``"chunked PyTorch"`` for the
+            block-by-block implementation.
+        reasons: What keeps the call from something faster, one sentence each; empty when nothing
+            does.
+
+    """
+
+    kernel: str
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "\n  - ".join((self.kernel, *self.reasons))
+
+
+def explain_dispatch(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_bias: Tensor | None = None,
+    influence: Tensor | None = None,
+    attn_bias: Tensor | None = None,
+    sinks: Tensor | None = None,
+    q_start: Tensor | None = None,
+    *,
+    is_causal: bool = False,
+    window_left: int = -1,
+    window_right: int = -1,
+    scale: float | None = None,
+    softcap: float = 0.0,
+) -> Dispatch:
+    """Say which kernel `biased_attention` would run for these arguments, and why no faster one.
+
+    Nothing is computed. The arguments are those of `biased_attention`, autocast is not applied.
+
+    Args:
+        query: As in `biased_attention`, like all that follow.
+        key: See `biased_attention`.
+        value: See `biased_attention`.
+        key_bias: See `biased_attention`.
+        influence: See `biased_attention`.
+        attn_bias: See `biased_attention`.
+        sinks: See `biased_attention`.
+        q_start: See `biased_attention`.
+        is_causal: See `biased_attention`.
+        window_left: See `biased_attention`.
+        window_right: See `biased_attention`.
+        scale: See `biased_attention`.
+        softcap: See `biased_attention`.
+
+    Returns:
+        The kernel and the reasons, in words.
+
+    Raises:
+        ValueError: If `biased_attention` would raise it.
+
+    Example:
+        >>> import torch
+        >>> operand = torch.zeros(1, 1, 4, 8, dtype=torch.float64)
+        >>> print(explain_dispatch(operand, operand, operand).kernel)
+        chunked PyTorch
+
+    """
+    _ops.check_arguments(
+        query,
+        key,
+        value,
+        _with_middle_dim(key_bias),
+        _with_middle_dim(influence),
+        attn_bias,
+        sinks,
+        q_start,
+        window_left,
+        window_right,
+        scale,
+        softcap,
+    )
+    obstacles = _ops.compiled_kernel_obstacles(query)
+    reasons = list(obstacles)
+    if attn_bias is not None:
+        reasons.append(
+            "attn_bias is dense: every score reads it from memory; key_bias, is_causal, the "
+            "windows and q_start say most masks without it"
+        )
+    limited = is_causal or window_left >= 0 or window_right >= 0
+    if obstacles and q_start is not None and limited:
+        reasons.append(
+            "q_start is read on the device: chunked PyTorch visits hidden blocks of keys too"
+        )
+    if obstacles:
+        return Dispatch("chunked PyTorch", tuple(reasons))
+    kernel, slower_because = _ops.compiled_kernel(query.device.type)
+    return Dispatch(kernel, (*slower_because, *reasons))
+
+
+def _with_middle_dim(tensor: Tensor | None) -> Tensor | None:
+    """Turn the shorthand [batch, seqlen_k] into [batch, 1, seqlen_k]."""
+    if tensor is not None and tensor.dim() == _SHORTHAND_DIMS:
+        return tensor.unsqueeze(1)
+    return tensor
