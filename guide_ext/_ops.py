@@ -284,7 +284,7 @@ def biased_attention(*args: Tensor | None, **options: Any) -> tuple[Tensor, Tens
 
 
 def compiled_kernel_obstacles(query: Tensor) -> list[str]:
-    """List in words why no compiled kernel takes a valid call with this query; empty if one does."""
+    """List in words why no compiled kernel takes a valid call; empty if one does."""
     obstacles = []
     device_type = query.device.type
     key = torch._C._dispatch_key_for_device(device_type)

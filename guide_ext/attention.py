@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from guide_ext import _ops
+from guide_ext._checks import check_arguments
 
 _SHORTHAND_DIMS = 2  # [1 or batch, seqlen_k]
 
@@ -134,6 +135,7 @@ class Dispatch:
     reasons: tuple[str, ...]
 
     def __str__(self) -> str:
+        """Give the kernel and below it the reasons, one per line."""
         return "\n  - ".join((self.kernel, *self.reasons))
 
 
@@ -185,7 +187,7 @@ def explain_dispatch(
         chunked PyTorch
 
     """
-    _ops.check_arguments(
+    check_arguments(
         query,
         key,
         value,
