@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: MIT
+"""Steering for transformers models.
+
+Importing this registers ``attn_implementation="guide"``; `enable` prepares a loaded model, and
+`encode` turns marked text into what its `generate()` takes::
+
+    import guide_ext.integration as guide
+
+    guide.enable(model)
+    inputs = guide.encode(model, tokenizer, "Answer <!!->in French<-!!>: who are you?", delta=2.0)
+    output = model.generate(**inputs)
+"""
+
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from guide_ext.integration.attention import guide_attention
+from guide_ext.integration.embedded import load_embedded
+from guide_ext.integration.enable import disable, enable, is_enabled, table_size
+from guide_ext.integration.inputs import encode
+from guide_ext.integration.masks import guide_dense_mask, guide_mask
+from guide_ext.integration.verify import UnsupportedModelError
+
+# Always both: transformers drops every mask, padding included, for a name without a mask function.
+AttentionInterface.register("guide", guide_attention)
+AttentionMaskInterface.register("guide", guide_mask)
+AttentionInterface.register("guide_dense", guide_attention)
+AttentionMaskInterface.register("guide_dense", guide_dense_mask)
+
+__all__ = [
+    "UnsupportedModelError",
+    "disable",
+    "enable",
+    "encode",
+    "is_enabled",
+    "load_embedded",
+    "table_size",
+]

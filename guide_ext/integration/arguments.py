@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: MIT
+"""What `forward()` and `generate()` of an enabled model accept, checked before anything runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# The keyword arguments that enable() adds to a model.
+STEERING_ARGUMENTS = ("guide_bias", "guide_strength")
+
+
+def check_bias(bias: object, rows: int) -> Tensor:
+    """Check ``guide_bias`` for a batch of `rows` and return it as float32.
+
+    Raises:
+        ValueError: If it is not a floating tensor ``[rows, tokens]``, or wants a gradient.
+
+    """
+    if not isinstance(bias, Tensor) or not bias.is_floating_point():
+        raise ValueError(
+            "guide_bias must be a floating-point tensor [batch, tokens] of nats, "
+            f"got {_describe(bias)}"
+        )
+    if bias.dim() != 2 or bias.shape[0] != rows:
+        raise ValueError(
+            f"guide_bias must be [batch, tokens] with {rows} row(s), as the input has, "
+            f"got shape {list(bias.shape)}; guide_ext.integration.encode() makes it for a batch"
+        )
+    if bias.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            "guide_bias must not require a gradient: the mask that carries it has none; "
+            "pass guide_bias.detach(), or call guide_ext.biased_attention yourself to learn a bias"
+        )
+    return bias.detach().to(torch.float32)
+
+
+def check_strength(strength: object, rows: int, layers: int, heads: int) -> Tensor:
+    """Check ``guide_strength`` for a model of `layers` × `heads` and return it as float32.
+
+    Raises:
+        ValueError: If it is not a floating tensor ``[rows, layers, heads]``.
+
+    """
+    if not isinstance(strength, Tensor) or not strength.is_floating_point():
+        raise ValueError(
+            "guide_strength must be a floating-point tensor [batch, layers, heads], "
+            f"got {_describe(strength)}"
+        )
+    if list(strength.shape) != [rows, layers, heads]:
+        raise ValueError(
+            f"guide_strength must be [batch, layers, heads] = [{rows}, {layers}, {heads}], "
+            f"got shape {list(strength.shape)}"
+        )
+    return strength.detach().to(torch.float32)
+
+
+def check_values(bias: Tensor, strength: Tensor | None) -> None:
+    """Look at the numbers; waits for the device, so once per prompt and not once per token.
+
+    Raises:
+        ValueError: If a bias is NaN or +inf, or a strength is not finite.
+
+    """
+    if bool(torch.isnan(bias).any() | torch.isposinf(bias).any()):
+        raise ValueError("guide_bias must be finite, or -inf to hide a token, got NaN or +inf")
+    if strength is not None and not bool(torch.isfinite(strength).all()):
+        raise ValueError("guide_strength must be finite, got NaN or inf")
+
+
+def check_companions(bias: object, strength: object, unknown: list[str]) -> None:
+    """Check which steering arguments came together.
+
+    Raises:
+        ValueError: If there is a strength without a bias, or a name that nothing understands.
+
+    """
+    if unknown:
+        raise ValueError(
+            f"steering arguments must be {' or '.join(STEERING_ARGUMENTS)}, "
+            f"got {', '.join(unknown)}"
+        )
+    if strength is not None and bias is None:
+        raise ValueError("guide_strength must come with guide_bias, which it multiplies, got None")
+
+
+def check_own_mask(mask: object) -> None:
+    """Refuse a finished 4-D mask: the bias is folded in while the mask is made.
+
+    Raises:
+        ValueError: If `mask` or one in it (some models take one per layer type) has 4 dimensions.
+
+    """
+    for table in _flatten(mask):
+        if getattr(table, "ndim", 2) == 4:
+            raise ValueError(
+                "attention_mask must be [batch, tokens] (1 = token, 0 = padding) when guide_bias "
+                f"is given, got a 4-D mask of shape {list(table.shape)}; "
+                "add the bias to that mask yourself, or pass the 2-D one"
+            )
+
+
+def check_left_padding(attention_mask: Tensor | None) -> None:
+    """Refuse right padding in `generate()`: new tokens would follow the padding.
+
+    Raises:
+        ValueError: If a row has padding after its first token.
+
+    """
+    if attention_mask is None or attention_mask.ndim != 2 or attention_mask.shape[1] < 2:
+        return
+    present = attention_mask.bool()
+    if bool((present[:, :-1] & ~present[:, 1:]).any()):
+        raise ValueError(
+            "generate() with guide_bias must get left-padded prompts, got attention_mask with "
+            "padding after a token; set tokenizer.padding_side = 'left', "
+            "or use guide_ext.integration.encode()"
+        )
+
+
+def _flatten(mask: object) -> list[Any]:
+    if isinstance(mask, dict):
+        return [table for part in mask.values() for table in _flatten(part)]
+    return [] if mask is None else [mask]
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"dtype {value.dtype}"
+    return type(value).__name__

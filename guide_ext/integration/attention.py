@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: MIT
+"""The attention function behind ``attn_implementation="guide"``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from guide_ext.attention import biased_attention
+from guide_ext.integration.carrier import Structure, is_carrier, scaled, unpack
+from guide_ext.integration.frame import Frame, current
+
+# Set by enable() on every attention module: (index, number of layers, heads per layer).
+LAYER_ATTRIBUTE = "_guide_layer"
+
+
+def guide_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    is_causal: bool | None = None,
+    position_bias: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Serve one attention layer of a transformers model from `biased_attention`.
+
+    Args:
+        module: The attention module; its ``is_causal`` counts when there is no mask.
+        query: ``[batch, num_heads, seqlen_q, head_dim]``.
+        key: ``[batch, num_kv_heads, seqlen_k, head_dim]``, the cache included.
+        value: ``[batch, num_kv_heads, seqlen_k, head_dim_v]``.
+        attention_mask: A carrier, or a table of the caller's own (bool: True = visible, or
+            floating and added to the scores), or None.
+        scaling: Factor of the scores; None for 1/√head_dim.
+        dropout: Must be 0.
+        softcap: Cap of the scores, applied before any bias; None for none.
+        s_aux: Attention sinks, ``[num_heads]``.
+        is_causal: Overrides ``module.is_causal``.
+        position_bias: Added to the scores, ``[1 or batch, num_heads, seqlen_q, seqlen_k]`` (T5).
+        **kwargs: What else transformers hands to attention functions; not needed here.
+
+    Returns:
+        ``[batch, seqlen_q, num_heads, head_dim_v]`` and None: there are no attention weights.
+
+    Raises:
+        ValueError: If attention dropout or attention weights are asked for, if steering arguments
+            arrive on a model that was not enabled, or if the mask is an integer one.
+
+    """
+    _refuse(dropout, kwargs)
+    frame = current()
+    if frame is not None and frame.recorder is not None and attention_mask is not None:
+        frame.recorder.layers.append((module, query.shape[1]))
+    seqlen_q, seqlen_k = query.shape[2], key.shape[2]
+    layer = getattr(module, LAYER_ATTRIBUTE, None)
+    q_start, attn_bias = None, None
+    if is_carrier(attention_mask):
+        unpacked = unpack(attention_mask, seqlen_k, layer)
+        structure, q_start, key_bias = unpacked.structure, unpacked.q_start, unpacked.key_bias
+    else:
+        causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+        structure = Structure(bool(causal) and attention_mask is None and seqlen_q > 1)
+        attn_bias = _table(attention_mask, seqlen_q)
+        key_bias = _waiting_bias(frame, layer, seqlen_k)
+    if position_bias is not None:
+        attn_bias = _sum(attn_bias, position_bias)
+    out, _, _ = biased_attention(
+        _rows(query),
+        _rows(key),
+        _rows(value),
+        key_bias,
+        attn_bias=attn_bias,
+        sinks=s_aux,
+        q_start=q_start,
+        is_causal=structure.is_causal,
+        window_left=structure.window_left,
+        window_right=structure.window_right,
+        scale=scaling,
+        softcap=softcap or 0.0,
+    )
+    return out.transpose(1, 2), None
+
+
+def _refuse(dropout: float, kwargs: dict[str, Any]) -> None:
+    if dropout:
+        raise ValueError(
+            f"attention dropout must be 0 under attn_implementation='guide', got {dropout:g}; "
+            "call model.eval(), or set config.attention_dropout = 0 to train"
+        )
+    if kwargs.get("output_attentions"):
+        raise ValueError(
+            "output_attentions must be False under attn_implementation='guide', which never forms "
+            "the attention matrix; load the model with attn_implementation='eager' to see it"
+        )
+    for name in ("guide_bias", "guide_strength"):
+        if kwargs.get(name) is not None:
+            raise ValueError(
+                f"{name} must go to an enabled model, got one that was not; "
+                "call guide_ext.integration.enable(model) first"
+            )
+
+
+def _waiting_bias(
+    frame: Frame | None, layer: tuple[int, int, int] | None, seqlen_k: int
+) -> Tensor | None:
+    """Take the bias that `guide_dense_mask` left in the frame for layers of this length."""
+    if frame is None or layer is None or seqlen_k not in frame.bias_by_length:
+        return None
+    frame.applied = True
+    key_bias = frame.bias_by_length[seqlen_k][:, None, :]
+    if frame.strength is None:
+        return key_bias
+    return scaled(key_bias, frame.strength[:, layer[0]].to(key_bias.device))
+
+
+def _table(mask: Tensor | None, seqlen_q: int) -> Tensor | None:
+    """Pass a caller's own mask on as it is; one row for all queries is spread out."""
+    if mask is None:
+        return None
+    if mask.dtype != torch.bool and not mask.is_floating_point():
+        raise ValueError(
+            "a 4-D attention_mask must be bool (True = visible) or floating (added to the scores), "
+            f"got {mask.dtype}; convert it with .bool()"
+        )
+    return mask.expand(-1, -1, seqlen_q, -1)
+
+
+def _sum(attn_bias: Tensor | None, position_bias: Tensor) -> Tensor:
+    if attn_bias is None:
+        return position_bias
+    if attn_bias.dtype == torch.bool:
+        return torch.where(attn_bias, position_bias, float("-inf"))
+    return attn_bias + position_bias
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """Make the last dimension dense, as the op wants it; it nearly always is."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()

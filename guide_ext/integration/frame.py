@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: MIT
+"""What one call of an enabled model knows while it runs: the frame.
+
+`forward` takes the bias out of its keyword arguments before transformers sees them and leaves it
+here for the mask function, which transformers calls much deeper and with arguments of its own.
+Frames form a stack in a `ContextVar`, so threads, nested calls and the unconditional pass of
+classifier-free guidance never see each other's. Dynamo cannot trace a `ContextVar`; while it traces
+a whole call, a module-level cell takes its place and is emptied again before the trace ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass
+class Recorder:
+    """Notes what a calibration run touches, see `verify`."""
+
+    # Configs that masks were made for: the text decoder's, never a vision tower's.
+    configs: list[Any] = field(default_factory=list)
+    # Attention modules that were given a mask, in the order of their calls, with their heads.
+    layers: list[tuple[nn.Module, int]] = field(default_factory=list)
+
+
+@dataclass
+class Frame:
+    """The steering of one call.
+
+    Attributes:
+        configs: Configs of the model whose call this is; masks for any other are left alone.
+        bias: Nats per slot, ``[batch, tokens]``, float32, or None for an unsteered call.
+        strength: Multiplier of the bias, ``[batch, layers, heads]``, float32, or None for 1.
+        applied: Whether the bias has reached a mask or an attention call.
+        bias_by_length: Dense models only: the bias of the keys, ``[batch, seqlen_k]``, by the
+            number of keys. Two layer types with the same number of keys hold the same slots.
+        recorder: Set during calibration alone.
+        outer: The frame of the call that this one is nested in.
+
+    """
+
+    configs: tuple[Any, ...] = ()
+    bias: Tensor | None = None
+    strength: Tensor | None = None
+    applied: bool = False
+    bias_by_length: dict[int, Tensor] = field(default_factory=dict)
+    recorder: Recorder | None = None
+    outer: Frame | None = None
+
+    def bias_for(self, config: object) -> Tensor | None:
+        """Return the bias, if `config` belongs to the model that was called."""
+        if self.bias is None or not any(config is own for own in self.configs):
+            return None
+        return self.bias
+
+
+_FRAME: ContextVar[Frame | None] = ContextVar("guide_frame", default=None)
+_TRACED: dict[str, Frame | None] = {"frame": None}
+
+
+def current() -> Frame | None:
+    """Return the frame of the innermost running call, or None outside any."""
+    if torch.compiler.is_dynamo_compiling():
+        return _TRACED["frame"]
+    return _FRAME.get()
+
+
+def push(frame: Frame) -> None:
+    """Make `frame` the current one; `pop` undoes it."""
+    frame.outer = current()
+    _set(frame)
+
+
+def pop() -> Frame | None:
+    """Drop the current frame and return it."""
+    frame = current()
+    if frame is not None:
+        _set(frame.outer)
+    return frame
+
+
+@contextmanager
+def using(frame: Frame) -> Iterator[Frame]:
+    """Make `frame` the current one inside a ``with`` block, whatever happens in it."""
+    push(frame)
+    try:
+        yield frame
+    finally:
+        _set(frame.outer)
+
+
+def _set(frame: Frame | None) -> None:
+    if torch.compiler.is_dynamo_compiling():
+        _TRACED["frame"] = frame
+    else:
+        _FRAME.set(frame)

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: MIT
+"""From prompts with tags to the keyword arguments of `generate()`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+
+from guide_ext.chat import encode_chat
+from guide_ext.integration.enable import table_size
+from guide_ext.spans import MarkedText
+from guide_ext.steering import Steering, collate
+from guide_ext.tokens import Encoding
+from guide_ext.tokens import encode as encode_text
+
+Chat: TypeAlias = Sequence[Mapping[str, Any]]
+Prompt: TypeAlias = str | MarkedText | Encoding | Chat
+
+
+def encode(
+    model: nn.Module,
+    tokenizer: Any,
+    prompts: Prompt | Sequence[Prompt],
+    *,
+    delta: float | None = None,
+    steering: Steering | Sequence[Steering] | None = None,
+    trusted_roles: Collection[str] = ("system", "user"),
+    max_length: int | None = None,
+    **template_kwargs: Any,
+) -> dict[str, Tensor]:
+    """Tokenise prompts with tags into what `generate()` and `forward()` of an enabled model take.
+
+    Args:
+        model: An enabled model; decides the device and the number of layers and heads.
+        tokenizer: Its fast tokenizer.
+        prompts: A text with tags, a chat (list of messages, rendered with the tokenizer's template
+            and a generation prompt), a `MarkedText` or an `Encoding`; or a list of such, which
+            becomes a left-padded batch.
+        delta: Δ of a level-2 mark, nats; short for ``steering=Steering.guide(delta)``. 1 if neither
+            is given.
+        steering: What marks mean, for all prompts or one per prompt.
+        trusted_roles: Roles of a chat whose tags act.
+        max_length: Longest prompt in tokens. Cutting a marked token off is an error.
+        **template_kwargs: Passed on to the chat template.
+
+    Returns:
+        ``input_ids`` and ``attention_mask``, int64 ``[batch, tokens]``; ``guide_bias``, float32
+        ``[batch, tokens]``, nats; unless every layer and head is steered also ``guide_strength``,
+        float32 ``[batch, layers, heads]``.
+
+    Raises:
+        TagError: If tags do not match, or stand in a role that is not trusted.
+        ValueError: If the model is not enabled, the tokenizer is slow, a mark matches no token,
+            `delta` is not finite or comes with `steering`, or a layer or head is not in the model.
+
+    Example:
+        >>> from tokenizers import Tokenizer, models, pre_tokenizers
+        >>> from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+        >>> from guide_ext import integration as guide
+        >>> config = LlamaConfig(vocab_size=8, hidden_size=32, intermediate_size=32,
+        ...                      num_hidden_layers=2, num_attention_heads=4)
+        >>> model = guide.enable(LlamaForCausalLM(config))
+        >>> words = Tokenizer(models.WordLevel({"?": 0, "say": 1, "it": 2, "twice": 3}, "?"))
+        >>> words.pre_tokenizer = pre_tokenizers.Whitespace()
+        >>> tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
+        >>> inputs = guide.encode(model, tokenizer, "say it <!!->twice<-!!>", delta=2.0)
+        >>> inputs["guide_bias"]
+        tensor([[0., 0., 2.]])
+        >>> model.generate(**inputs, max_new_tokens=2, pad_token_id=0).shape
+        torch.Size([1, 5])
+
+    """
+    num_layers, num_heads = table_size(model)
+    if delta is not None and steering is not None:
+        raise ValueError(
+            f"delta must be None when steering is given, got delta={delta!r}; "
+            "use steering=Steering.guide(delta, ...)"
+        )
+    if steering is None:
+        steering = Steering.guide(1.0 if delta is None else delta)
+    encodings = [
+        _encode_one(tokenizer, prompt, trusted_roles, max_length, template_kwargs)
+        for prompt in _as_list(prompts)
+    ]
+    batch = collate(
+        encodings,
+        steering,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        pad_token_id=_pad_token_id(tokenizer),
+    )
+    inputs = {
+        "input_ids": batch.input_ids,
+        "attention_mask": batch.attention_mask,
+        "guide_bias": batch.bias,
+    }
+    if batch.strength is not None:
+        inputs["guide_strength"] = batch.strength
+    return {name: tensor.to(_input_device(model)) for name, tensor in inputs.items()}
+
+
+def _encode_one(
+    tokenizer: Any,
+    prompt: Prompt,
+    trusted_roles: Collection[str],
+    max_length: int | None,
+    template_kwargs: dict[str, Any],
+) -> Encoding:
+    if isinstance(prompt, Encoding):
+        return prompt
+    if _is_chat(prompt):
+        return encode_chat(
+            tokenizer, prompt, trusted_roles=trusted_roles, max_length=max_length, **template_kwargs
+        )
+    if not isinstance(prompt, str | MarkedText):
+        raise ValueError(
+            "prompts must be text, chats (lists of messages), MarkedText or Encoding, "
+            f"or a list of such, got {type(prompt).__name__}"
+        )
+    if template_kwargs:
+        raise ValueError(
+            f"{', '.join(template_kwargs)} must go with a chat, whose template takes it, got text"
+        )
+    return encode_text(tokenizer, prompt, max_length=max_length)
+
+
+def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Any]:
+    if isinstance(prompts, str | MarkedText | Encoding) or _is_chat(prompts):
+        return [prompts]
+    if not isinstance(prompts, Sequence):
+        return [prompts]
+    return list(prompts)
+
+
+def _is_chat(prompt: object) -> bool:
+    return (
+        isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
+    )
+
+
+def _pad_token_id(tokenizer: Any) -> int:
+    """Any token does: attention never sees it."""
+    for name in ("pad_token_id", "eos_token_id"):
+        token = getattr(tokenizer, name, None)
+        if token is not None:
+            return int(token)
+    return 0
+
+
+def _input_device(model: Any) -> Any:
+    """Where the embedding is; the rest of a spread-out model follows."""
+    return model.get_input_embeddings().weight.device

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: MIT
+"""Find out, on a tiny input, whether a model under "guide" computes what it computes under "eager".
+
+Models call the attention function through one interface, but some rework the mask first (Doge tests
+it for zero and keeps its largest entries). Nothing in a model says so; running it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from guide_ext.integration.frame import Frame, Recorder, using
+
+# Largest difference of the logits, relative to the largest logit: float32 models differ by about
+# 1e-6, a wrong mask by far more than 1e-3. Half precisions: their rounding, through all layers.
+_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 6e-2}
+
+# Long enough for one row to have padding and several tokens.
+_TOKENS = 8
+# A window of at most this many tokens is made to bite; longer ones would need a long input.
+_LONGEST_WINDOW = 64
+
+
+class UnsupportedModelError(ValueError):
+    """A model that cannot be steered exactly. It was left as it was."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a calibration run found.
+
+    Attributes:
+        implementation: ``"guide"``, or ``"guide_dense"`` for a model that reworks its mask.
+        configs: Configs that the model makes masks for.
+        layers: Attention modules that the bias reaches, in the order of their calls.
+        num_heads: Query heads per layer, of the layer that has most.
+
+    """
+
+    implementation: str
+    configs: tuple[Any, ...]
+    layers: tuple[nn.Module, ...]
+    num_heads: int
+
+
+def calibrate(model: Any) -> Findings:
+    """Compare a model under "guide" with the same model under "eager".
+
+    The attention implementation, the training flags and the random state are as before afterwards,
+    whatever happens.
+
+    Args:
+        model: A transformers model.
+
+    Raises:
+        UnsupportedModelError: If the outputs differ, with dense masks too.
+
+    """
+    name = type(model).__name__
+    input_ids, attention_mask = _tiny_batch(model)
+    with _evaluation(model), keeping_implementation(model), torch.no_grad():
+        try:
+            wanted, _ = _run(model, "eager", input_ids, attention_mask)
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"enable() must be able to run {name} on token ids alone, got {error!r}"
+            ) from error
+        allowed = _TOLERANCE.get(wanted.dtype, 1e-3) * float(wanted.abs().max())
+        failures = []
+        for implementation in ("guide", "guide_dense"):
+            try:
+                found, recorder = _run(model, implementation, input_ids, attention_mask)
+            except Exception as error:
+                failures.append(f"{implementation!r} fails with {error!r}")
+                continue
+            difference = float((found.double() - wanted.double()).abs().max())
+            if not difference <= allowed:  # NaN too
+                failures.append(f"{implementation!r} differs by up to {difference:.3g}")
+            elif not recorder.layers:
+                failures.append(f"{implementation!r} never hands a mask to an attention layer")
+            else:
+                return _findings(implementation, recorder)
+    raise UnsupportedModelError(
+        f"enable() must find the logits of {name} equal to those of eager attention within "
+        f"{allowed:.3g}, got: {'; '.join(failures)}. This architecture cannot be steered exactly "
+        "and the model was left as it was; use it unsteered, or report the architecture"
+    )
+
+
+@contextmanager
+def keeping_implementation(model: Any) -> Iterator[None]:
+    """Put the attention implementation of every config back at the end of a ``with`` block."""
+    before = implementations(model)
+    try:
+        yield
+    finally:
+        restore(before)
+
+
+def implementations(model: Any) -> list[tuple[Any, Any]]:
+    """List every config of a model with its attention implementation."""
+    waiting = [module.config for module in model.modules() if hasattr(module, "config")]
+    found: dict[int, tuple[Any, Any]] = {}
+    while waiting:
+        config = waiting.pop()
+        if id(config) in found or not hasattr(config, "_attn_implementation_internal"):
+            continue
+        found[id(config)] = (config, config._attn_implementation_internal)
+        waiting += [getattr(config, key, None) for key in getattr(config, "sub_configs", {})]
+    return list(found.values())
+
+
+def restore(before: list[tuple[Any, Any]]) -> None:
+    """Undo every change of the attention implementation since `implementations`."""
+    for config, implementation in before:
+        config._attn_implementation_internal = implementation
+
+
+def _run(
+    model: Any, implementation: str, input_ids: Tensor, attention_mask: Tensor
+) -> tuple[Tensor, Recorder]:
+    """Run the model once; the logits of real tokens, and what was touched."""
+    model.set_attn_implementation(implementation)
+    recorder = Recorder()
+    with using(Frame(recorder=recorder)):
+        output = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    return output[0][attention_mask.bool()], recorder
+
+
+def _tiny_batch(model: Any) -> tuple[Tensor, Tensor]:
+    """Make two rows of token ids, the first with left padding."""
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None) or 0
+    tokens = max(_TOKENS, window + 3) if window <= _LONGEST_WINDOW else _TOKENS
+    device = next((p.device for p in model.parameters() if p.device.type != "meta"), "cpu")
+    # Multiples of a prime: all different, and far from the special tokens at the start.
+    input_ids = (torch.arange(1, 2 * tokens + 1, device=device) * 7) % config.vocab_size
+    attention_mask = torch.ones(2, tokens, dtype=torch.long, device=device)
+    attention_mask[0, : tokens // 3] = 0
+    return input_ids.view(2, tokens), attention_mask
+
+
+@contextmanager
+def _evaluation(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off inside a ``with`` block, module by module."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _findings(implementation: str, recorder: Recorder) -> Findings:
+    configs = {id(config): config for config in recorder.configs if config is not None}
+    layers = dict(recorder.layers)
+    return Findings(
+        implementation=implementation,
+        configs=tuple(configs.values()),
+        layers=tuple(layers),
+        num_heads=max(layers.values()),
+    )
