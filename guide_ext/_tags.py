@@ -250,7 +250,7 @@ def _malformed(tag: Tag, problem: str, advice: str) -> Tag:
 
 
 def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else "�" if ord(char) > 32 else " " for char in text)
+    return "".join(char if char.isprintable() else " " if char.isspace() else "�" for char in text)
 
 
 def _columns(text: str) -> int:

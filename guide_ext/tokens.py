@@ -283,7 +283,8 @@ def _check_offsets(
             problem = f"token {index} at ({start}, {end}), before the token that precedes it"
         if problem:
             break
-        latest = max(latest, start)
+        if start < end:  # a prefix space that was trimmed away may lie behind its word
+            latest = max(latest, start)
     if problem:
         msg = (
             f"tokenizer {type(tokenizer).__name__} reports offsets that contradict the text: "
