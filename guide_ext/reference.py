@@ -70,14 +70,14 @@ def biased_attention_reference(
 
     start = query.new_tensor([seqlen_k - seqlen_q]) if q_start is None else q_start
     row = start.long().view(-1, 1, 1, 1) + torch.arange(seqlen_q, device=query.device)[:, None]
-    k_idx = torch.arange(seqlen_k, device=query.device)
+    ahead = torch.arange(seqlen_k, device=query.device) - row
     visible = torch.ones_like(score, dtype=torch.bool)
     if is_causal:
-        visible = visible & (k_idx <= row)
+        visible = visible & (ahead <= 0)
     if window_left >= 0:
-        visible = visible & (k_idx >= row - window_left)
+        visible = visible & (ahead >= -window_left)
     if window_right >= 0:
-        visible = visible & (k_idx <= row + window_right)
+        visible = visible & (ahead <= window_right)
     if attn_bias is not None and attn_bias.dtype == torch.bool:
         visible = visible & attn_bias
     elif attn_bias is not None:
