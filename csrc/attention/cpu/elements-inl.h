@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: MIT
+// Rows of bf16, fp16 and fp32 to and from fp32.
+#pragma once
+
+#include "../params.h"
+#include "simd-inl.h"
+
+namespace guide::cpu::GUIDE_CPU_NAMESPACE {
+namespace {
+
+template <class To, class From>
+GUIDE_INLINE To bits_as(From value) {
+  static_assert(sizeof(To) == sizeof(From));
+  To result;
+  __builtin_memcpy(&result, &value, sizeof(result));
+  return result;
+}
+
+struct Float32 {
+  using Storage = float;
+  static GUIDE_INLINE float decode(float value) { return value; }
+  static GUIDE_INLINE float encode(float value) { return value; }
+};
+
+struct BFloat16 {
+  using Storage = std::uint16_t;
+  static GUIDE_INLINE float decode(std::uint16_t value) {
+    return bits_as<float>(static_cast<std::uint32_t>(value) << 16);
+  }
+#if defined(__AVX2__)
+  static GUIDE_INLINE __m256 decode8(__m128i values) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(values), 16));
+  }
+#endif
+  // Rounds to nearest, ties to even. A NaN keeps its sign and stays one.
+  static GUIDE_INLINE std::uint16_t encode(float value) {
+    const auto bits = bits_as<std::uint32_t>(value);
+    const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const std::uint32_t quiet_nan = (bits >> 16) | 0x40u;
+    return static_cast<std::uint16_t>(value != value ? quiet_nan : rounded);
+  }
+};
+
+struct Float16 {
+  using Storage = std::uint16_t;
+#if defined(__AVX2__)
+  static GUIDE_INLINE float decode(std::uint16_t value) { return _cvtsh_ss(value); }
+  static GUIDE_INLINE __m256 decode8(__m128i values) { return _mm256_cvtph_ps(values); }
+  static GUIDE_INLINE std::uint16_t encode(float value) {
+    return _cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT);
+  }
+#else
+  static GUIDE_INLINE float decode(std::uint16_t value) {
+    const std::uint32_t sign = static_cast<std::uint32_t>(value & 0x8000u) << 16;
+    const std::uint32_t magnitude = value & 0x7fffu;
+    if (magnitude >= 0x7c00u) return bits_as<float>(sign | 0x7f800000u | (magnitude << 13));
+    // Multiplying by 2^112 corrects the exponent's bias, and makes denormals normal on the way.
+    const float scaled = bits_as<float>(magnitude << 13) * 0x1p112f;
+    return bits_as<float>(sign | bits_as<std::uint32_t>(scaled));
+  }
+  // Rounds to nearest, ties to even.
+  static GUIDE_INLINE std::uint16_t encode(float value) {
+    const auto bits = bits_as<std::uint32_t>(value);
+    const std::uint32_t sign = (bits >> 16) & 0x8000u;
+    const std::uint32_t magnitude = bits & 0x7fffffffu;
+    std::uint32_t result;
+    if (magnitude > 0x7f800000u) {
+      result = 0x7e00u;  // NaN
+    } else if (magnitude >= 0x477ff000u) {
+      result = 0x7c00u;  // rounds to 65536 or more: infinity
+    } else if (magnitude < 0x38800000u) {
+      // Denormal: adding 2^-1 leaves the value in units of 2^-24 in the low bits, rounded.
+      result = bits_as<std::uint32_t>(bits_as<float>(magnitude) + 0.5f) - 0x3f000000u;
+    } else {
+      result = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+    }
+    return static_cast<std::uint16_t>(sign | result);
+  }
+#endif
+};
+
+template <ElementType kType>
+struct ElementOf {
+  using Type = Float32;
+};
+template <>
+struct ElementOf<ElementType::kBFloat16> {
+  using Type = BFloat16;
+};
+template <>
+struct ElementOf<ElementType::kFloat16> {
+  using Type = Float16;
+};
+
+// target[0, padded_count) = source[0, count), then zeros.
+template <class Element>
+GUIDE_INLINE void decode_row(const typename Element::Storage* source, std::int64_t count,
+                             std::int64_t padded_count, float* target) {
+  std::int64_t i = 0;
+#if defined(__AVX2__)
+  if constexpr (sizeof(typename Element::Storage) == 2) {
+    for (; i + 8 <= count; i += 8) {
+      const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(source + i));
+      _mm256_storeu_ps(target + i, Element::decode8(halves));
+    }
+  }
+#endif
+  for (; i < count; ++i) target[i] = Element::decode(source[i]);
+  for (; i < padded_count; ++i) target[i] = 0.f;
+}
+
+// One number of any floating type, or of bool: 0 for true (visible), -inf for false.
+GUIDE_INLINE float decode_any(const void* base, ElementType type, std::int64_t index) {
+  switch (type) {
+    case ElementType::kBFloat16:
+      return BFloat16::decode(static_cast<const std::uint16_t*>(base)[index]);
+    case ElementType::kFloat16:
+      return Float16::decode(static_cast<const std::uint16_t*>(base)[index]);
+    case ElementType::kFloat64:
+      return static_cast<float>(static_cast<const double*>(base)[index]);
+    case ElementType::kBool:
+      return static_cast<const bool*>(base)[index] ? 0.f : -kInfinity;
+    default:
+      return static_cast<const float*>(base)[index];
+  }
+}
+
+}  // namespace
+}  // namespace guide::cpu::GUIDE_CPU_NAMESPACE

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: MIT
+// What an instruction-set unit offers, and how a call is cut into tasks.
+//
+// Plain data and function pointers: a unit compiled for AVX-512 must not define any symbol that
+// the linker could pick for a machine without it.
+#pragma once
+
+#include <cstdint>
+
+#include "../params.h"
+
+namespace guide::cpu {
+
+// How one call is cut up. A function of shapes alone, never of the number of threads, so results
+// have the same bits however many threads run.
+//
+// A task is (batch, kv head, block of queries, split of the keys); its rows are the queries of the
+// block for every head of the group, so that one packed block of keys serves them all. A tile is
+// as many rows as the registers hold.
+struct Plan {
+  std::int64_t vectors_per_tile;
+  std::int64_t rows_per_tile;
+  std::int64_t queries_per_task;
+  std::int64_t query_blocks;
+  std::int64_t key_splits;
+  std::int64_t keys_per_split;
+  std::int64_t tiles_per_task;
+  std::int64_t groups;             // batch * num_kv_heads * query_blocks
+  std::int64_t tasks;              // groups * key_splits
+  std::int64_t padded_head_dim_v;  // multiple of the value micro-tile
+  std::int64_t tile_state_floats;
+  std::int64_t scratch_floats;  // of one worker
+  std::int64_t partial_floats;  // tile states of all tasks, when the keys are split
+  bool has_addends;             // a bias that differs between the rows of a tile
+};
+
+struct Kernel {
+  const char* name;
+  Plan (*plan)(const AttentionParams& params);
+  // Runs one task. Without key splits it writes the results, otherwise its tile states.
+  void (*run_task)(const AttentionParams& params, const Plan& plan, std::int64_t task_idx,
+                   float* scratch, float* partials);
+  // Merges the key splits of one group, in the order of the keys, and writes the results.
+  void (*merge_group)(const AttentionParams& params, const Plan& plan, std::int64_t group_idx,
+                      float* scratch, float* partials);
+};
+
+}  // namespace guide::cpu

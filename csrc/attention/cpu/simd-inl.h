@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: MIT
+// The vector layer: one width per instruction set, on the compiler's vector types.
+//
+// Included once by each instruction-set unit, which defines GUIDE_CPU_NAMESPACE first. Everything
+// lives in an anonymous namespace and is built from compiler built-ins: an inline function of the
+// standard library would be a weak symbol, and the linker might keep its AVX-512 copy for all.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#define GUIDE_INLINE inline __attribute__((always_inline))
+
+namespace guide::cpu::GUIDE_CPU_NAMESPACE {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+constexpr int kWideVectors = 2;  // vectors of rows in a tile
+constexpr int kDotKeys = 8;      // keys of a dot-product micro-tile: 16 of 32 registers accumulate
+constexpr int kValueDims = 8;    // value dimensions of a micro-tile, likewise
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+constexpr int kWideVectors = 3;
+constexpr int kDotKeys = 4;  // 12 of 16 registers accumulate
+constexpr int kValueDims = 4;
+#else
+constexpr int kLanes = 4;
+constexpr int kWideVectors = 2;
+constexpr int kDotKeys = 4;
+constexpr int kValueDims = 4;
+#endif
+
+using VecF = float __attribute__((vector_size(kLanes * sizeof(float))));
+using VecI = std::int32_t __attribute__((vector_size(kLanes * sizeof(std::int32_t))));
+
+GUIDE_INLINE VecF load(const float* source) {
+  VecF result;
+  __builtin_memcpy(&result, source, sizeof(result));
+  return result;
+}
+
+GUIDE_INLINE VecI load(const std::int32_t* source) {
+  VecI result;
+  __builtin_memcpy(&result, source, sizeof(result));
+  return result;
+}
+
+GUIDE_INLINE void store(float* target, VecF value) {
+  __builtin_memcpy(target, &value, sizeof(value));
+}
+
+GUIDE_INLINE VecF broadcast(float value) {
+#if defined(__AVX512F__)
+  return _mm512_set1_ps(value);
+#elif defined(__AVX2__)
+  return _mm256_set1_ps(value);
+#else
+  return VecF{value, value, value, value};
+#endif
+}
+
+// a * b + c. Written out, and contraction switched off for these units, so that no compiler's
+// choice of where to fuse can make two specialisations differ in the last bit.
+GUIDE_INLINE VecF fmadd(VecF a, VecF b, VecF c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__AVX2__)
+  return _mm256_fmadd_ps(a, b, c);
+#elif defined(__FP_FAST_FMAF)
+  VecF result;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    result[lane] = __builtin_fmaf(a[lane], b[lane], c[lane]);
+  }
+  return result;
+#else
+  return a * b + c;
+#endif
+}
+
+GUIDE_INLINE VecF select(VecI mask, VecF if_true, VecF if_false) {
+  return mask ? if_true : if_false;
+}
+
+// The larger one; `b` where `a` is NaN.
+GUIDE_INLINE VecF max_or_second(VecF a, VecF b) { return select(a > b, a, b); }
+
+GUIDE_INLINE VecF absolute(VecF a) { return (VecF)((VecI)a & 0x7fffffff); }
+
+constexpr float kInfinity = __builtin_inff();
+
+constexpr std::int64_t min_of(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+constexpr std::int64_t max_of(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
+constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+constexpr std::int64_t round_up(std::int64_t a, std::int64_t b) { return ceil_div(a, b) * b; }
+
+}  // namespace
+}  // namespace guide::cpu::GUIDE_CPU_NAMESPACE

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: MIT
+// The order in which a raw dot product becomes a score, and which keys a row sees. The only home
+// of both: every CPU instruction set and every CUDA kernel goes through these functions.
+#pragma once
+
+#include <cstdint>
+
+#include "params.h"
+
+#ifdef __CUDACC__
+#define GUIDE_HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define GUIDE_HOST_DEVICE inline __attribute__((always_inline))
+#endif
+
+namespace guide {
+
+// score = softcap * tanh(scale * dot / softcap) + bias, or scale * dot + bias without a soft-cap.
+//
+// `Math` supplies fmadd(a, b, c), mul(a, b), broadcast(float) and tanh(a) for `Number`, a scalar
+// or a vector. The bias comes after the soft-cap: a delta of d nats multiplies a key's weight by
+// e^d whatever the cap is.
+template <bool kSoftcap, class Math, class Number>
+GUIDE_HOST_DEVICE Number score_of(Number dot, float scale, float softcap, Number bias) {
+  if constexpr (kSoftcap) {
+    const Number capped = Math::tanh(Math::mul(dot, Math::broadcast(scale / softcap)));
+    return Math::fmadd(capped, Math::broadcast(softcap), bias);
+  } else {
+    return Math::fmadd(dot, Math::broadcast(scale), bias);
+  }
+}
+
+// Half-open range of keys [begin, end).
+struct KeyRange {
+  std::int64_t begin;
+  std::int64_t end;
+};
+
+// Keys that the row at `position` of the key axis sees through the causal mask and the window.
+// attn_bias may hide some of them again. An empty range has begin >= end.
+GUIDE_HOST_DEVICE KeyRange visible_keys(const AttentionParams& params, std::int64_t position) {
+  // Windows are cut to 2^62 so that no sum with a 32-bit position can overflow.
+  constexpr std::int64_t kUnlimited = std::int64_t{1} << 62;
+  KeyRange range{0, params.seqlen_k};
+  if (params.window_left >= 0) {
+    const std::int64_t left = params.window_left < kUnlimited ? params.window_left : kUnlimited;
+    if (position - left > range.begin) range.begin = position - left;
+  }
+  if (params.window_right >= 0) {
+    const std::int64_t right = params.window_right < kUnlimited ? params.window_right : kUnlimited;
+    if (position + right + 1 < range.end) range.end = position + right + 1;
+  }
+  if (params.is_causal && position + 1 < range.end) range.end = position + 1;
+  return range;
+}
+
+// Position of query row `q_idx` on the key axis. Rows align to the bottom right by default.
+GUIDE_HOST_DEVICE std::int64_t position_of(const AttentionParams& params, std::int64_t batch_idx,
+                                           std::int64_t q_idx) {
+  const std::int64_t start = params.q_start != nullptr
+                                 ? params.q_start[batch_idx * params.q_start_stride]
+                                 : params.seqlen_k - params.seqlen_q;
+  return start + q_idx;
+}
+
+}  // namespace guide

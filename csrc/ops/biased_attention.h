@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MIT
+// The contract of guide::biased_attention between torch and the kernels: its arguments, their
+// checks, its results, and how both become AttentionParams. The same for every device.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <tuple>
+
+#include "attention/params.h"
+
+namespace guide {
+
+using torch::stable::Tensor;
+
+// One call, in the order of the schema.
+struct Arguments {
+  const Tensor& query;                     // [batch, num_heads, seqlen_q, head_dim]
+  const Tensor& key;                       // [batch, num_kv_heads, seqlen_k, head_dim]
+  const Tensor& value;                     // [batch, num_kv_heads, seqlen_k, head_dim_v]
+  const std::optional<Tensor>& key_bias;   // [1 or batch, 1 or num_heads, seqlen_k]
+  const std::optional<Tensor>& influence;  // [1 or batch, channels, seqlen_k]
+  const std::optional<Tensor>& attn_bias;  // [1 or batch, 1 or num_heads, seqlen_q, seqlen_k]
+  const std::optional<Tensor>& sinks;      // [num_heads]
+  const std::optional<Tensor>& q_start;    // [1 or batch]
+  bool is_causal;
+  std::int64_t window_left;
+  std::int64_t window_right;
+  std::optional<double> scale;
+  double softcap;
+};
+
+struct Results {
+  Tensor out;            // [batch, num_heads, seqlen_q, head_dim_v], stored [b, q, h, d]
+  Tensor influence_out;  // [batch, channels, num_heads, seqlen_q]
+  Tensor lse;            // [batch, num_heads, seqlen_q]
+};
+
+// Throws std::invalid_argument, which Python sees as ValueError, for the first argument that the
+// op cannot take. Same order and words as guide_ext/_checks.py.
+void check_arguments(const Arguments& arguments);
+
+// Uninitialised results of a checked call.
+Results allocate_results(const Arguments& arguments);
+
+// Pointers, strides and sizes of a checked call. The query must not be float64.
+AttentionParams pack_params(const Arguments& arguments, const Results& results);
+
+// Runs guide::biased_attention_chunked, the pure-PyTorch implementation, through the dispatcher.
+Results call_chunked(const Arguments& arguments);
+
+}  // namespace guide
