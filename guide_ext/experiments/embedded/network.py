@@ -176,7 +176,7 @@ def _named_weights(network: Network) -> dict[str, Tensor]:
     }
     for index, block in enumerate(cast("Iterable[_Block]", network.blocks)):
         prefix = f"model.layers.{index}."
-        query, key, value = torch.split(block.qkv.weight, block.head_split)
+        query, key, value = torch.split(block.qkv.weight, list(block.head_split))
         gate, up = block.gate_up.weight.chunk(2)
         weights |= {
             f"{prefix}self_attn.q_proj.weight": query,

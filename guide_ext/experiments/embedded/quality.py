@@ -123,6 +123,40 @@ def development_gain(rows: Sequence[dict[str, Any]]) -> float:
     return sum(gains) / len(gains)
 
 
+def _cell(rate: dict[str, Any]) -> str:
+    low, high = rate["interval95"]
+    return f"{100 * rate['value']:.0f} ({100 * low:.0f}–{100 * high:.0f})"
+
+
+def markdown_table(report: dict[str, Any], measure: str) -> str:
+    """Write one measure of all seeds on the final documents as a Markdown table.
+
+    Args:
+        report: What this program wrote.
+        measure: ``success``, ``well_formed`` or ``followed``.
+
+    Returns:
+        One line per task and seed; percent with 95 % intervals, the baselines last. "–" was not
+        measured.
+
+    """
+    columns = [(Style.PLAIN, delta) for delta in DELTAS]
+    columns += [(style, 0.0) for style in (Style.UPPER, Style.IMPORTANT)]
+    names = [f"Δ {delta:g}" for delta in DELTAS] + ["UPPER CASE", "“Important:”"]
+    lines = ["| task | seed | " + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
+    for task in Task:
+        for run in report["runs"]:
+            cells = {
+                (Style(row["style"]), row["delta"]): _cell(row[measure])
+                for row in run["final"]
+                if row["task"] == task.value
+            }
+            seed = f"**{run['seed']}**" if run["seed"] == report["shipped_seed"] else run["seed"]
+            row = " | ".join(cells.get(column, "–") for column in columns)
+            lines.append(f"| {task.value} | {seed} | {row} |")
+    return "\n".join(lines)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line, measure every folder, choose, write the tables."""
     parser = argparse.ArgumentParser(prog="python -m guide_ext.experiments.embedded.quality")
