@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
+from numbers import Real
 
 from guide_ext._tags import MAX_LEVEL, is_group_name
 
@@ -172,10 +174,14 @@ def is_int(value: object) -> bool:
 
 def finite(name: str, value: float) -> float:
     """Return a number of nats as a float; raise ValueError where it is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    number = math.nan
+    if isinstance(value, Real) and not isinstance(value, bool):
+        with suppress(OverflowError):
+            number = float(value)
+    if not math.isfinite(number):
         msg = f"{name} must be a finite number of nats, got {value!r}"
         raise ValueError(msg)
-    return float(value)
+    return number
 
 
 def require_str(name: str, value: object) -> None:

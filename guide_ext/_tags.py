@@ -169,13 +169,11 @@ class Tag:
 
 def scan(text: str) -> Iterator[Tag]:
     """Yield every candidate tag of a text, escaped ones and malformed ones included, in order."""
-    previous_end = 0
     for match in _CANDIDATE.finditer(text):
         before = match.start()
-        while before > previous_end and text[before - 1] == "\\":
+        while before > 0 and text[before - 1] == "\\":
             before -= 1
         yield _read(match, match.start() - before)
-        previous_end = match.end()
 
 
 def is_group_name(name: str) -> bool:

@@ -13,6 +13,8 @@ from guide_ext._tags import DEFAULT_GROUP, Tag, TagError, line_of, scan
 
 __all__ = ["DEFAULT_GROUP", "MarkedText", "Span", "TagError", "escape", "mark", "parse"]
 
+TagError.__module__ = __name__  # tracebacks then say where to import it from
+
 
 def parse(text: str) -> MarkedText:
     r"""Read the tags in a text.

@@ -245,6 +245,7 @@ def test_long_hostile_text_is_read_in_linear_time(filler):
         ((0, 1, None, float("nan")), ValueError, "delta must be a finite number of nats, got nan"),
         ((0, 1, None, float("inf")), ValueError, "delta must be a finite number of nats, got inf"),
         ((0, 1, None, "2"), ValueError, "delta must be a finite number of nats, got '2'"),
+        ((0, 1, None, 10**400), ValueError, "delta must be a finite number of nats, got 1000"),
         ((0, 1, None, True), ValueError, "delta must be a finite number of nats, got True"),
         ((0, 1, None, None, ""), ValueError, "group must be a name of letters"),
         ((0, 1, None, None, "a b"), ValueError, "group must be a name of letters"),
