@@ -246,8 +246,9 @@ def spans(
 ) -> None:
     """Show what the tags of a prompt mark, token by token; loads only the tokenizer."""
     from guide_ext import integration
-    from guide_ext.chat import encode, encode_chat
+    from guide_ext.chat import encode_chat
     from guide_ext.report.terminal import marked_tokens
+    from guide_ext.tokens import encode
 
     text = _read_prompt(prompt, file)
     tokenizer = integration.load_tokenizer(_model_name(model))

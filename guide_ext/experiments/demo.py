@@ -59,7 +59,7 @@ class DemoSettings:
     seed: int = 2026
     batch_size: int = 32
     sample_deltas: tuple[float, ...] = (0.0, 2.0, 9.0)
-    samples: int = 2
+    samples: int = 3
     speed_rounds: int = 7
 
     def __post_init__(self) -> None:

@@ -13,15 +13,14 @@ def machine_facts() -> dict[str, str]:
 
     Example:
         >>> sorted(machine_facts())
-        ['cores', 'gpu', 'processor', 'system', 'torch', 'torch_threads']
+        ['cores', 'gpu', 'processor', 'system', 'threads']
 
     """
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
         "processor": _processor_name(),
         "cores": str(os.cpu_count()),
-        "torch": torch.__version__,
-        "torch_threads": str(torch.get_num_threads()),
+        "threads": str(torch.get_num_threads()),
         "system": f"{platform.system()} {platform.machine()}",
         "gpu": ", ".join(gpus) or "none",
     }

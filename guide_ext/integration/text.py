@@ -139,7 +139,7 @@ def complete(
     try:
         for start in range(0, len(prompts), batch_size):
             batch = list(prompts[start : start + batch_size])
-            inputs = encode(model, tokenizer, batch, delta=delta, steering=steering)
+            inputs = encode(model, tokenizer, batch, steering=steering or Steering.guide(delta))
             with torch.inference_mode():
                 ids = model.generate(**inputs, **how)  # type: ignore[operator]
             new = ids[:, inputs["input_ids"].shape[1] :]

@@ -10,7 +10,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 _SUCCESS, _WELL_FORMED, _BASELINE = "#c8402f", "#8a8f98", "#2f6f9f"
-_BASELINE_STYLES = {"upper": (0, (5, 2)), "important": (0, (1, 1.5))}
+_BASELINES = {
+    "upper": ("UPPER CASE, Δ = 0", (0, (5, 2))),
+    "important": ("“Important: …”, Δ = 0", (0, (1, 1.5))),
+}
 
 
 def draw_demo(result: dict[str, Any], path: Path) -> Path:
@@ -31,7 +34,8 @@ def draw_demo(result: dict[str, Any], path: Path) -> Path:
     for panel, task in zip(panels, tasks, strict=True):
         _draw_task(panel, task)
     panels[0].set_ylabel("share of documents")
-    panels[-1].legend(loc="lower left", fontsize=8, frameon=False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     documents = result["settings"]["documents"]
     figure.suptitle(
         f"Embedded model, {documents} unseen documents per task (bars: 95 % interval)", fontsize=10
@@ -65,15 +69,10 @@ def _draw_task(panel: Axes, task: dict[str, Any]) -> None:
         label="well-formed",
     )
     for row in task["rows"]:
-        if row["variant"] in _BASELINE_STYLES:
-            style = _BASELINE_STYLES[row["variant"]]
-            label = {"upper": "UPPER CASE, Δ = 0", "important": "“Important: …”, Δ = 0"}
+        if row["variant"] in _BASELINES:
+            label, style = _BASELINES[row["variant"]]
             panel.axhline(
-                row["success"],
-                color=_BASELINE,
-                linestyle=style,
-                linewidth=1,
-                label=label[row["variant"]],
+                row["success"], color=_BASELINE, linestyle=style, linewidth=1, label=label
             )
     panel.set_title(task["title"], fontsize=10)
     panel.set_xlabel("Δ (nats) on the marked instruction")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +11,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from guide_ext.chat import Encoding
 from guide_ext.report.doctor import Diagnosis
+from guide_ext.tokens import Encoding
 
 # Backgrounds from weak to strong emphasis, and for text that is played down; readable on light and
 # dark terminals because the foreground is set with them.
@@ -19,6 +20,8 @@ _UP = ("black on #ffe08a", "black on #ffb347", "black on #ff7f50", "white on #d1
 _DOWN = "white on #4a6fa5"
 _GROUP = "underline"
 _NATS_PER_SHADE = 1.0
+_BASELINES = {"upper": "UPPER CASE, Δ = 0", "important": "“Important: …”, Δ = 0"}
+_LONGEST_SAMPLE = 160
 
 
 def _style(nats: float, in_group: bool) -> str:
@@ -83,8 +86,7 @@ def diagnosis_report(diagnosis: Diagnosis) -> RenderableType:
         facts.add_row(name, value)
     for name, value in diagnosis.machine.items():
         facts.add_row(name, value)
-    state = "loaded" if diagnosis.library_loaded else "not loaded"
-    facts.add_row("compiled library", Text(f"{state}: {diagnosis.library_reason}"))
+    facts.add_row("compiled library", Text(diagnosis.library_reason))
     for name, value in diagnosis.build.items():
         shown = ", ".join(value) if isinstance(value, list) else str(value)
         facts.add_row(f"build: {name}", Text(shown or "none"))
@@ -108,11 +110,11 @@ def demo_report(result: dict[str, Any]) -> RenderableType:
     parts: list[RenderableType] = []
     for task in result["tasks"]:
         table = Table(title=task["title"], title_justify="left")
-        for column in ("Δ (nats)", "success", "95 % interval", "well-formed"):
+        for column in ("Δ (nats)", "right", "95 % interval", "well-formed"):
             table.add_column(column, justify="right")
         for row in task["rows"]:
             low, high = row["success_interval"]
-            label = f"{row['delta']:g}" if row["variant"] == "tags" else row["variant"]
+            label = _BASELINES.get(row["variant"], f"{row['delta']:g}")
             table.add_row(
                 label,
                 f"{row['success']:.1%}",
@@ -126,12 +128,18 @@ def demo_report(result: dict[str, Any]) -> RenderableType:
             answers.add_column(overflow="fold")
             answers.add_row("wanted", Text(sample["wanted"]))
             for delta, answer in sample["answers"].items():
-                answers.add_row(f"Δ = {delta}", Text(answer))
+                shown = textwrap.shorten(answer, _LONGEST_SAMPLE, placeholder=" …")
+                answers.add_row(f"Δ = {delta}", Text(shown))
             parts.append(Panel(answers, title=Text(sample["prompt"]), title_align="left"))
-    speed = Table(title="speed of generate(), same prompts", title_justify="left")
+    timing = result["speed"]
+    title = (
+        f"speed of generate(): {timing['prompts']} prompts of up to {timing['prompt_tokens']} tokens, "
+        f"{timing['new_tokens']} new ones each, median of {timing['rounds']} rounds"
+    )
+    speed = Table(title=title, title_justify="left")
     for column in ("attention", "tokens / s", "time against sdpa"):
         speed.add_column(column, justify="right")
-    for row in result["speed"]["rows"]:
+    for row in timing["rows"]:
         speed.add_row(
             row["attention"], f"{row['tokens_per_second']:.0f}", f"{row['time_ratio']:.2f}×"
         )
