@@ -133,7 +133,7 @@ def demo_report(result: dict[str, Any]) -> RenderableType:
             parts.append(Panel(answers, title=Text(sample["prompt"]), title_align="left"))
     timing = result["speed"]
     title = (
-        f"speed of generate(): {timing['prompts']} prompts of up to {timing['prompt_tokens']} tokens, "
+        f"speed of generate(): {timing['prompts']} prompts of {timing['prompt_tokens']} tokens, "
         f"{timing['new_tokens']} new ones each, median of {timing['rounds']} rounds"
     )
     speed = Table(title=title, title_justify="left")
