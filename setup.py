@@ -15,8 +15,10 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
+import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
@@ -29,7 +31,7 @@ Or install the pure-PyTorch package, slower but complete:  GUIDE_BUILD=OFF pip i
 """
 
 
-class CMakeBuild(build_ext):
+class CMakeBuild(build_ext):  # type: ignore[misc]
     """Run CMake, and put `libguide_ext.so` beside `_C`."""
 
     def build_extensions(self) -> None:
@@ -63,6 +65,8 @@ class CMakeBuild(build_ext):
 
 def check_tools() -> None:
     """Exit with what to install if a tool of the build is missing."""
+    # The wheels of CMake and Ninja put them beside Python: on PATH only in an active environment.
+    os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
     compilers = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
     if not any(shutil.which(shlex.split(name)[0]) for name in compilers if name):
         raise SystemExit(COMPILER_HELP.format(reason="no C++ compiler (CXX, c++, g++, clang++)"))
@@ -71,7 +75,12 @@ def check_tools() -> None:
             raise SystemExit(COMPILER_HELP.format(reason=f"no {tool}"))
 
 
-switch = os.environ.get("GUIDE_BUILD", "ON").upper()
+if int(setuptools.__version__.split(".")[0]) < 77:
+    raise SystemExit(
+        f"guide_ext: needs setuptools >= 77, this is {setuptools.__version__}: "
+        "pip install --upgrade setuptools"
+    )
+switch = os.environ.get("GUIDE_BUILD", "ON")
 if switch not in ("ON", "OFF"):
     raise SystemExit(f"guide_ext: GUIDE_BUILD must be ON or OFF, got {switch!r}")
 setup(
