@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Biased attention in plain PyTorch, block by block: any device, any float dtype, O(n) memory.
 
-This serves every device and dtype that has no kernel of its own, and the backward pass of all of
-them. Query rows and keys are cut into blocks so that no temporary exceeds `SCRATCH_ELEMENTS`; the
-softmax runs online over the key blocks. The heads that share a key/value head are folded into the
-rows of one matrix product, so keys and values are never expanded. Everything is accumulated in
-float32 (float64 for float64 inputs), in a fixed order.
+This serves every device and dtype that has no kernel of its own; `_chunked_backward` serves the
+backward pass of all of them. Query rows and keys are cut into blocks so that no temporary exceeds
+`SCRATCH_ELEMENTS`; the softmax runs online over the key blocks. The heads that share a key/value
+head are folded into the rows of one matrix product, so keys and values are never expanded.
+Everything is accumulated in float32 (float64 for float64 inputs), in a fixed order.
 """
 
 from __future__ import annotations
@@ -111,9 +111,9 @@ class AttentionCall:
             slope = 1.0 - capped.square()
             score = capped.mul_(self.softcap)
         if self.key_bias is not None:
-            score += _of_batch(self.key_bias, batch)[:, :, None, keys]
+            score += of_batch(self.key_bias, batch)[:, :, None, keys]
         if self.attn_bias is not None:
-            dense = _of_batch(self.attn_bias, batch)[:, :, rows, keys]
+            dense = of_batch(self.attn_bias, batch)[:, :, rows, keys]
             score = score.masked_fill_(~dense, -torch.inf) if _is_mask(dense) else score.add_(dense)
         hidden = self._hidden(batch, rows, keys)
         return (score if hidden is None else score.masked_fill_(hidden, -torch.inf)), slope
@@ -134,7 +134,7 @@ class AttentionCall:
         if self.q_start is None:
             row = row + (self.key.shape[2] - self.query.shape[2])
         else:
-            row = row + _of_batch(self.q_start, batch).long().view(-1, 1, 1, 1)
+            row = row + of_batch(self.q_start, batch).long().view(-1, 1, 1, 1)
         # A difference of positions is compared, so that no window can overflow.
         ahead = torch.arange(keys.start, keys.stop, device=device) - row
         hidden = ahead < -self.window_left if self.window_left >= 0 else None
@@ -197,7 +197,7 @@ def _forward_rows(
     out = query_block.new_zeros(batches, call.num_heads, num_rows, call.value.shape[3])
     marks, influence_out = None, None
     if call.influence is not None:
-        marks = _of_batch(call.influence, batch).to(call.dtype).mT
+        marks = of_batch(call.influence, batch).to(call.dtype).mT
         influence_out = out.new_zeros(batches, call.num_heads, num_rows, marks.shape[2])
 
     for keys in call.key_blocks(rows):
@@ -231,153 +231,7 @@ def _forward_rows(
     return out / row_sum, influence_out, lse.squeeze(-1)
 
 
-@dataclass(frozen=True)
-class OutputGradients:
-    """Gradients that reach the three outputs; None where nothing depends on one."""
-
-    out: Tensor | None
-    influence_out: Tensor | None
-    lse: Tensor | None
-
-
-def backward(
-    call: AttentionCall,
-    outputs: tuple[Tensor, Tensor, Tensor],
-    gradients: OutputGradients,
-    wanted: list[bool],
-) -> list[Tensor | None]:
-    """Compute the gradients of the seven floating inputs by recomputation from `lse`.
-
-    With ``P = exp(score - lse)``, ``dP = dO·V + Σ_c dI_c·influence_c`` and the row sum
-    ``δ = dO·O + Σ_c dI_c·I_c - dlse``, the gradient of a score is ``P · (dP - δ)``; a sink is a
-    score whose dP is 0.
-
-    Args:
-        call: The arguments of the forward call.
-        outputs: What it returned.
-        gradients: What reached its outputs.
-        wanted: For query, key, value, key_bias, influence, attn_bias, sinks: compute it?
-
-    Returns:
-        The gradients, in the order of `wanted`, each with shape and dtype of its input.
-
-    """
-    inputs = (call.query, call.key, call.value, call.key_bias, call.influence)
-    inputs += (call.attn_bias, call.sinks)
-    sums = _GradientSums(
-        *(
-            torch.zeros(tensor.shape, dtype=call.dtype, device=tensor.device)
-            if tensor is not None and want
-            else None
-            for tensor, want in zip(inputs, wanted, strict=True)
-        )
-    )
-    for batch, rows in call.row_blocks():
-        _backward_rows(call, outputs, gradients, sums, batch, rows)
-    results = (sums.query, sums.key, sums.value, sums.key_bias, sums.influence)
-    results += (sums.attn_bias, sums.sinks)
-    return [
-        None if tensor is None or total is None else total.to(tensor.dtype)
-        for tensor, total in zip(inputs, results, strict=True)
-    ]
-
-
-@dataclass(frozen=True)
-class _GradientSums:
-    """Accumulators of the wanted gradients; None for the others."""
-
-    query: Tensor | None
-    key: Tensor | None
-    value: Tensor | None
-    key_bias: Tensor | None
-    influence: Tensor | None
-    attn_bias: Tensor | None
-    sinks: Tensor | None
-
-
-def _backward_rows(
-    call: AttentionCall,
-    outputs: tuple[Tensor, Tensor, Tensor],
-    gradients: OutputGradients,
-    sums: _GradientSums,
-    batch: slice,
-    rows: slice,
-) -> None:
-    """Add what one block of rows gives to every gradient."""
-    out, influence_out, lse = outputs
-    query_block = call.fold(call.query[batch, :, rows])
-    # exp(score - inf) = 0: a row that sees nothing has no gradient.
-    lse_block = lse[batch, :, rows, None]
-    lse_block = lse_block.masked_fill(lse_block == -torch.inf, torch.inf)
-    delta = torch.zeros_like(lse_block)
-    grad_out, grad_flow = None, None
-    if gradients.out is not None:
-        grad_out = call.fold(gradients.out[batch, :, rows])
-        delta += (call.unfold(grad_out) * out[batch, :, rows]).sum(-1, keepdim=True)
-    if gradients.influence_out is not None and call.influence is not None:
-        grad_flow = gradients.influence_out[batch, :, :, rows].to(call.dtype)
-        delta += (grad_flow * influence_out[batch, :, :, rows]).sum(1).unsqueeze(-1)
-        grad_flow = grad_flow.flatten(2)
-    if gradients.lse is not None:
-        delta -= gradients.lse[batch, :, rows, None]
-    if call.sinks is not None and sums.sinks is not None:
-        prob_sink = torch.exp(call.sinks.to(call.dtype)[:, None, None] - lse_block)
-        sums.sinks.sub_((prob_sink * delta).sum((0, 2, 3)))
-
-    for keys in call.key_blocks(rows):
-        score, slope = call.score(query_block, batch, rows, keys)
-        prob = score.sub_(lse_block).exp_()
-        grad_score = -delta
-        if grad_out is not None:
-            if sums.value is not None:
-                sums.value[batch, :, keys] += call.fold(prob).mT @ grad_out
-            value_block = call.value[batch, :, keys].to(call.dtype)
-            grad_score = grad_score + call.unfold(grad_out @ value_block.mT)
-        if grad_flow is not None and call.influence is not None:
-            if sums.influence is not None:
-                _add(sums.influence, batch, grad_flow @ prob.flatten(1, 2), (..., keys))
-            marks = _of_batch(call.influence, batch)[:, :, keys].to(call.dtype)
-            grad_score = grad_score + (grad_flow.mT @ marks).view_as(prob)
-        grad_score = grad_score * prob
-        if sums.key_bias is not None:
-            _add(sums.key_bias, batch, grad_score.sum(2), (..., keys))
-        if sums.attn_bias is not None:
-            _add(sums.attn_bias, batch, grad_score, (..., rows, keys))
-        _add_dot_gradients(call, sums, query_block, grad_score, slope, batch, rows, keys)
-
-
-def _add_dot_gradients(
-    call: AttentionCall,
-    sums: _GradientSums,
-    query_block: Tensor,
-    grad_score: Tensor,
-    slope: Tensor | None,
-    batch: slice,
-    rows: slice,
-    keys: slice,
-) -> None:
-    """Carry the gradient of the scores of one block back to query and key."""
-    if sums.query is None and sums.key is None:
-        return
-    grad_dot = grad_score if slope is None else grad_score * slope
-    grad_dot = call.fold(grad_dot) * call.factor
-    if sums.key is not None:
-        sums.key[batch, :, keys] += grad_dot.mT @ query_block
-    if sums.query is not None:
-        key_block = call.key[batch, :, keys].to(call.dtype)
-        sums.query[batch, :, rows] += call.unfold(grad_dot @ key_block)
-
-
-def _add(total: Tensor, batch: slice, part: Tensor, index: tuple[object, ...]) -> None:
-    """Add `part` to `total` at `index`, summed over the dimensions in which `total` broadcasts."""
-    if total.shape[0] == 1:
-        part = part.sum(0, keepdim=True)
-    if total.shape[1] == 1:
-        part = part.sum(1, keepdim=True)
-    _of_batch(total, batch)[index] += part
-
-
-def _of_batch(tensor: Tensor, batch: slice) -> Tensor:
+def of_batch(tensor: Tensor, batch: slice) -> Tensor:
     """Take the batch entries of a tensor that may have one entry for all."""
     return tensor if tensor.shape[0] == 1 else tensor[batch]
 

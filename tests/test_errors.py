@@ -22,49 +22,102 @@ def _transposed(*shape):
     return _zeros(*shape).mT
 
 
+KEY = "key must be [batch, num_kv_heads, seqlen_k, head_dim]"
+KEY_SIZES = f"{KEY} = [2, num_kv_heads, seqlen_k, 8] to go with query"
+VALUE = "value must be [batch, num_kv_heads, seqlen_k, head_dim_v]"
+VALUE_SIZES = f"{VALUE} = [2, 2, 5, head_dim_v] to go with key"
+HEADS = "query must have num_heads that is a positive multiple of key's num_kv_heads"
+LAST = "must have a contiguous last dimension"
+KEY_BIAS = "key_bias must be [1 or batch, 1 or num_heads, seqlen_k] = [1 or 2, 1 or 4, 5]"
+INFLUENCE = "influence must be [1 or batch, channels >= 1, seqlen_k] = [1 or 2, channels >= 1, 5]"
+ATTN_BIAS = (
+    "attn_bias must be [1 or batch, 1 or num_heads, seqlen_q, seqlen_k] = [1 or 2, 1 or 4, 3, 5]"
+)
+FLOATS = "float16, bfloat16, float32 or float64"
+
 # argument, bad value, what the message says after "biased_attention: "
 BAD = [
-    ("query", _zeros(2, 4, 3), "query must be [batch, num_heads, seqlen_q, head_dim], got shape [2, 4, 3]"),
-    ("key", _zeros(2, 2, 5), "key must be [batch, num_kv_heads, seqlen_k, head_dim], got shape [2, 2, 5]"),
-    ("value", _zeros(1, 2, 2, 5, 6), "value must be [batch, num_kv_heads, seqlen_k, head_dim_v], got shape [1, 2, 2, 5, 6]"),
-    ("query", _zeros(2, 4, 3, 8, dtype=torch.int64), "query must be float16, bfloat16, float32 or float64, got int64"),
-    ("query", _zeros(2, 4, 3, 8, dtype=torch.complex64), "query must be float16, bfloat16, float32 or float64, got complex64"),
-    ("key", _zeros(2, 2, 5, 8, dtype=torch.bfloat16), "key must have the dtype of query, float32, got bfloat16"),
-    ("value", _zeros(2, 2, 5, 6, dtype=torch.float64), "value must have the dtype of query, float32, got float64"),
+    (
+        "query",
+        _zeros(2, 4, 3),
+        "query must be [batch, num_heads, seqlen_q, head_dim], got shape [2, 4, 3]",
+    ),
+    ("key", _zeros(2, 2, 5), f"{KEY}, got shape [2, 2, 5]"),
+    ("value", _zeros(1, 2, 2, 5, 6), f"{VALUE}, got shape [1, 2, 2, 5, 6]"),
+    ("query", _zeros(2, 4, 3, 8, dtype=torch.int64), f"query must be {FLOATS}, got int64"),
+    ("query", _zeros(2, 4, 3, 8, dtype=torch.complex64), f"query must be {FLOATS}, got complex64"),
+    (
+        "key",
+        _zeros(2, 2, 5, 8, dtype=torch.bfloat16),
+        "key must have the dtype of query, float32, got bfloat16",
+    ),
+    (
+        "value",
+        _zeros(2, 2, 5, 6, dtype=torch.float64),
+        "value must have the dtype of query, float32, got float64",
+    ),
     ("query", _zeros(2, 4, 3, 0), "query must have head_dim >= 1, got shape [2, 4, 3, 0]"),
-    ("key", _zeros(1, 2, 5, 8), "key must be [batch, num_kv_heads, seqlen_k, head_dim] = [2, num_kv_heads, seqlen_k, 8] to go with query, got shape [1, 2, 5, 8]"),
-    ("key", _zeros(2, 2, 5, 7), "key must be [batch, num_kv_heads, seqlen_k, head_dim] = [2, num_kv_heads, seqlen_k, 8] to go with query, got shape [2, 2, 5, 7]"),
-    ("value", _zeros(2, 2, 4, 6), "value must be [batch, num_kv_heads, seqlen_k, head_dim_v] = [2, 2, 5, head_dim_v] to go with key, got shape [2, 2, 4, 6]"),
-    ("value", _zeros(2, 4, 5, 6), "value must be [batch, num_kv_heads, seqlen_k, head_dim_v] = [2, 2, 5, head_dim_v] to go with key, got shape [2, 4, 5, 6]"),
-    ("value", _zeros(1, 2, 5, 6), "value must be [batch, num_kv_heads, seqlen_k, head_dim_v] = [2, 2, 5, head_dim_v] to go with key, got shape [1, 2, 5, 6]"),
+    ("key", _zeros(1, 2, 5, 8), f"{KEY_SIZES}, got shape [1, 2, 5, 8]"),
+    ("key", _zeros(2, 2, 5, 7), f"{KEY_SIZES}, got shape [2, 2, 5, 7]"),
+    ("value", _zeros(2, 2, 4, 6), f"{VALUE_SIZES}, got shape [2, 2, 4, 6]"),
+    ("value", _zeros(2, 4, 5, 6), f"{VALUE_SIZES}, got shape [2, 4, 5, 6]"),
+    ("value", _zeros(1, 2, 5, 6), f"{VALUE_SIZES}, got shape [1, 2, 5, 6]"),
     ("value", _zeros(2, 2, 5, 0), "value must have head_dim_v >= 1, got shape [2, 2, 5, 0]"),
-    ("query", _zeros(2, 3, 3, 8), "query must have num_heads that is a positive multiple of key's num_kv_heads, got 3 and 2"),
-    ("query", _zeros(2, 0, 3, 8), "query must have num_heads that is a positive multiple of key's num_kv_heads, got 0 and 2"),
-    ("query", _transposed(2, 4, 8, 3), "query must have a contiguous last dimension, got strides [96, 24, 1, 3]; call .contiguous()"),
-    ("key", _transposed(2, 2, 8, 5), "key must have a contiguous last dimension, got strides [80, 40, 1, 5]; call .contiguous()"),
-    ("value", _transposed(2, 2, 6, 5), "value must have a contiguous last dimension, got strides [60, 30, 1, 5]; call .contiguous()"),
-    ("key_bias", _zeros(2, 1, 5, dtype=torch.bfloat16), "key_bias must be float32, got bfloat16; call .float()"),
-    ("key_bias", _zeros(2, 1, 5, dtype=torch.float64), "key_bias must be float32, got float64; call .float()"),
-    ("key_bias", _zeros(5), "key_bias must be [1 or batch, 1 or num_heads, seqlen_k] = [1 or 2, 1 or 4, 5], got shape [5]"),
-    ("key_bias", _zeros(3, 1, 5), "key_bias must be [1 or batch, 1 or num_heads, seqlen_k] = [1 or 2, 1 or 4, 5], got shape [3, 1, 5]"),
-    ("key_bias", _zeros(2, 2, 5), "key_bias must be [1 or batch, 1 or num_heads, seqlen_k] = [1 or 2, 1 or 4, 5], got shape [2, 2, 5]"),
-    ("key_bias", _zeros(2, 1, 3), "key_bias must be [1 or batch, 1 or num_heads, seqlen_k] = [1 or 2, 1 or 4, 5], got shape [2, 1, 3]"),
-    ("influence", _zeros(2, 1, 5, dtype=torch.int32), "influence must be float32, got int32; call .float()"),
-    ("influence", _zeros(2, 1, 1, 5), "influence must be [1 or batch, channels >= 1, seqlen_k] = [1 or 2, channels >= 1, 5], got shape [2, 1, 1, 5]"),
-    ("influence", _zeros(3, 1, 5), "influence must be [1 or batch, channels >= 1, seqlen_k] = [1 or 2, channels >= 1, 5], got shape [3, 1, 5]"),
-    ("influence", _zeros(2, 0, 5), "influence must be [1 or batch, channels >= 1, seqlen_k] = [1 or 2, channels >= 1, 5], got shape [2, 0, 5]"),
-    ("influence", _zeros(2, 1, 4), "influence must be [1 or batch, channels >= 1, seqlen_k] = [1 or 2, channels >= 1, 5], got shape [2, 1, 4]"),
-    ("attn_bias", _zeros(1, 1, 3, 5, dtype=torch.int64), "attn_bias must be bool (True = visible), float16, bfloat16, float32 or float64, got int64"),
-    ("attn_bias", _zeros(3, 5), "attn_bias must be [1 or batch, 1 or num_heads, seqlen_q, seqlen_k] = [1 or 2, 1 or 4, 3, 5], got shape [3, 5]"),
-    ("attn_bias", _zeros(3, 1, 3, 5), "attn_bias must be [1 or batch, 1 or num_heads, seqlen_q, seqlen_k] = [1 or 2, 1 or 4, 3, 5], got shape [3, 1, 3, 5]"),
-    ("attn_bias", _zeros(1, 2, 3, 5), "attn_bias must be [1 or batch, 1 or num_heads, seqlen_q, seqlen_k] = [1 or 2, 1 or 4, 3, 5], got shape [1, 2, 3, 5]"),
-    ("attn_bias", _zeros(1, 1, 1, 5), "attn_bias must be [1 or batch, 1 or num_heads, seqlen_q, seqlen_k] = [1 or 2, 1 or 4, 3, 5], got shape [1, 1, 1, 5]"),
-    ("attn_bias", _zeros(1, 1, 3, 1), "attn_bias must be [1 or batch, 1 or num_heads, seqlen_q, seqlen_k] = [1 or 2, 1 or 4, 3, 5], got shape [1, 1, 3, 1]"),
-    ("sinks", _zeros(4, dtype=torch.int64), "sinks must be float16, bfloat16, float32 or float64, got int64"),
+    ("query", _zeros(2, 3, 3, 8), f"{HEADS}, got 3 and 2"),
+    ("query", _zeros(2, 0, 3, 8), f"{HEADS}, got 0 and 2"),
+    (
+        "query",
+        _transposed(2, 4, 8, 3),
+        f"query {LAST}, got strides [96, 24, 1, 3]; call .contiguous()",
+    ),
+    ("key", _transposed(2, 2, 8, 5), f"key {LAST}, got strides [80, 40, 1, 5]; call .contiguous()"),
+    (
+        "value",
+        _transposed(2, 2, 6, 5),
+        f"value {LAST}, got strides [60, 30, 1, 5]; call .contiguous()",
+    ),
+    (
+        "key_bias",
+        _zeros(2, 1, 5, dtype=torch.bfloat16),
+        "key_bias must be float32, got bfloat16; call .float()",
+    ),
+    (
+        "key_bias",
+        _zeros(2, 1, 5, dtype=torch.float64),
+        "key_bias must be float32, got float64; call .float()",
+    ),
+    ("key_bias", _zeros(5), f"{KEY_BIAS}, got shape [5]"),
+    ("key_bias", _zeros(3, 1, 5), f"{KEY_BIAS}, got shape [3, 1, 5]"),
+    ("key_bias", _zeros(2, 2, 5), f"{KEY_BIAS}, got shape [2, 2, 5]"),
+    ("key_bias", _zeros(2, 1, 3), f"{KEY_BIAS}, got shape [2, 1, 3]"),
+    (
+        "influence",
+        _zeros(2, 1, 5, dtype=torch.int32),
+        "influence must be float32, got int32; call .float()",
+    ),
+    ("influence", _zeros(2, 1, 1, 5), f"{INFLUENCE}, got shape [2, 1, 1, 5]"),
+    ("influence", _zeros(3, 1, 5), f"{INFLUENCE}, got shape [3, 1, 5]"),
+    ("influence", _zeros(2, 0, 5), f"{INFLUENCE}, got shape [2, 0, 5]"),
+    ("influence", _zeros(2, 1, 4), f"{INFLUENCE}, got shape [2, 1, 4]"),
+    (
+        "attn_bias",
+        _zeros(1, 1, 3, 5, dtype=torch.int64),
+        f"attn_bias must be bool (True = visible), {FLOATS}, got int64",
+    ),
+    ("attn_bias", _zeros(3, 5), f"{ATTN_BIAS}, got shape [3, 5]"),
+    ("attn_bias", _zeros(3, 1, 3, 5), f"{ATTN_BIAS}, got shape [3, 1, 3, 5]"),
+    ("attn_bias", _zeros(1, 2, 3, 5), f"{ATTN_BIAS}, got shape [1, 2, 3, 5]"),
+    ("attn_bias", _zeros(1, 1, 1, 5), f"{ATTN_BIAS}, got shape [1, 1, 1, 5]"),
+    ("attn_bias", _zeros(1, 1, 3, 1), f"{ATTN_BIAS}, got shape [1, 1, 3, 1]"),
+    ("sinks", _zeros(4, dtype=torch.int64), f"sinks must be {FLOATS}, got int64"),
     ("sinks", _zeros(2), "sinks must be [num_heads] = [4], got shape [2]"),
     ("sinks", _zeros(1, 4), "sinks must be [num_heads] = [4], got shape [1, 4]"),
     ("q_start", _zeros(1, dtype=torch.int64), "q_start must be int32, got int64"),
-    ("q_start", _zeros(3, dtype=torch.int32), "q_start must be [1 or batch] = [1 or 2], got shape [3]"),
+    (
+        "q_start",
+        _zeros(3, dtype=torch.int32),
+        "q_start must be [1 or batch] = [1 or 2], got shape [3]",
+    ),
     ("q_start", _zeros(dtype=torch.int32), "q_start must be [1 or batch] = [1 or 2], got shape []"),
     ("window_left", -2, "window_left must be -1 (no limit) or at least 0, got -2"),
     ("window_right", -7, "window_right must be -1 (no limit) or at least 0, got -7"),
@@ -73,7 +126,7 @@ BAD = [
     ("softcap", -0.5, "softcap must be finite and at least 0 (0 = off), got -0.5"),
     ("softcap", NAN, "softcap must be finite and at least 0 (0 = off), got nan"),
     ("softcap", INF, "softcap must be finite and at least 0 (0 = off), got inf"),
-]  # fmt: skip
+]
 BAD += [
     (name, name, f"{name} must be on the device of query, cpu, got meta")
     for name in ("key", "value", "key_bias", "influence", "attn_bias", "sinks", "q_start")
