@@ -14,10 +14,9 @@ Importing this registers ``attn_implementation="guide"``; `enable` prepares a lo
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from guide_ext.integration.attention import guide_attention
-from guide_ext.integration.complete import as_prompt, complete
+from guide_ext.integration.embedded import load_embedded
 from guide_ext.integration.enable import disable, enable, is_enabled, table_size
 from guide_ext.integration.inputs import encode
-from guide_ext.integration.loading import load, load_embedded, load_tokenizer
 from guide_ext.integration.masks import guide_dense_mask, guide_mask
 from guide_ext.integration.text import as_prompt, complete, load, load_tokenizer
 from guide_ext.integration.verify import UnsupportedModelError
@@ -32,16 +31,12 @@ __all__ = [
     "UnsupportedModelError",
     "as_prompt",
     "complete",
-    "as_prompt",
-    "complete",
     "disable",
     "enable",
     "encode",
     "is_enabled",
     "load",
-    "load",
     "load_embedded",
-    "load_tokenizer",
     "load_tokenizer",
     "table_size",
 ]

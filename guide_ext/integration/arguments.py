@@ -120,6 +120,32 @@ def check_left_padding(attention_mask: Tensor | None) -> None:
         )
 
 
+def check_length(bias: Tensor, seen: int, new: int, *, is_first: bool) -> None:
+    """Check that the bias of `generate()` has one number per slot of the prompt.
+
+    Args:
+        bias: ``[batch, tokens]``.
+        seen: Tokens in the cache before this step.
+        new: Tokens of this step; the prompt may come in chunks.
+        is_first: Whether this step belongs to the prompt.
+
+    Raises:
+        ValueError: If the prompt is longer than the bias, or shorter.
+
+    """
+    tokens = bias.shape[1]
+    if is_first and tokens < seen + new:
+        raise ValueError(
+            f"guide_bias must have one number per slot of the prompt, {seen + new} (those in the "
+            f"cache included), got {tokens}"
+        )
+    if not is_first and tokens > max(seen, new - 1):
+        raise ValueError(
+            f"guide_bias must have one number per slot of the prompt, {max(seen, new - 1)} at "
+            f"most, got {tokens}; generated tokens have no bias"
+        )
+
+
 def _flatten(mask: object) -> list[Any]:
     if isinstance(mask, dict):
         return [table for part in mask.values() for table in _flatten(part)]

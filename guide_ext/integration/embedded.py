@@ -8,38 +8,38 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from guide_ext.integration.enable import enable
+from guide_ext.integration.text import load
 
 _FOLDER = ("experiments", "embedded", "model")
 
 
 def load_embedded(
-    path: str | os.PathLike[str] | None = None, *, dtype: torch.dtype = torch.float32
+    path: str | os.PathLike[str] | None = None, *, dtype: str = "float32"
 ) -> tuple[Any, Any]:
-    """Load the embedded model, enabled and in evaluation mode, and its tokenizer.
+    """Load the embedded model, enabled and on the CPU, and its tokenizer.
 
     Args:
         path: Folder of another model of the same kind, for example one that was retrained; None for
             the one in the package.
-        dtype: Of the weights in memory.
+        dtype: Of the weights in memory: ``"auto"`` as stored, or a torch dtype's name.
 
     Returns:
-        The model and the tokenizer.
+        The model, in evaluation mode, and the tokenizer.
 
     Raises:
         FileNotFoundError: If the folder holds no model.
+
+    Example:
+        >>> from guide_ext import integration as guide
+        >>> model, tokenizer = guide.load_embedded()
+        >>> guide.is_enabled(model)
+        True
 
     """
     folder = Path(path) if path is not None else Path(str(files("guide_ext").joinpath(*_FOLDER)))
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"the embedded model must be in {folder}, got no config.json there; reinstall "
-            "guide_ext, retrain it with `python -m guide_ext.experiments.embedded.train`, or pass "
-            "the path of a saved model"
+            "guide_ext, retrain the model, or pass the path of a saved one"
         )
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    return enable(model.eval()), tokenizer
+    return load(str(folder), dtype=dtype, device="cpu")

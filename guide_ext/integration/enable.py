@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
@@ -297,13 +298,20 @@ class PrepareInputs:
             if guide_strength is not None:
                 size = table_size(model)
                 frame.strength = arguments.check_strength(guide_strength, len(input_ids), *size)
-            if kwargs.get("is_first_iteration"):
-                arguments.check_left_padding(kwargs.get("attention_mask"))
-                arguments.check_values(frame.bias, frame.strength)
         with using(frame):
             inputs: dict[str, Any] = self._wrapped(input_ids, *args, **kwargs)
-        if frame.bias is not None and not frame.applied:
-            self._hand_on(inputs, guide_bias, guide_strength)
+        bias, strength = frame.bias, frame.strength
+        if bias is None:
+            return inputs
+        is_first = bool(kwargs.get("is_first_iteration"))
+        if is_first:
+            arguments.check_left_padding(kwargs.get("attention_mask"))
+            arguments.check_values(bias, strength)
+        seen = _length(inputs.get("past_key_values"), wait=is_first)
+        if seen is not None:
+            arguments.check_length(bias, seen, _input_size((), inputs)[1], is_first=is_first)
+        if not frame.applied:
+            self._hand_on(inputs, bias, strength, is_first=is_first)
         return inputs
 
     @property
@@ -314,7 +322,7 @@ class PrepareInputs:
         return getattr(type(self._model), _PREPARE).__get__(self._model)  # type: ignore[no-any-return]
 
     def _hand_on(
-        self, inputs: dict[str, Any], bias: Tensor | None, strength: Tensor | None
+        self, inputs: dict[str, Any], bias: Tensor, strength: Tensor | None, *, is_first: bool
     ) -> None:
         """Give the steering arguments to the forward call that will make the masks."""
         mask = inputs.get("attention_mask")
@@ -323,6 +331,18 @@ class PrepareInputs:
                 f"cache_implementation must be dynamic to steer {type(self._model).__name__}, "
                 "which reworks its own masks, got a static cache"
             )
+        if inputs.get("past_key_values") is None and not is_first:
+            # Without a cache every step is a whole sequence, and new tokens have no bias.
+            missing = max(_input_size((), inputs)[1] - bias.shape[1], 0)
+            bias = F.pad(bias, (0, missing))
         inputs["guide_bias"] = bias
         if strength is not None:
             inputs["guide_strength"] = strength
+
+
+def _length(cache: Any, *, wait: bool) -> int | None:
+    """Tokens in a cache. Static caches count on the device; None unless `wait` for it."""
+    if cache is None:
+        return 0
+    length = cache.get_seq_length()
+    return int(length) if wait or not isinstance(length, Tensor) else None
