@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: MIT
+"""What was built: build info, symbols, instruction sets, and the build's own error messages."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from attention_cases import Case, naive_attention, oracle
+
+from guide_ext import _ops
+
+ROOT = Path(__file__).resolve().parents[1]
+STATUS = _ops.library_status()
+needs_library = pytest.mark.skipif(not STATUS.loaded, reason=STATUS.reason)
+needs_nm = pytest.mark.skipif(shutil.which("nm") is None, reason="no nm (binutils)")
+
+SCHEMA = (
+    "(Tensor query, Tensor key, Tensor value, Tensor? key_bias=None, Tensor? influence=None, "
+    "Tensor? attn_bias=None, Tensor? sinks=None, Tensor? q_start=None, *, bool is_causal=False, "
+    "int window_left=-1, int window_right=-1, float? scale=None, float softcap=0.0) "
+    "-> (Tensor out, Tensor influence_out, Tensor lse)"
+)
+
+
+@needs_library
+@pytest.mark.parametrize("name", ["biased_attention", "biased_attention_chunked"])
+def test_schema_is_the_one_of_the_design(name):
+    expected = torch._C.parse_schema(f"guide::{name}{SCHEMA}")
+    assert getattr(torch.ops.guide, name).default._schema == expected
+
+
+# ---- build info
+
+
+@needs_library
+def test_build_info():
+    from guide_ext import _C
+
+    info = _C.build_info()
+    assert set(info) == {
+        "version", "compiler", "torch_target", "instruction_sets", "cuda_architectures",
+        "cuda_skipped_because", "git_revision",
+    }  # fmt: skip
+    assert re.search(rf'^version = "{re.escape(info["version"])}"$', _text("pyproject.toml"), re.M)
+    assert re.fullmatch(r"\w+ \d+(\.\d+)*", info["compiler"])
+    assert info["torch_target"] == "2.10"
+    assert "portable" in info["instruction_sets"]
+    assert STATUS.instruction_set in info["instruction_sets"]
+    # Either architectures were built or there is a reason, never both.
+    assert bool(info["cuda_architectures"]) != bool(info["cuda_skipped_because"])
+    assert re.fullmatch(r"([0-9a-f]{7,}(-dirty)?)?", info["git_revision"])
+
+
+# ---- symbols
+
+
+def _symbols(path, *flags):
+    """List (type, name) of every symbol of a library or an object."""
+    listing = subprocess.run(
+        ["nm", "--portability", *flags, str(path)], check=True, capture_output=True, text=True
+    )
+    return [(fields[1], fields[0]) for fields in map(str.split, listing.stdout.splitlines())]
+
+
+def _kernel_objects():
+    objects = sorted(
+        (ROOT / "build").glob("**/guide_attention_cpu.dir/**/forward_*.o"),
+        key=lambda path: path.stat().st_mtime,
+    )
+    return {path.name.split(".")[0].removeprefix("forward_"): path for path in objects}
+
+
+@needs_nm
+@pytest.mark.parametrize("instruction_set", ["avx512", "avx2", "portable"])
+def test_instruction_set_objects_share_no_symbol(instruction_set):
+    """A definition that two objects share would be linked once, for every processor."""
+    path = _kernel_objects().get(instruction_set)
+    if path is None:
+        pytest.skip(f"no {instruction_set} object under {ROOT / 'build'}")
+    table = f"kKernel{instruction_set.capitalize()}"
+    libc = {"expf", "logf", "memset", "memcpy", "memmove", "_GLOBAL_OFFSET_TABLE_"}
+    for kind, name in _symbols(path):
+        is_own_table = name == f"_ZN5guide3cpu{len(table)}{table}E"
+        assert kind in "tdrb" or is_own_table or (kind == "U" and name in libc), (kind, name)
+
+
+@needs_library
+@needs_nm
+def test_library_needs_only_the_stable_shims_and_the_system():
+    allowed = re.compile(
+        r"(aoti_)?torch_\w+"  # C shims of the stable ABI
+        r"|.+@(GLIBC|GLIBCXX|CXXABI|GCC)_[\d.]+"
+        r"|__gmon_start__|_ITM_\w+TMCloneTable"
+    )
+    symbols = _symbols(_ops.LIBRARY_PATH, "--dynamic", "--undefined-only")
+    assert any(name == "torch_library_impl" for _, name in symbols)
+    for kind, name in symbols:
+        assert allowed.fullmatch(name), (kind, name)
+
+
+@needs_library
+@needs_nm
+def test_library_exports_one_function():
+    exported = _symbols(_ops.LIBRARY_PATH, "--dynamic", "--defined-only")
+    assert [name for kind, name in exported if kind == "T"] == ["guide_ext_cpu_instruction_set"]
+
+
+# ---- instruction sets
+
+CHILD = """
+import sys, torch
+from guide_ext import _ops
+calls, answers = torch.load(sys.argv[1]), []
+for threads in (1, 2):
+    torch.set_num_threads(threads)
+    answers.append([torch.ops.guide.biased_attention(**t, **o) for t, o in calls])
+torch.save((_ops.library_status().instruction_set, answers), sys.argv[2])
+"""
+
+# Each stresses one part of the kernel: ragged tiles, tiles that mix heads, key splits, masks.
+SHARP_CASES = {
+    "ragged": Case(seqlen_q=37, seqlen_k=259, head_dim=40, head_dim_v=9, channels=3,
+                   options={"is_causal": True}),
+    "softcap": Case(seqlen_q=65, seqlen_k=129, options={"softcap": 2.0, "window_left": 40}),
+    "bias per head, mixed tiles": Case(seqlen_q=3, seqlen_k=130, num_kv_heads=1, key_bias=(1, 4)),
+    "decode": Case(seqlen_q=1, seqlen_k=4200, head_dim=64, sinks=True, channels=2,
+                   influence_batch=1, key_bias=(1, 4)),
+    "dense mask": Case(seqlen_q=20, seqlen_k=40, attn_bias=(2, 4), q_start=(3, 21),
+                       options={"is_causal": True, "window_right": 5}),
+    "bf16": Case(dtype=torch.bfloat16, head_dim=128, head_dim_v=128, seqlen_q=70, seqlen_k=140),
+    "fp16": Case(dtype=torch.float16, head_dim=24, head_dim_v=20, seqlen_q=70, seqlen_k=140),
+}  # fmt: skip
+
+
+def _supported_instruction_sets():
+    best = torch.backends.cpu.get_cpu_capability()
+    return {"AVX512": ["avx512", "avx2", "portable"], "AVX2": ["avx2", "portable"]}.get(
+        best, ["portable"]
+    )
+
+
+def _run_child(instruction_set, *arguments):
+    environment = os.environ | {"GUIDE_EXT_CPU_ISA": instruction_set, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-c", *arguments],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@needs_library
+@pytest.mark.parametrize("instruction_set", ["avx512", "avx2", "portable"])
+def test_every_instruction_set_is_right(instruction_set, tmp_path, assert_accurate):
+    if instruction_set not in _supported_instruction_sets():
+        pytest.skip(f"this processor has no {instruction_set}")
+    calls = [(case.tensors(), case.options) for case in SHARP_CASES.values()]
+    torch.save(calls, tmp_path / "calls.pt")
+    child = _run_child(
+        instruction_set, CHILD, str(tmp_path / "calls.pt"), str(tmp_path / "answers.pt")
+    )
+    assert child.returncode == 0, child.stderr
+    used, (alone, threaded) = torch.load(tmp_path / "answers.pt")
+    assert used == instruction_set
+    for name, (tensors, options), results, again in zip(
+        SHARP_CASES, calls, alone, threaded, strict=True
+    ):
+        truth = oracle(tensors, options)
+        naive = naive_attention(tensors, options, SHARP_CASES[name].dtype)
+        for part, actual, repeated, expected, plain in zip(
+            ("out", "influence_out", "lse"), results, again, truth, naive, strict=True
+        ):
+            floor = 1.0 if part == "lse" else 0.0
+            assert_accurate(actual, expected, plain, f"{name}: {part}", at_least=floor)
+            assert torch.equal(actual, repeated), f"{name}: {part} depends on the threads"
+
+
+@needs_library
+@pytest.mark.parametrize("name", ["avx1024", "AVX2"])
+def test_unknown_instruction_set_is_refused(name):
+    child = _run_child(
+        name,
+        "import torch, guide_ext._ops; x = torch.ones(1, 1, 1, 1);"
+        "torch.ops.guide.biased_attention(x, x, x)",
+    )
+    supported = ", ".join(_supported_instruction_sets())
+    assert child.returncode == 1
+    assert (
+        f"guide_ext: GUIDE_EXT_CPU_ISA must name an instruction set of this processor "
+        f"({supported}), got '{name}'; unset it to use the best one"
+    ) in child.stderr
+
+
+# ---- the build itself
+
+
+def _text(name):
+    return (ROOT / name).read_text()
+
+
+def _run_setup(tmp_path, *commands, **environment):
+    pytest.importorskip("setuptools", minversion="77")
+    return subprocess.run(
+        [sys.executable, "setup.py", "-q", "egg_info", f"--egg-base={tmp_path}", *commands],
+        cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def no_tools(tmp_path):
+    """Give a PATH with nothing on it."""
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    return str(folder)
+
+
+def test_missing_compiler_is_explained(tmp_path, no_tools):
+    environment = {"PATH": no_tools, "CXX": ""}
+    build = _run_setup(tmp_path, "build_ext", f"--build-lib={tmp_path / 'lib'}", **environment)
+    assert build.returncode != 0
+    assert "no C++ compiler (CXX, c++, g++, clang++)" in build.stderr
+    assert "apt-get install g++" in build.stderr
+    assert "GUIDE_BUILD=OFF pip install" in build.stderr
+
+
+def test_build_can_be_switched_off(tmp_path, no_tools):
+    """No tool is needed, and no library that lies in the source tree gets in."""
+    lib = tmp_path / "lib"
+    build = _run_setup(
+        tmp_path, "build", f"--build-base={tmp_path}", f"--build-lib={lib}",
+        PATH=no_tools, GUIDE_BUILD="OFF",
+    )  # fmt: skip
+    assert build.returncode == 0, build.stderr
+    assert (lib / "guide_ext" / "_ops.py").exists()
+    assert not list(lib.glob("**/*.so"))
+
+
+def test_unknown_build_switch_is_refused(tmp_path):
+    build = _run_setup(tmp_path, "build", GUIDE_BUILD="maybe")
+    assert build.returncode != 0
+    assert "GUIDE_BUILD must be ON or OFF, got 'maybe'" in build.stderr
+
+
+def _find_nvcc(**environment):
+    found = subprocess.run(
+        [sys.executable, str(ROOT / "cmake" / "find_nvcc.py")],
+        env=os.environ | environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return found.stdout
+
+
+def test_nvcc_is_taken_from_the_environment_first(tmp_path):
+    for folder in ("compiler", "toolkit/bin"):
+        path = tmp_path / folder / "nvcc"
+        path.parent.mkdir(parents=True)
+        path.touch(mode=0o755)
+    compiler, toolkit = tmp_path / "compiler/nvcc", tmp_path / "toolkit"
+    assert _find_nvcc(CUDACXX=str(compiler), CUDA_HOME=str(toolkit)) == str(compiler)
+    assert _find_nvcc(CUDACXX="", CUDA_HOME=str(toolkit)) == str(toolkit / "bin/nvcc")
+    assert _find_nvcc(CUDACXX=str(tmp_path / "none"), CUDA_HOME=str(toolkit)) == str(
+        toolkit / "bin/nvcc"
+    )
