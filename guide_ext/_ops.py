@@ -54,7 +54,7 @@ class LibraryStatus:
     Attributes:
         loaded: Whether `libguide_ext.so` was found and loaded.
         reason: Why not, in words; where it was loaded from otherwise.
-        instruction_set: What the CPU kernels use, as "avx512"; None when not loaded.
+        instruction_set: What the CPU kernels use, as "avx512"; None when there is none to use.
 
     """
 
@@ -89,12 +89,21 @@ def library_status() -> LibraryStatus:
     """Say whether the compiled library was loaded, why not, and what its CPU kernels use."""
     if _load_error is not None:
         return LibraryStatus(loaded=False, reason=_load_error, instruction_set=None)
-    instruction_set = ctypes.CDLL(str(LIBRARY_PATH)).guide_ext_cpu_instruction_set
-    instruction_set.restype = ctypes.c_char_p
+    query = ctypes.CDLL(str(LIBRARY_PATH)).guide_ext_cpu_instruction_set
+    query.restype = ctypes.c_char_p
+    name = query()
+    if name is None:
+        return LibraryStatus(
+            loaded=True,
+            reason=(
+                f"loaded from {LIBRARY_PATH}, but GUIDE_EXT_CPU_ISA="
+                f"{os.environ.get('GUIDE_EXT_CPU_ISA', '')} names no instruction set of this "
+                "processor: every call on the CPU raises; unset it"
+            ),
+            instruction_set=None,
+        )
     return LibraryStatus(
-        loaded=True,
-        reason=f"loaded from {LIBRARY_PATH}",
-        instruction_set=instruction_set().decode(),
+        loaded=True, reason=f"loaded from {LIBRARY_PATH}", instruction_set=name.decode()
     )
 
 
@@ -302,6 +311,9 @@ def compiled_kernel(device_type: str) -> tuple[str, list[str]]:
     """Name the compiled kernel of a device and list what keeps it from a faster variant."""
     if device_type != "cpu":
         return device_type, []
-    kernel = f"cpu/{library_status().instruction_set}"
+    status = library_status()
+    if status.instruction_set is None:
+        return "none", [status.reason]
+    kernel = f"cpu/{status.instruction_set}"
     forced = os.environ.get("GUIDE_EXT_CPU_ISA")
     return kernel, [f"GUIDE_EXT_CPU_ISA={forced} chooses the instruction set"] if forced else []

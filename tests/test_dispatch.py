@@ -241,6 +241,29 @@ def test_library_status():
     assert str(_ops.LIBRARY_PATH.parent) in status.reason
 
 
+_FORCED = """
+import torch
+from guide_ext.attention import biased_attention, explain_dispatch
+operand = torch.zeros(1, 1, 1, 1)
+print(explain_dispatch(operand, operand, operand))
+biased_attention(operand, operand, operand)
+"""
+
+
+@pytest.mark.parametrize("forced", ["portable", "mmx"])
+def test_forced_instruction_set_is_explained(monkeypatch, forced):
+    if not _ops.library_status().loaded:
+        pytest.skip(_ops.library_status().reason)
+    monkeypatch.setenv("GUIDE_EXT_CPU_ISA", forced)
+    done = subprocess.run([sys.executable, "-c", _FORCED], capture_output=True, text=True)
+    if forced == "portable":
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("cpu/portable\n  - GUIDE_EXT_CPU_ISA=portable chooses the")
+    else:
+        assert "GUIDE_EXT_CPU_ISA=mmx names no instruction set of this processor" in done.stdout
+        assert "RuntimeError" in done.stderr
+
+
 def test_explain_dispatch_of_the_compiled_kernel():
     if not _ops.library_status().loaded:
         pytest.skip(_ops.library_status().reason)
@@ -265,9 +288,3 @@ def test_explain_dispatch_lists_every_reason():
     assert "query is float64: compiled kernels take float16, bfloat16 and float32" in words
     assert "attn_bias is dense" in words
     assert "q_start is read on the device" in words
-
-
-def test_forced_instruction_set_is_a_reason(monkeypatch):
-    monkeypatch.setenv("GUIDE_EXT_CPU_ISA", "portable")
-    _, reasons = _ops.compiled_kernel("cpu")
-    assert reasons == ["GUIDE_EXT_CPU_ISA=portable chooses the instruction set"]
