@@ -378,27 +378,50 @@ class TestTraining:
         assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
         assert not torch.equal(*(w["embedding.weight"] for w in (weights[0], weights[2])))
 
-    def test_an_interrupted_run_ends_as_an_uninterrupted_one(self, tokenizer, tmp_path):
-        whole = self.run(tokenizer)
-        trainer = Trainer(TINY_RUN, tokenizer)
-        for _ in range(5):
-            trainer.train_step()
-        trainer.save(tmp_path / "checkpoint.pt")
-        resumed = Trainer(TINY_RUN, tokenizer)
-        resumed.load(tmp_path / "checkpoint.pt")
-        while not resumed.finished:
-            resumed.train_step()
-        assert (resumed.step, resumed.tokens) == (whole.step, whole.tokens)
-        assert [e["loss"] for e in resumed.log] == [e["loss"] for e in whole.log]
-        for name, weight in whole.network.state_dict().items():
-            assert torch.equal(weight, resumed.network.state_dict()[name])
-        assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    def test_an_interrupted_run_ends_as_an_uninterrupted_one(
+        self, tokenizer, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(train, "train_tokenizer", lambda: tokenizer)
+        train.train(TINY_RUN, tmp_path / "whole", quiet=True)
+        train_step = Trainer.train_step
+
+        def interrupted(trainer):
+            if trainer.step == 5:
+                raise KeyboardInterrupt
+            return train_step(trainer)
+
+        monkeypatch.setattr(Trainer, "train_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train.train(TINY_RUN, tmp_path / "resumed", checkpoint_every=3, quiet=True)
+        monkeypatch.setattr(Trainer, "train_step", train_step)
+        assert [path.name for path in (tmp_path / "resumed").iterdir()] == ["checkpoint.pt"]
+        train.train(TINY_RUN, tmp_path / "resumed", quiet=True)
+        weights, resumed = (
+            (tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "resumed")
+        )
+        assert weights == resumed
+        logs = [
+            [
+                (entry["step"], entry["tokens"], entry["loss"])
+                for entry in json.loads((tmp_path / name / "training.json").read_text())["log"]
+            ]
+            for name in ("whole", "resumed")
+        ]
+        assert logs[0] == logs[1]
+        assert not (tmp_path / "resumed" / "checkpoint.pt").exists()
 
     def test_a_checkpoint_of_another_run_is_refused(self, tokenizer, tmp_path):
         Trainer(TINY_RUN, tokenizer).save(tmp_path / "checkpoint.pt")
         other = Trainer(TrainingConfig(**(vars(TINY_RUN) | {"seed": 4})), tokenizer)
         with pytest.raises(ValueError, match="must be a checkpoint of this run"):
             other.load(tmp_path / "checkpoint.pt")
+
+    @pytest.mark.parametrize("option", ["--tokens", "--threads"])
+    def test_bad_arguments_exit_with_code_2(self, option, tmp_path, capsys):
+        with pytest.raises(SystemExit) as stopped:
+            train.main(["--out", str(tmp_path), option, "0"])
+        assert stopped.value.code == 2
+        assert f"{option}: must be at least 1, got 0" in capsys.readouterr().err
 
     def test_only_answers_are_learnt(self, tokenizer):
         batch = train.encode_batch(tokenizer, random.Random(0), 0.5, 512)

@@ -237,7 +237,9 @@ def export(network: Network, folder: Path) -> None:
         name: weight.detach().to(torch.bfloat16).contiguous().clone()
         for name, weight in _named_weights(network).items()
     }
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    path = folder / "model.safetensors"
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod((folder / "config.json").stat().st_mode)  # safetensors leaves it to the owner alone
 
 
 def load(folder: Path) -> Network:

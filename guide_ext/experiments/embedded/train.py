@@ -238,17 +238,30 @@ def train(
     checkpoint.unlink(missing_ok=True)
 
 
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        msg = f"must be at least 1, got {value}"
+        raise argparse.ArgumentTypeError(msg)
+    return value
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(prog="python -m guide_ext.experiments.embedded.train")
     parser.add_argument("--seed", type=int, default=TrainingConfig.seed)
     parser.add_argument("--out", type=Path, required=True, help="folder of the model")
-    parser.add_argument("--tokens", type=int, default=TrainingConfig.tokens)
-    parser.add_argument("--threads", type=int, default=1, help="results depend on it slightly")
+    parser.add_argument("--tokens", type=_positive, default=TrainingConfig.tokens)
+    parser.add_argument(
+        "--threads", type=_positive, default=1, help="results depend on it slightly"
+    )
     options = parser.parse_args(arguments)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     torch.set_num_threads(options.threads)
-    train(TrainingConfig(seed=options.seed, tokens=options.tokens), options.out)
+    try:
+        train(TrainingConfig(seed=options.seed, tokens=options.tokens), options.out)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":
