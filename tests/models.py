@@ -112,6 +112,28 @@ def marks(rows: int = 2, tokens: int = 9, delta: float = 1.5) -> Tensor:
     return bias
 
 
+def logits(model: Any, inputs: dict[str, Any], **arguments: Any) -> Tensor:
+    """Logits of one forward pass."""
+    with torch.no_grad():
+        return model(**inputs, **arguments).logits
+
+
+def random_strength(rows: int = 2) -> Tensor:
+    """A multiplier for every layer and head, some negative."""
+    generator = torch.Generator().manual_seed(5)
+    return torch.rand(rows, LAYERS, HEADS, generator=generator) * 2 - 0.5
+
+
+def snapshot(model: Any) -> Any:
+    """All that enable() may touch, in a form that can be compared."""
+    return (
+        model.config._attn_implementation,
+        sorted(model.__dict__),
+        [sorted(vars(module)) for module in model.modules()],
+        [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules()],
+    )
+
+
 def attention_modules(model: nn.Module) -> list[nn.Module]:
     """The attention modules of a model, by name, in order."""
     return [m for m in model.modules() if re.search(r"Attention$", type(m).__name__)]

@@ -10,6 +10,7 @@ import threading
 import models
 import pytest
 import torch
+from models import logits, random_strength, snapshot
 from transformers import AutoModelForCausalLM, DynamicCache
 
 import guide_ext.integration as guide
@@ -26,16 +27,6 @@ def name(request):
 @pytest.fixture(params=PADDINGS.values(), ids=PADDINGS.keys())
 def inputs(request):
     return models.prompts(padding=request.param)
-
-
-def logits(model, inputs, **arguments):
-    with torch.no_grad():
-        return model(**inputs, **arguments).logits
-
-
-def random_strength(rows=2):
-    generator = torch.Generator().manual_seed(5)
-    return torch.rand(rows, models.LAYERS, models.HEADS, generator=generator) * 2 - 0.5
 
 
 class TestEqualsEager:
@@ -339,13 +330,3 @@ class TestConcurrency:
         handle = model.model.embed_tokens.register_forward_pre_hook(call_again)
         assert torch.equal(logits(model, inputs, guide_bias=models.marks()), wanted)
         assert torch.equal(inner[0], plain)
-
-
-def snapshot(model):
-    """All that enable() may touch, in a form that can be compared."""
-    return (
-        model.config._attn_implementation,
-        sorted(model.__dict__),
-        [sorted(vars(module)) for module in model.modules()],
-        [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules()],
-    )

@@ -8,11 +8,18 @@ import threading
 import models
 import pytest
 import torch
+from models import random_strength
 from transformers import StaticCache, TextIteratorStreamer
 
 import guide_ext.integration as guide
 
 CACHES = {"dynamic": {}, "static": {"cache_implementation": "static"}}
+MODES = {
+    "beams": {"num_beams": 3},
+    "beams returned": {"num_beams": 3, "num_return_sequences": 2},
+    "sampling": {"do_sample": True, "temperature": 1.5},
+    "several samples": {"do_sample": True, "num_return_sequences": 3},
+}
 
 
 @pytest.fixture(params=models.ZOO)
@@ -23,11 +30,6 @@ def name(request):
 @pytest.fixture(params=CACHES.values(), ids=CACHES.keys())
 def cache(request):
     return request.param
-
-
-def random_strength(rows=2):
-    generator = torch.Generator().manual_seed(5)
-    return torch.rand(rows, models.LAYERS, models.HEADS, generator=generator) * 2 - 0.5
 
 
 def steered(name, inputs, bias, strength=None, **options):
@@ -80,13 +82,6 @@ class TestEqualsEager:
 
 
 class TestModes:
-    MODES = {
-        "beams": {"num_beams": 3},
-        "beams returned": {"num_beams": 3, "num_return_sequences": 2},
-        "sampling": {"do_sample": True, "temperature": 1.5},
-        "several samples": {"do_sample": True, "num_return_sequences": 3},
-    }
-
     @pytest.mark.parametrize("strength", [None, random_strength()], ids=["all", "strength"])
     @pytest.mark.parametrize("options", MODES.values(), ids=MODES.keys())
     def test_rows_are_repeated(self, options, strength, cache):

@@ -15,9 +15,10 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from guide_ext.integration.attention import guide_attention
 from guide_ext.integration.embedded import load_embedded
-from guide_ext.integration.enable import disable, enable, is_enabled, table_size
+from guide_ext.integration.enable import disable, enable
 from guide_ext.integration.inputs import encode
 from guide_ext.integration.masks import guide_dense_mask, guide_mask
+from guide_ext.integration.state import is_enabled, table_size
 from guide_ext.integration.text import as_prompt, complete, load, load_tokenizer
 from guide_ext.integration.verify import UnsupportedModelError
 

@@ -146,6 +146,19 @@ def check_length(bias: Tensor, seen: int, new: int, *, is_first: bool) -> None:
         )
 
 
+def input_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int]:
+    """Return (rows, tokens) of the input of a forward call.
+
+    Raises:
+        ValueError: If there is none.
+
+    """
+    for source in (args[0] if args else None, kwargs.get("input_ids"), kwargs.get("inputs_embeds")):
+        if isinstance(source, Tensor):
+            return source.shape[0], source.shape[1]
+    raise ValueError("input_ids or inputs_embeds must be given with guide_bias, got neither")
+
+
 def _flatten(mask: object) -> list[Any]:
     if isinstance(mask, dict):
         return [table for part in mask.values() for table in _flatten(part)]

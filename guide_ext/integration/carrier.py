@@ -137,7 +137,7 @@ def unpack(carrier: Tensor, seqlen_k: int, layer: tuple[int, int, int] | None) -
     if row.shape[1] < position + seqlen_k:
         raise ValueError(
             f"the attention mask must describe all {seqlen_k} keys of the layer, "
-            f"got {row.shape[1] - position}; was it made for another call?"
+            f"got one for at most {row.shape[1] - position}; was it made for another call?"
         )
     key_bias = row[:, None, position : position + seqlen_k].view(torch.float32)
     if strength is not None:

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 from torch import Tensor, nn
 
 from guide_ext.chat import encode_chat
-from guide_ext.integration.enable import table_size
+from guide_ext.integration.state import table_size
 from guide_ext.spans import MarkedText
 from guide_ext.steering import Steering, collate
 from guide_ext.tokens import Encoding
@@ -134,10 +134,8 @@ def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Any]:
     return list(prompts)
 
 
-def _is_chat(prompt: object) -> bool:
-    return (
-        isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
-    )
+def _is_chat(prompt: object) -> TypeGuard[Chat]:
+    return isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
 
 
 def _pad_token_id(tokenizer: Any) -> int:

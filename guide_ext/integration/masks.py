@@ -179,14 +179,16 @@ def _structure(mask_function: Callable[..., Any]) -> Structure | None:
     overlay, base = parts
     name = getattr(overlay, "__qualname__", "").split(".")[0]
     window = _closure(overlay).get("sliding_window")
+    if not isinstance(window, int):
+        return None
     if name == "sliding_window_overlay" and base is masking_utils.causal_mask_function:
         # Theirs: k > q − window. The op's: k ≥ q − window_left.
-        return Structure(is_causal=True, window_left=int(window) - 1)
+        return Structure(is_causal=True, window_left=window - 1)
     if (
         name == "sliding_window_bidirectional_overlay"
         and base is masking_utils.bidirectional_mask_function
     ):
-        return Structure(is_causal=False, window_left=int(window), window_right=int(window))
+        return Structure(is_causal=False, window_left=window, window_right=window)
     return None
 
 

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: MIT
+"""What `enable` leaves on a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from guide_ext.integration.verify import Findings
+
+STATE_ATTRIBUTE = "_guide_state"
+
+
+@dataclass
+class State:
+    """What `enable` did to a model, kept on the model so that copies of it take it along."""
+
+    findings: Findings
+    implementations_before: list[tuple[Any, Any]]
+    prepare_before: Any = None
+    handles: list[RemovableHandle] = field(default_factory=list)
+
+
+def state_of(model: nn.Module) -> State:
+    """Return the state of an enabled model."""
+    state: State = model.__dict__[STATE_ATTRIBUTE]
+    return state
+
+
+def is_enabled(model: nn.Module) -> bool:
+    """Say whether `enable` prepared this model.
+
+    Args:
+        model: Any module.
+
+    Example:
+        >>> import torch
+        >>> from guide_ext import integration as guide
+        >>> guide.is_enabled(torch.nn.Linear(1, 1))
+        False
+
+    """
+    return STATE_ATTRIBUTE in model.__dict__
+
+
+def table_size(model: nn.Module) -> tuple[int, int]:
+    """Return (layers, heads) of the strength table of an enabled model.
+
+    Layers count the attention layers that steering reaches, in the order of their calls.
+
+    Args:
+        model: An enabled model.
+
+    Raises:
+        ValueError: If the model is not enabled.
+
+    Example:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> from guide_ext import integration as guide
+        >>> config = LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=32,
+        ...                      num_hidden_layers=2, num_attention_heads=4)
+        >>> guide.table_size(guide.enable(LlamaForCausalLM(config)))
+        (2, 4)
+
+    """
+    if not is_enabled(model):
+        raise ValueError(
+            f"model must be enabled, got a {type(model).__name__} that is not; "
+            "call guide_ext.integration.enable(model) first"
+        )
+    findings = state_of(model).findings
+    return len(findings.layers), findings.num_heads

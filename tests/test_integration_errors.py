@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: MIT
+"""Bad input of the transformers integration: a clear error, and nothing half-applied."""
+
+from __future__ import annotations
+
+import math
+
+import models
+import pytest
+import torch
+from models import logits, snapshot
+from transformers import DynamicCache, T5Config, T5ForConditionalGeneration
+
+import guide_ext.integration as guide
+from guide_ext.integration import verify
+from guide_ext.integration.frame import current
+
+
+@pytest.fixture
+def model():
+    return guide.enable(models.make("llama"))
+
+
+@pytest.fixture
+def inputs():
+    return models.prompts()
+
+
+def bias(rows=2, tokens=9, value=1.0):
+    return torch.full((rows, tokens), value)
+
+
+def with_value(value):
+    table = torch.zeros(2, 9)
+    table[1, 4] = value
+    return table
+
+
+BAD_BIAS = {
+    "a list": ([[0.0] * 9] * 2, "guide_bias must be a floating-point tensor .* got list"),
+    "whole numbers": (
+        torch.ones(2, 9, dtype=torch.long),
+        "guide_bias must be a floating-point tensor .* got dtype torch.int64",
+    ),
+    "a table of bools": (torch.ones(2, 9) > 0, "floating-point tensor .* got dtype torch.bool"),
+    "one row": (bias(rows=1), r"guide_bias must be .* with 2 row\(s\).* got shape \[1, 9\]"),
+    "one dimension": (torch.zeros(9), r"guide_bias must be .* got shape \[9\]"),
+    "NaN": (with_value(math.nan), "guide_bias must be finite.* got NaN or \\+inf"),
+    "+inf": (with_value(math.inf), "guide_bias must be finite.* got NaN or \\+inf"),
+}
+
+BAD_STRENGTH = {
+    "a number": (1.0, "guide_strength must be a floating-point tensor .* got float"),
+    "whole numbers": (
+        torch.ones(2, 2, 4, dtype=torch.int32),
+        "guide_strength must be a floating-point tensor .* got dtype torch.int32",
+    ),
+    "one layer": (torch.ones(2, 1, 4), r"\[batch, layers, heads\] = \[2, 2, 4\], got .*2, 1, 4"),
+    "no rows": (torch.ones(2, 4), r"guide_strength must be .* got shape \[2, 4\]"),
+    "NaN": (torch.full((2, 2, 4), math.nan), "guide_strength must be finite, got NaN or inf"),
+    "inf": (torch.full((2, 2, 4), math.inf), "guide_strength must be finite, got NaN or inf"),
+}
+
+
+class TestArguments:
+    """Each also checks that the next call runs as if nothing had happened."""
+
+    @pytest.fixture(autouse=True)
+    def clean(self, model, inputs):
+        wanted = logits(model, inputs)
+        hooks = list(model._forward_pre_hooks), list(model._forward_hooks)
+        yield
+        assert current() is None
+        assert hooks == (list(model._forward_pre_hooks), list(model._forward_hooks))
+        assert torch.equal(logits(model, inputs), wanted)
+
+    @pytest.mark.parametrize(("value", "message"), BAD_BIAS.values(), ids=BAD_BIAS.keys())
+    def test_bias_of_forward(self, model, inputs, value, message):
+        with pytest.raises(ValueError, match=message):
+            logits(model, inputs, guide_bias=value)
+
+    @pytest.mark.parametrize(("value", "message"), BAD_BIAS.values(), ids=BAD_BIAS.keys())
+    @pytest.mark.parametrize("cache", ["dynamic", "static"])
+    def test_bias_of_generate(self, model, inputs, value, message, cache):
+        with pytest.raises(ValueError, match=message):
+            models.generation(model, {**inputs, "guide_bias": value}, cache_implementation=cache)
+
+    @pytest.mark.parametrize(("value", "message"), BAD_STRENGTH.values(), ids=BAD_STRENGTH.keys())
+    def test_strength_of_forward(self, model, inputs, value, message):
+        with pytest.raises(ValueError, match=message):
+            logits(model, inputs, guide_bias=bias(), guide_strength=value)
+
+    @pytest.mark.parametrize(("value", "message"), BAD_STRENGTH.values(), ids=BAD_STRENGTH.keys())
+    def test_strength_of_generate(self, model, inputs, value, message):
+        with pytest.raises(ValueError, match=message):
+            models.generation(model, {**inputs, "guide_bias": bias(), "guide_strength": value})
+
+    @pytest.mark.parametrize("tokens", [8, 10])
+    def test_length_of_forward(self, model, inputs, tokens):
+        with pytest.raises(ValueError, match=r"= \[2, 9\], aligned with the input, got shape"):
+            logits(model, inputs, guide_bias=bias(tokens=tokens))
+
+    @pytest.mark.parametrize("cache", ["dynamic", "static"])
+    def test_too_short_for_generate(self, model, inputs, cache):
+        with pytest.raises(ValueError, match=r"one number per slot of the prompt, 9 .*, got 8"):
+            models.generation(
+                model, {**inputs, "guide_bias": bias(tokens=8)}, cache_implementation=cache
+            )
+
+    @pytest.mark.parametrize("options", [{}, {"use_cache": False}])
+    def test_too_long_for_generate(self, model, inputs, options):
+        message = r"guide_bias must .*(9 at most|\[2, 9\]).*got .*10"
+        with pytest.raises(ValueError, match=message):
+            models.generation(model, {**inputs, "guide_bias": bias(tokens=10)}, **options)
+
+    def test_strength_alone(self, model, inputs):
+        with pytest.raises(ValueError, match="guide_strength must come with guide_bias"):
+            logits(model, inputs, guide_strength=torch.ones(2, 2, 4))
+        with pytest.raises(ValueError, match="guide_strength must come with guide_bias"):
+            models.generation(model, {**inputs, "guide_strength": torch.ones(2, 2, 4)})
+
+    def test_unknown_name(self, model, inputs):
+        with pytest.raises(ValueError, match="must be guide_bias or guide_strength, got guide_sed"):
+            logits(model, inputs, guide_sed=bias())
+        with pytest.raises(ValueError, match=r"not used by the model: .*guide_sed"):
+            models.generation(model, {**inputs, "guide_sed": bias()})
+
+    def test_gradient(self, model, inputs):
+        wanted = bias().requires_grad_()
+        with pytest.raises(ValueError, match="guide_bias must not require a gradient"):
+            model(**inputs, guide_bias=wanted)
+
+    def test_no_input(self, model):
+        with pytest.raises(ValueError, match="input_ids or inputs_embeds must be given"):
+            model(guide_bias=bias())
+
+    @pytest.mark.parametrize("padding", [[6, 7, 8], [4]], ids=["right", "hole"])
+    def test_padding_after_a_token_in_generate(self, model, inputs, padding):
+        mask = torch.ones(2, 9, dtype=torch.long)
+        mask[0, padding] = 0
+        arguments = {**inputs, "attention_mask": mask, "guide_bias": bias()}
+        with pytest.raises(ValueError, match=r"must get left-padded prompts.*padding_side"):
+            models.generation(model, arguments)
+
+    @pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
+    def test_own_mask(self, model, inputs, dtype):
+        table = torch.ones(2, 1, 9, 9, dtype=dtype)
+        with pytest.raises(ValueError, match=r"attention_mask must be \[batch, tokens\].*4-D"):
+            logits(model, {**inputs, "attention_mask": table}, guide_bias=bias())
+        with pytest.raises(ValueError, match=r"attention_mask must be \[batch, tokens\].*4-D"):
+            model(inputs["input_ids"], table, guide_bias=bias())
+
+    def test_own_mask_by_layer_type(self, model, inputs):
+        tables = {"full_attention": torch.ones(2, 1, 9, 9, dtype=torch.bool)}
+        with pytest.raises(ValueError, match=r"attention_mask must be \[batch, tokens\].*4-D"):
+            logits(model, {**inputs, "attention_mask": tables}, guide_bias=bias())
+
+    def test_own_mask_of_whole_numbers(self, model, inputs):
+        table = torch.ones(2, 1, 9, 9, dtype=torch.int32)
+        with pytest.raises(ValueError, match=r"must be bool .* or floating .*got torch\.int32"):
+            logits(model, {**inputs, "attention_mask": table})
+
+    def test_attention_weights(self, model, inputs):
+        with pytest.raises(ValueError, match="output_attentions must be False"):
+            logits(model, inputs, output_attentions=True)
+
+    def test_strength_with_a_packed_mask(self, model, inputs):
+        arguments = {
+            "input_ids": inputs["input_ids"],
+            "position_ids": torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4]] * 2),
+            "use_cache": False,
+        }
+        with pytest.raises(ValueError, match="guide_strength must go with a causal"):
+            logits(model, arguments, guide_bias=bias(), guide_strength=torch.ones(2, 2, 4))
+
+    def test_failure_inside_the_model(self, model, inputs):
+        def fail(*_):
+            raise KeyError("inside")
+
+        handle = model.model.layers[1].register_forward_pre_hook(fail)
+        with pytest.raises(KeyError, match="inside"):
+            logits(model, inputs, guide_bias=bias())
+        assert current() is None
+        handle.remove()
+
+    def test_failure_before_the_first_layer_of_a_nested_call(self, model, inputs):
+        # The failing inner call must not take the frame of the outer one with it.
+        wanted = logits(model, inputs, guide_bias=with_value(2.0))
+
+        def call_badly(_module, _args):
+            handle.remove()
+            with pytest.raises(ValueError, match="guide_bias must be"):
+                logits(model, inputs, guide_bias=bias(rows=1))
+
+        handle = model.model.embed_tokens.register_forward_pre_hook(call_badly)
+        assert torch.equal(logits(model, inputs, guide_bias=with_value(2.0)), wanted)
+
+
+class TestNotEnabled:
+    def test_generate(self, inputs):
+        with pytest.raises(ValueError, match=r"not used by the model: .*guide_bias"):
+            models.generation(models.make("llama"), {**inputs, "guide_bias": bias()})
+
+    @pytest.mark.parametrize("name", ["guide_bias", "guide_strength"])
+    def test_forward(self, inputs, name):
+        model = models.make("llama")
+        model.set_attn_implementation("guide")
+        with pytest.raises(ValueError, match=f"{name} must go to an enabled model.*enable"):
+            logits(model, inputs, **{name: bias()})
+
+    def test_disabled_again(self, inputs):
+        model = guide.disable(guide.enable(models.make("llama")))
+        with pytest.raises(ValueError, match=r"not used by the model: .*guide_bias"):
+            models.generation(model, {**inputs, "guide_bias": bias()})
+
+    def test_dropout(self, inputs):
+        model = models.make("llama", attention_dropout=0.5).train()
+        model.set_attn_implementation("guide")
+        with pytest.raises(ValueError, match=r"attention dropout must be 0.*got 0.5"):
+            model(**inputs)
+
+    def test_table_size(self):
+        with pytest.raises(ValueError, match="model must be enabled, got a LlamaForCausalLM"):
+            guide.table_size(models.make("llama"))
+
+
+class TestRefusal:
+    def test_own_attention_code(self):
+        model = models.make("bloom")
+        before = snapshot(model)
+        with pytest.raises(guide.UnsupportedModelError, match="BloomForCausalLM, which computes"):
+            guide.enable(model)
+        assert snapshot(model) == before
+
+    def test_outputs_that_differ(self, monkeypatch, inputs):
+        # A model that shifts its mask, whatever its kind, and only outside eager attention.
+        from transformers.models.llama import modeling_llama
+
+        make = modeling_llama.create_causal_mask
+
+        def shifted(config, *args, **kwargs):
+            if config._attn_implementation != "eager":
+                kwargs["attention_mask"] = torch.ones_like(kwargs["attention_mask"])
+            return make(config, *args, **kwargs)
+
+        model = models.make("llama").train()
+        before, training = snapshot(model), [module.training for module in model.modules()]
+        monkeypatch.setattr(modeling_llama, "create_causal_mask", shifted)
+        message = "LlamaForCausalLM equal.*'guide' differs by.*'guide_dense' differs by.*left as it"
+        with pytest.raises(guide.UnsupportedModelError, match=message):
+            guide.enable(model)
+        assert snapshot(model) == before
+        assert training == [module.training for module in model.modules()]
+        assert current() is None
+
+    def test_mask_that_never_arrives(self, monkeypatch):
+        from transformers.models.llama import modeling_llama
+
+        monkeypatch.setattr(modeling_llama, "create_causal_mask", lambda *_, **__: None)
+        monkeypatch.setattr(verify, "_tiny_batch", lambda model: (torch.ones(1, 1).long(),) * 2)
+        message = "never hands a mask to an attention layer"
+        with pytest.raises(guide.UnsupportedModelError, match=message):
+            guide.enable(models.make("llama"))
+
+    def test_failure_in_eager(self, monkeypatch):
+        model = models.make("llama")
+        before = snapshot(model)
+
+        def fail(*_args, **_kwargs):
+            raise TypeError("pixel_values missing")
+
+        monkeypatch.setattr(type(model), "forward", fail)
+        with pytest.raises(guide.UnsupportedModelError, match="token ids alone, got TypeError"):
+            guide.enable(model)
+        monkeypatch.undo()
+        assert snapshot(model) == before
+
+    def test_failure_half_way(self, monkeypatch):
+        model = models.make("llama")
+        before = snapshot(model)
+
+        def fail(*_args, **_kwargs):
+            raise MemoryError
+
+        monkeypatch.setattr(type(model), "register_forward_hook", fail)
+        with pytest.raises(MemoryError):
+            guide.enable(model)
+        monkeypatch.undo()
+        assert snapshot(model) == before
+
+    def test_encoder_decoder(self):
+        config = T5Config(
+            vocab_size=20, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2,
+            decoder_start_token_id=0,
+        )  # fmt: skip
+        with pytest.raises(guide.UnsupportedModelError, match=r"must be decoder-only, got .*T5"):
+            guide.enable(T5ForConditionalGeneration(config))
+
+    def test_other_objects(self):
+        with pytest.raises(ValueError, match="PreTrainedModel, got Linear; for a wrapper"):
+            guide.enable(torch.nn.Linear(1, 1))
+
+    def test_static_cache_of_a_dense_model(self):
+        model = guide.enable(models.make("doge"))
+        with pytest.raises(ValueError, match="cache_implementation must be dynamic to steer Doge"):
+            models.generation(
+                model, {**models.prompts(), "guide_bias": bias()}, cache_implementation="static"
+            )
+
+    def test_mask_of_another_call(self, model, inputs):
+        # A mask for 9 keys cannot serve 12.
+        cache = DynamicCache(config=model.config)
+        logits(model, {"input_ids": inputs["input_ids"][:, :3], "past_key_values": cache})
+        made = []
+        handle = model.model.layers[0].register_forward_pre_hook(
+            lambda module, args, kwargs: made.append(kwargs["attention_mask"]), with_kwargs=True
+        )
+        logits(model, inputs)
+        handle.remove()
+        with pytest.raises(ValueError, match="must describe all 12 keys of the layer, got one"):
+            logits(model, {**inputs, "attention_mask": made[0], "past_key_values": cache})
