@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: MIT
+"""The one tolerance policy, for tests and benchmarks.
+
+The error of what is tested against the float64 oracle is at most twice the error of naive PyTorch
+in the same dtype, plus a few units in the last place of the largest output (naive PyTorch may be
+right by luck). No other file holds a tolerance.
+"""
+
+import pytest
+import torch
+from torch import Tensor
+
+NAIVE_FACTOR = 2.0
+FLOOR_ULPS = 4.0
+
+
+def assert_accurate(
+    actual: Tensor, oracle: Tensor, naive: Tensor, name: str = "result", *, at_least: float = 0.0
+) -> None:
+    """Judge a result by the policy at the top of this file.
+
+    Args:
+        actual: The result under test.
+        oracle: The float64 truth, same shape. Where it is inf or NaN, `actual` must be the same.
+        naive: What naive PyTorch gets in the dtype of `actual`.
+        name: What to call it in the message.
+        at_least: Magnitude to which the floor refers when the outputs are smaller, as 1 for a
+            logarithm, whose absolute error is the relative error of its argument.
+
+    """
+    if actual.shape != oracle.shape:
+        pytest.fail(f"{name}: shape {actual.shape} where the oracle has {oracle.shape}")
+    finite = oracle.isfinite()
+    special = ~finite | ~actual.isfinite()
+    wrong = special & (actual.double() != oracle) & ~(actual.isnan() & oracle.isnan())
+    if wrong.any():
+        index = tuple(wrong.nonzero()[0].tolist())
+        pytest.fail(f"{name}: {actual[index]} at {index} where the oracle has {oracle[index]}")
+    if not finite.any():
+        return
+
+    def error_of(candidate: Tensor) -> Tensor:
+        return torch.where(finite, candidate.double() - oracle, 0.0).abs()
+
+    error, naive_error = error_of(actual), error_of(naive).max().item()
+    magnitude = max(at_least, oracle[finite].abs().max().item())
+    floor = FLOOR_ULPS * torch.finfo(actual.dtype).eps * magnitude
+    worst = error.max().item()
+    index = tuple(i.item() for i in torch.unravel_index(error.argmax(), error.shape))
+    if worst > NAIVE_FACTOR * naive_error + floor:
+        pytest.fail(
+            f"{name} ({actual.dtype}): error {worst:.3e} at {index} where the oracle has "
+            f"{oracle[index].item():.6g} and the result {actual[index].item():.6g}; naive PyTorch "
+            f"has error {naive_error:.3e}; allowed are {NAIVE_FACTOR:g} times that plus {floor:.3e}"
+        )
