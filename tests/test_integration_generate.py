@@ -107,6 +107,13 @@ class TestModes:
         found = steered("llama", inputs, bias, prompt_lookup_num_tokens=2)
         assert found.sequences.tolist() == wanted.sequences.tolist()
 
+    def test_assistant(self):
+        inputs, bias = models.prompts(rows=1, padding=0), models.marks(rows=1)
+        wanted = models.reference_generation(models.shared("llama"), inputs, bias)
+        assistant = guide.enable(models.make("llama", seed=9))
+        found = steered("llama", inputs, bias, assistant_model=assistant)
+        assert found.sequences.tolist() == wanted.sequences.tolist()
+
     def test_second_turn_with_the_cache_of_the_first(self):
         model = guide.enable(models.make("llama"))
         inputs, bias = models.prompts(padding=0), models.marks()

@@ -120,29 +120,23 @@ def check_left_padding(attention_mask: Tensor | None) -> None:
         )
 
 
-def check_length(bias: Tensor, seen: int, new: int, *, is_first: bool) -> None:
-    """Check that the bias of `generate()` has one number per slot of the prompt.
+def check_tokens(bias: Tensor, tokens: int, *, at_most: bool = False) -> None:
+    """Check that the bias has one number per slot of the input.
 
     Args:
         bias: ``[batch, tokens]``.
-        seen: Tokens in the cache before this step.
-        new: Tokens of this step; the prompt may come in chunks.
-        is_first: Whether this step belongs to the prompt.
+        tokens: Slots of the input, padding included.
+        at_most: Whether the last slots may go without: a continued text has tokens that the model
+            wrote.
 
     Raises:
-        ValueError: If the prompt is longer than the bias, or shorter.
+        ValueError: If there are more numbers than slots, or fewer.
 
     """
-    tokens = bias.shape[1]
-    if is_first and tokens < seen + new:
+    if bias.shape[1] > tokens or (bias.shape[1] < tokens and not at_most):
         raise ValueError(
-            f"guide_bias must have one number per slot of the prompt, {seen + new} (those in the "
-            f"cache included), got {tokens}"
-        )
-    if not is_first and tokens > max(seen, new - 1):
-        raise ValueError(
-            f"guide_bias must have one number per slot of the prompt, {max(seen, new - 1)} at "
-            f"most, got {tokens}; generated tokens have no bias"
+            f"guide_bias must be [batch, tokens] = [{bias.shape[0]}, {tokens}], aligned with the "
+            f"input and its padding, got shape {list(bias.shape)}"
         )
 
 

@@ -12,10 +12,12 @@ from transformers import PreTrainedModel
 from guide_ext.integration import arguments, verify
 from guide_ext.integration.attention import LAYER_ATTRIBUTE
 from guide_ext.integration.frame import Frame, pop, push
-from guide_ext.integration.generation import PREPARE, PrepareInputs
+from guide_ext.integration.generation import Generate, PrepareInputs
 from guide_ext.integration.state import STATE_ATTRIBUTE, State, is_enabled, state_of, table_size
 
 Model = TypeVar("Model", bound=nn.Module)
+
+_METHODS = (Generate, PrepareInputs)
 
 
 def enable(model: Model) -> Model:
@@ -57,7 +59,8 @@ def enable(model: Model) -> Model:
         return model
     _refuse_other_kinds(model)
     findings = verify.calibrate(model)
-    state = State(findings, verify.implementations(model), model.__dict__.get(PREPARE))
+    before = {method.name: model.__dict__.get(method.name) for method in _METHODS}
+    state = State(findings, verify.implementations(model), before)
     setattr(model, STATE_ATTRIBUTE, state)
     try:
         _attach(model, state)
@@ -91,10 +94,10 @@ def disable(model: Model) -> Model:
         return model
     for handle in state.handles:
         handle.remove()
-    if state.prepare_before is not None:
-        model.__dict__[PREPARE] = state.prepare_before
-    else:
-        model.__dict__.pop(PREPARE, None)
+    for name, before in state.methods_before.items():
+        model.__dict__.pop(name, None)
+        if before is not None:
+            model.__dict__[name] = before
     for layer in state.findings.layers:
         layer.__dict__.pop(LAYER_ATTRIBUTE, None)
     verify.restore(state.implementations_before)
@@ -131,8 +134,9 @@ def _attach(model: Any, state: State) -> None:
         model.register_forward_pre_hook(_before_forward, prepend=True, with_kwargs=True)
     )
     state.handles.append(model.register_forward_hook(_after_forward, always_call=True))
-    if hasattr(model, PREPARE):
-        model.__dict__[PREPARE] = PrepareInputs(model)
+    for method in _METHODS:
+        if hasattr(model, method.name):
+            model.__dict__[method.name] = method(model)
     _forget_compiled_call(model)
 
 
@@ -157,11 +161,8 @@ def _before_forward(
     arguments.check_own_mask(kwargs.get("attention_mask", args[1] if len(args) > 1 else None))
     rows, tokens = arguments.input_size(args, kwargs)
     bias = arguments.check_bias(bias, rows)
-    if kwargs.get("past_key_values") is None and bias.shape[1] != tokens:
-        raise ValueError(
-            f"guide_bias must be [batch, tokens] = [{rows}, {tokens}], aligned with the input, "
-            f"got shape {list(bias.shape)}"
-        )
+    if kwargs.get("past_key_values") is None:
+        arguments.check_tokens(bias, tokens)
     if strength is not None:
         strength = arguments.check_strength(strength, rows, *table_size(model))
     # One query is a decoding step, whose bias was looked at with the prompt.

@@ -14,21 +14,27 @@ from guide_ext.integration import arguments
 from guide_ext.integration.frame import Frame, using
 from guide_ext.integration.state import state_of, table_size
 
-PREPARE = "prepare_inputs_for_generation"
 
+class _Method:
+    """Stand-in for a method of one model, found on the model and not on its class.
 
-class PrepareInputs:
-    """Stand-in for ``model.prepare_inputs_for_generation`` that knows the steering arguments.
-
-    `generate()` accepts the keyword arguments that the signature of this callable names, repeats
-    their rows for beams and return sequences, and passes them on at every step. With a static cache
-    transformers makes the masks here, outside the compiled forward; then the bias travels in them.
     An object and not a closure, so that a copied or pickled model calls itself and not the first.
     """
+
+    name: str
 
     def __init__(self, model: Any) -> None:
         """Stand in for the method of `model`."""
         self._model = model
+
+    @property
+    def _wrapped(self) -> Callable[..., Any]:
+        """What stood there before: somebody else's stand-in, or the method of the class."""
+        before: Callable[..., Any] | None = state_of(self._model).methods_before[self.name]
+        if before is not None:
+            return before
+        method: Callable[..., Any] = getattr(type(self._model), self.name).__get__(self._model)
+        return method
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -42,6 +48,45 @@ class PrepareInputs:
             for name in arguments.STEERING_ARGUMENTS
         ]
         return signature.replace(parameters=[*named, *own, *rest])
+
+
+class Generate(_Method):
+    """Checks the steering arguments of `generate()` before anything runs.
+
+    Here the length of the prompt is known, and looking at values waits for the device only once.
+    """
+
+    name = "generate"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Generate; see `GenerationMixin.generate`."""
+        bias, strength = kwargs.get("guide_bias"), kwargs.get("guide_strength")
+        arguments.check_companions(bias, strength, [])
+        if bias is not None:
+            prompt = args or (kwargs.get("inputs"),)
+            rows, tokens = arguments.input_size(prompt, kwargs)
+            mask = kwargs.get("attention_mask")
+            if isinstance(mask, Tensor) and mask.ndim == 2:
+                tokens = mask.shape[1]  # counts what is in a given cache, too
+            has_cache = kwargs.get("past_key_values") is not None
+            bias = arguments.check_bias(bias, rows)
+            arguments.check_tokens(bias, tokens, at_most=has_cache)
+            if strength is not None:
+                strength = arguments.check_strength(strength, rows, *table_size(self._model))
+            arguments.check_left_padding(mask)
+            arguments.check_values(bias, strength)
+        return self._wrapped(*args, **kwargs)
+
+
+class PrepareInputs(_Method):
+    """Takes the steering arguments through every step of `generate()`.
+
+    `generate()` accepts the keyword arguments that the signature of this method names, repeats
+    their rows for beams and return sequences, and passes them on at every step. With a static cache
+    transformers makes the masks here, outside the compiled forward; then the bias travels in them.
+    """
+
+    name = "prepare_inputs_for_generation"
 
     def __call__(
         self,
@@ -62,32 +107,11 @@ class PrepareInputs:
                 frame.strength = arguments.check_strength(guide_strength, len(input_ids), *size)
         with using(frame):
             inputs: dict[str, Any] = self._wrapped(input_ids, *args, **kwargs)
-        bias, strength = frame.bias, frame.strength
-        if bias is None:
-            return inputs
-        is_first = bool(kwargs.get("is_first_iteration"))
-        if is_first:
-            arguments.check_left_padding(kwargs.get("attention_mask"))
-            arguments.check_values(bias, strength)
-        seen = _length(inputs.get("past_key_values"), wait=is_first)
-        if seen is not None:
-            arguments.check_length(
-                bias, seen, arguments.input_size((), inputs)[1], is_first=is_first
-            )
-        if not frame.applied:
-            self._hand_on(inputs, bias, strength, is_first=is_first)
+        if frame.bias is not None and not frame.applied:
+            self._hand_on(inputs, frame.bias, frame.strength)
         return inputs
 
-    @property
-    def _wrapped(self) -> Callable[..., dict[str, Any]]:
-        before: Callable[..., dict[str, Any]] | None = state_of(self._model).prepare_before
-        if before is not None:
-            return before
-        return getattr(type(self._model), PREPARE).__get__(self._model)  # type: ignore[no-any-return]
-
-    def _hand_on(
-        self, inputs: dict[str, Any], bias: Tensor, strength: Tensor | None, *, is_first: bool
-    ) -> None:
+    def _hand_on(self, inputs: dict[str, Any], bias: Tensor, strength: Tensor | None) -> None:
         """Give the steering arguments to the forward call that will make the masks."""
         mask = inputs.get("attention_mask")
         if isinstance(mask, dict) or getattr(mask, "ndim", 2) == 4:
@@ -95,18 +119,10 @@ class PrepareInputs:
                 f"cache_implementation must be dynamic to steer {type(self._model).__name__}, "
                 "which reworks its own masks, got a static cache"
             )
-        if inputs.get("past_key_values") is None and not is_first:
+        if inputs.get("past_key_values") is None:
             # Without a cache every step is a whole sequence, and new tokens have no bias.
             missing = max(arguments.input_size((), inputs)[1] - bias.shape[1], 0)
             bias = F.pad(bias, (0, missing))
         inputs["guide_bias"] = bias
         if strength is not None:
             inputs["guide_strength"] = strength
-
-
-def _length(cache: Any, *, wait: bool) -> int | None:
-    """Tokens in a cache. Static caches count on the device; None unless `wait` for it."""
-    if cache is None:
-        return 0
-    length = cache.get_seq_length()
-    return int(length) if wait or not isinstance(length, Tensor) else None

@@ -16,11 +16,20 @@ STATE_ATTRIBUTE = "_guide_state"
 
 @dataclass
 class State:
-    """What `enable` did to a model, kept on the model so that copies of it take it along."""
+    """What `enable` did to a model, kept on the model so that copies of it take it along.
+
+    Attributes:
+        findings: What the calibration run found.
+        implementations_before: Every config with its attention implementation of before.
+        methods_before: What stood on the model under the names of the methods that were replaced,
+            None where only its class had one.
+        handles: The hooks.
+
+    """
 
     findings: Findings
     implementations_before: list[tuple[Any, Any]]
-    prepare_before: Any = None
+    methods_before: dict[str, Any]
     handles: list[RemovableHandle] = field(default_factory=list)
 
 
