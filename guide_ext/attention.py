@@ -55,8 +55,8 @@ def biased_attention(
         query: ``[batch, num_heads, seqlen_q, head_dim]``, bfloat16, float16, float32 or float64;
             any strides, last dimension contiguous.
         key: ``[batch, num_kv_heads, seqlen_k, head_dim]``, dtype of `query`. `num_heads` is a
-            multiple of `num_kv_heads`; heads ``h`` and ``h + 1`` share a key head where their
-            ``h * num_kv_heads // num_heads`` is equal.
+            multiple of `num_kv_heads`: query head ``h`` reads key and value head
+            ``h // (num_heads // num_kv_heads)``.
         value: ``[batch, num_kv_heads, seqlen_k, head_dim_v]``, dtype of `query`.
         key_bias: Added to the scores of a key, nats: +1 multiplies its odds by e, -inf hides it.
             float32, ``[1 or batch, 1 or num_heads, seqlen_k]``, or ``[1 or batch, seqlen_k]`` for
