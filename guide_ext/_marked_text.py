@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The two data classes of marked text; :mod:`guide_ext.spans` is where they are used from."""
 
 from __future__ import annotations

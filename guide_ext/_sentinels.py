@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Sentinels: unique characters at the edges of spans that show what a chat template did to them."""
 
 from __future__ import annotations

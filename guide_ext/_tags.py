@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The lexical part of the tag grammar: where tags stand in a text and what is wrong with them.
 
 A candidate is anything that can only be meant as a tag: ``<!`` or ``<?``, a body without spaces,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Marked chats: tags in messages, followed through the chat template into tokens.
 
 A chat template is a program and may do anything to a message. So the chat is rendered twice, once

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """``guide-ext``: argument parsing only; the work is done by the layers below."""
 
 from __future__ import annotations
@@ -253,8 +254,10 @@ def spans(
     text = _read_prompt(prompt, file)
     tokenizer = integration.load_tokenizer(_model_name(model))
     wrapped = integration.as_prompt(tokenizer, text, system=system, chat=chat)
-    is_text = isinstance(wrapped, str)
-    encoding = encode(tokenizer, wrapped) if is_text else encode_chat(tokenizer, wrapped)
+    if isinstance(wrapped, str):
+        encoding = encode(tokenizer, wrapped)
+    else:
+        encoding = encode_chat(tokenizer, wrapped)
     pieces = tokenizer.convert_ids_to_tokens(encoding.input_ids)
     if as_json:
         record = {"text": encoding.text, "tokens": pieces, "input_ids": encoding.input_ids}

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Marked text: what a user stressed, as character spans beside clean text.
 
 Two ways lead to the same :class:`MarkedText`: :func:`parse` reads tags, :func:`mark` takes ranges

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """From marked characters to marked tokens, without touching the tokenization.
 
 The clean text is tokenised once, as it would be without any marks; spans then find their tokens by

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Hypothesis strategies: texts full of tag fragments, and documents with known marks."""
 
 from dataclasses import dataclass

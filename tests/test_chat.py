@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Tags in chats: through every template or refused, never in text of others."""
 
 import pytest

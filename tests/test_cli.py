@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The command line, run as its users run it: arguments in, text, files and exit codes out."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """docs/marking.md says what happens: every example on it is executed."""
 
 import doctest

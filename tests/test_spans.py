@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The tag grammar: what parses, what is refused and where, what passes unchanged."""
 
 import copy

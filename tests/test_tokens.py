@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """From characters to tokens: ids stay as they are, marks cover exactly the marked characters."""
 
 from types import SimpleNamespace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Small tokenizers of every common build, trained on the spot, and chat templates good and bad."""
 
 import json

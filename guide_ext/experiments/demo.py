@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """The demo: the embedded model on unseen documents, plain against guided, counted and timed.
 
 Every number comes from the run at hand. The scores are those of ``embedded.evaluate``: an answer

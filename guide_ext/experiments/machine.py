@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Facts about the machine that a measurement must be read with."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """From prompts to answers: load a checkpoint, steer it, read what it writes."""
 
 from __future__ import annotations

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: MIT
 """Figures from saved results. The only package that imports a plotting library."""

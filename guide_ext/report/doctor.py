@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What is installed, what was compiled, which kernel would serve this machine, and why."""
 
 from __future__ import annotations

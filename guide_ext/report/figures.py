@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Figures from saved results; nothing here measures."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """What the command line shows: tables and coloured text for a terminal, no decisions."""
 
 from __future__ import annotations
