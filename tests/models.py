@@ -48,9 +48,9 @@ ZOO: dict[str, dict[str, Any]] = {
         "head_dim": 8,
         # Small enough to bend the scores, so that the order of cap and bias matters.
         "attn_logit_softcapping": 3.0,
-        "query_pre_attn_scalar": 8,
+        "query_pre_attn_scalar": 3,
     },
-    "gemma3_text": {**_GROUPED, **_SLIDING, "head_dim": 8, "query_pre_attn_scalar": 8},
+    "gemma3_text": {**_GROUPED, **_SLIDING, "head_dim": 8, "query_pre_attn_scalar": 20},
     "qwen2": _GROUPED,
     "qwen3": {**_GROUPED, "head_dim": 8},
     "gpt_oss": {

@@ -30,6 +30,12 @@ def inputs(request):
 
 
 class TestEqualsEager:
+    def test_needs_no_dense_mask(self, name):
+        # Dense masks would be right even if the carrier were not, and hide that.
+        model = guide.enable(models.make(name))
+        assert model.config._attn_implementation == "guide"
+        assert guide.table_size(model) == (models.LAYERS, models.HEADS)
+
     def test_bias(self, name, inputs):
         wanted = models.reference_logits(models.shared(name), inputs, models.marks())
         model = guide.enable(models.make(name))
@@ -93,6 +99,17 @@ class TestEqualsEager:
             pieces.append(out.logits)
             start = end
         models.assert_logits_close(torch.cat(pieces, 1), wanted, inputs["attention_mask"])
+
+
+class TestHalfPrecision:
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_is_accepted_and_steered(self, name, dtype):
+        inputs = models.prompts()
+        model = guide.enable(models.make(name).to(dtype))
+        assert model.config._attn_implementation == "guide"
+        plain = logits(model, inputs)
+        assert torch.equal(logits(model, inputs, guide_bias=torch.zeros(2, 9)), plain)
+        assert not torch.equal(logits(model, inputs, guide_bias=models.marks()), plain)
 
 
 class TestUnsteered:
@@ -213,9 +230,11 @@ class TestDenseModel:
             return logits(model, inputs, use_cache=False)
 
     @pytest.mark.parametrize("strength", [None, random_strength()], ids=["all", "strength"])
-    def test_equals_eager(self, monkeypatch, inputs, strength):
+    def test_equals_eager(self, monkeypatch, caplog, inputs, strength):
         wanted = self.reference(monkeypatch, inputs, models.marks(), strength)
-        model = guide.enable(models.make("doge"))
+        with caplog.at_level("WARNING", logger="guide_ext"):
+            model = guide.enable(models.make("doge"))
+        assert "DogeForCausalLM gets dense masks" in caplog.text
         assert model.config._attn_implementation == "guide_dense"
         found = logits(model, inputs, guide_bias=models.marks(), guide_strength=strength)
         models.assert_logits_close(found, wanted, inputs["attention_mask"])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, TypeVar
 
 import torch
@@ -17,6 +18,7 @@ from guide_ext.integration.state import STATE_ATTRIBUTE, State, is_enabled, stat
 
 Model = TypeVar("Model", bound=nn.Module)
 
+_LOGGER = logging.getLogger(__name__)
 _METHODS = (Generate, PrepareInputs)
 
 
@@ -59,6 +61,12 @@ def enable(model: Model) -> Model:
         return model
     _refuse_other_kinds(model)
     findings = verify.calibrate(model)
+    if findings.implementation != "guide":
+        _LOGGER.warning(
+            "%s gets dense masks, because it reworks its own: memory grows with the square of the "
+            "prompt, and it cannot be steered with a static cache",
+            type(model).__name__,
+        )
     before = {method.name: model.__dict__.get(method.name) for method in _METHODS}
     state = State(findings, verify.implementations(model), before)
     setattr(model, STATE_ATTRIBUTE, state)
