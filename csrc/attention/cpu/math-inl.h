@@ -11,9 +11,10 @@ namespace {
 // e^x for x <= 0.
 //
 // x = n*ln2 + r with |r| <= ln2/2; e^r is a polynomial of degree 6 (relative truncation 3e-9, 1 at
-// r = 0 exactly); 2^n is put together from its exponent bits. Relative error below 1.5e-7 on
-// [-87.3, 0], measured over every float; 0 below that, where the result would be denormal. NaN
-// stays NaN: it reaches the result through the polynomial, whatever its bits make of 2^n.
+// r = 0 exactly); 2^n is put together from its exponent bits. Relative error below 1e-7 on
+// [-87.3, 0], measured with fused multiply-adds on every 101st float; 0 below that, where the
+// result would be denormal. NaN stays NaN: it reaches the result through the polynomial, whatever
+// its bits make of 2^n.
 GUIDE_INLINE VecF exp_nonpositive(VecF x) {
   constexpr float kLowest = -87.33654f;  // log of the smallest normal number
   constexpr float kLog2E = 1.44269504f;
@@ -40,8 +41,8 @@ GUIDE_INLINE VecF exp_nonpositive(VecF x) {
   return select(is_tiny, broadcast(0.f), p * power);
 }
 
-// tanh(x), relative error below 3e-7. Near 0 an odd polynomial (Cephes tanhf), elsewhere
-// (1 - e) / (1 + e) with e = exp(-2|x|), where nothing cancels.
+// tanh(x), relative error below 2e-7, measured in the same way. Near 0 an odd polynomial (Cephes
+// tanhf), elsewhere (1 - e) / (1 + e) with e = exp(-2|x|), where nothing cancels.
 GUIDE_INLINE VecF tanh_of(VecF x) {
   const VecF magnitude = absolute(x);
   const VecF square = x * x;
