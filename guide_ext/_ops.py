@@ -30,19 +30,19 @@ _SIGNATURE = (
     "int window_left=-1, int window_right=-1, float? scale=None, float softcap=0.0) "
     "-> (Tensor out, Tensor influence_out, Tensor lse)"
 )
+# What csrc/library.cpp defines, for where it was not built; a test compares the two.
 SCHEMAS = {
     "biased_attention": "biased_attention" + _SIGNATURE,
     "biased_attention_chunked": "biased_attention_chunked" + _SIGNATURE,
+    "biased_attention_backward": (
+        "biased_attention_backward(Tensor? grad_out, Tensor? grad_influence_out, Tensor? grad_lse, "
+        "Tensor query, Tensor key, Tensor value, Tensor? key_bias, Tensor? influence, "
+        "Tensor? attn_bias, Tensor? sinks, Tensor? q_start, Tensor out, Tensor influence_out, "
+        "Tensor lse, *, bool is_causal, int window_left, int window_right, float? scale, "
+        "float softcap, bool[] wanted) -> (Tensor grad_query, Tensor grad_key, Tensor grad_value, "
+        "Tensor grad_key_bias, Tensor grad_influence, Tensor grad_attn_bias, Tensor grad_sinks)"
+    ),
 }
-# A gradient that does not exist, or that nobody wants, is a tensor without elements.
-BACKWARD_SCHEMA = (
-    "biased_attention_backward(Tensor? grad_out, Tensor? grad_influence_out, Tensor? grad_lse, "
-    "Tensor query, Tensor key, Tensor value, Tensor? key_bias, Tensor? influence, "
-    "Tensor? attn_bias, Tensor? sinks, Tensor? q_start, Tensor out, Tensor influence_out, "
-    "Tensor lse, *, bool is_causal, int window_left, int window_right, float? scale, "
-    "float softcap, bool[] wanted) -> (Tensor grad_query, Tensor grad_key, Tensor grad_value, "
-    "Tensor grad_key_bias, Tensor grad_influence, Tensor grad_attn_bias, Tensor grad_sinks)"
-)
 # Inputs that have a gradient: all but q_start, which comes last.
 _NUM_DIFFERENTIABLE = 7
 
@@ -82,7 +82,6 @@ _library: Any = torch.library.Library("guide", "FRAGMENT")  # type: ignore[no-un
 if _load_error is not None:
     for _schema in SCHEMAS.values():
         _library.define(_schema)
-_library.define(BACKWARD_SCHEMA)
 
 
 def library_status() -> LibraryStatus:
@@ -266,7 +265,7 @@ def _autocast_kernel(device_type: str) -> Callable[..., Any]:
 _AUTOCAST_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 
-for _name in SCHEMAS:
+for _name in ("biased_attention", "biased_attention_chunked"):
     _library.impl(_name, _chunked_kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"guide::{_name}", _fake_kernel, lib=_library)
     torch.library.register_autograd(

@@ -40,6 +40,10 @@ def _op(name):
 @pytest.mark.parametrize("name", OPS.values())
 def test_schema(name):
     assert str(_op(name)._schema) == SCHEMA.format(name)
+
+
+@pytest.mark.parametrize("name", _ops.SCHEMAS)
+def test_schemas_of_the_library_and_of_python_are_equal(name):
     assert str(torch._C.parse_schema(f"guide::{_ops.SCHEMAS[name]}")) == str(_op(name)._schema)
 
 
