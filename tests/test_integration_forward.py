@@ -349,3 +349,16 @@ class TestConcurrency:
         handle = model.model.embed_tokens.register_forward_pre_hook(call_again)
         assert torch.equal(logits(model, inputs, guide_bias=models.marks()), wanted)
         assert torch.equal(inner[0], plain)
+
+    def test_another_model_inside_a_steered_call_is_not_steered(self):
+        model, other = guide.enable(models.make("llama")), models.make("qwen2")
+        other.set_attn_implementation("guide")
+        inputs = models.prompts()
+        plain = logits(other, inputs)
+        inner = []
+        handle = model.model.embed_tokens.register_forward_pre_hook(
+            lambda _module, _args: inner.append(logits(other, inputs))
+        )
+        logits(model, inputs, guide_bias=models.marks())
+        handle.remove()
+        assert torch.equal(inner[0], plain)
