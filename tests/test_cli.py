@@ -39,7 +39,7 @@ def test_every_command_has_help(run, command):
 def test_generate_steers_by_the_tag(run):
     result = run("generate", PROMPT, "--delta", "2", "--json")
     assert result.exit_code == 0, result.output
-    record = json.loads(result.output)
+    record = json.loads(result.stdout)
     assert record["guided"] == "Le boulanger cache la clé dans la grange."
     assert record["delta"] == 2.0
     assert "plain" not in record
@@ -49,10 +49,10 @@ def test_generate_reads_standard_input_and_files_alike(run, tmp_path):
     file = tmp_path / "prompt.txt"
     file.write_text(PROMPT, encoding="utf-8")
     outputs = {
-        run("generate", PROMPT).output,
-        run("generate", "-", stdin=PROMPT).output,
-        run("generate", stdin=PROMPT).output,
-        run("generate", "--file", str(file)).output,
+        run("generate", PROMPT).stdout,
+        run("generate", "-", stdin=PROMPT).stdout,
+        run("generate", stdin=PROMPT).stdout,
+        run("generate", "--file", str(file)).stdout,
     }
     assert len(outputs) == 1
     assert "boulanger" in outputs.pop()
@@ -60,7 +60,7 @@ def test_generate_reads_standard_input_and_files_alike(run, tmp_path):
 
 def test_compare_shows_both_answers(run):
     result = run("generate", PROMPT, "--compare", "--json", "--delta", "9")
-    record = json.loads(result.output)
+    record = json.loads(result.stdout)
     assert record["plain"] != record["guided"]
     table = run("generate", PROMPT, "--compare").output
     assert "plain" in table
@@ -69,7 +69,7 @@ def test_compare_shows_both_answers(run):
 
 def test_layers_that_are_not_steered_change_nothing(run):
     def answer(*options):
-        return json.loads(run("generate", PROMPT, "--delta", "9", "--json", *options).output)
+        return json.loads(run("generate", PROMPT, "--delta", "9", "--json", *options).stdout)
 
     everywhere, nowhere = answer()["guided"], answer("--compare")["plain"]
     assert everywhere != nowhere
@@ -78,15 +78,15 @@ def test_layers_that_are_not_steered_change_nothing(run):
 
 def test_sampling_repeats_with_its_seed(run):
     options = ("generate", PROMPT, "--temperature", "1.5", "--json", "--seed")
-    assert run(*options, "3").output == run(*options, "3").output
+    assert run(*options, "3").stdout == run(*options, "3").stdout
 
 
 def test_spans_lists_marked_tokens(run):
     result = run("spans", "<!!->Summarize<-!!> in <?place->the barn<-?place>", "--json")
     assert result.exit_code == 0, result.output
-    record = json.loads(result.output)
+    record = json.loads(result.stdout)
     marked = [token for token, nats in zip(record["tokens"], record["nats"], strict=True) if nats]
-    assert "".join(marked) == "Summarize"
+    assert "".join(marked).lstrip("Ġ") == "Summarize"
     assert sum(record["groups"]["place"]) >= 2
     assert "<!!->" not in record["text"]
 
@@ -98,7 +98,7 @@ def test_spans_shows_a_table_for_people(run):
 
 
 def test_doctor_tells_what_serves_this_machine(run):
-    record = json.loads(run("doctor", "--json").output)
+    record = json.loads(run("doctor", "--json").stdout)
     dtypes = {choice["dtype"]: choice for choice in record["kernels"] if choice["device"] == "cpu"}
     assert set(dtypes) == {"float32", "bfloat16", "float16", "float64"}
     assert dtypes["float64"]["reasons"]
