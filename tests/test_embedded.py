@@ -29,6 +29,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 TINY = network.NetworkConfig(
     hidden_size=16, num_layers=2, num_heads=2, num_kv_heads=1, intermediate_size=24
 )
+DECODING_DELTA = 5.0
 TINY_RUN = TrainingConfig(seed=3, tokens=6000, batch_tokens=256, log_every=2, network=TINY)
 
 
@@ -494,19 +495,22 @@ class TestEngine:
         )
 
     def test_decoding_with_a_cache_equals_decoding_without(self, engine):
-        prompt = case_of(Task.FRENCH, 9, engine.tokenizer).prompt
+        """At a delta that changes words in the middle of the answer."""
+        prompt = case_of(Task.JSON, 9, engine.tokenizer).prompt
         ids, is_marked = engine.encode(prompt)
         for _ in range(engine.max_new_tokens):
             seqlen = len(ids)
             bias = torch.full((seqlen, seqlen), float("-inf")).triu(1)
-            bias = bias + 2.0 * torch.tensor([*is_marked, *[False] * (seqlen - len(is_marked))])
+            bias = bias + DECODING_DELTA * torch.tensor(
+                [*is_marked, *[False] * (seqlen - len(is_marked))]
+            )
             with torch.no_grad():
                 states = engine.network.hidden_states(torch.tensor([ids]), bias[None, None])
                 ids.append(int(engine.network.logits(states[0, -1]).argmax()))
             if ids[-1] == EOS_ID:
                 break
         answer = engine.tokenizer.decode(ids[len(is_marked) :])
-        assert engine([prompt], 2.0) == [answer]
+        assert engine([prompt], DECODING_DELTA) == [answer]
 
     def test_marks_exactly_the_tokens_of_the_instruction(self, engine):
         ids, is_marked = engine.encode("<!!->Summarize in French<-!!>\nThe queen sees the dog.")

@@ -6,14 +6,18 @@ and not tolerances: they are far from what was measured, so that another machine
 cross them. A retrained model may differ; see docs/embedded_model.md.
 """
 
+import json
 import random
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
 
-from guide_ext.experiments.embedded import evaluate, model_path
+from guide_ext.experiments.embedded import evaluate, model_path, quality
 from guide_ext.experiments.embedded.engine import LeanEngine
 from guide_ext.experiments.embedded.evaluate import DEVELOPMENT_SEED, Case, Rate, Task
+from guide_ext.experiments.embedded.train import TrainingConfig
 from guide_ext.experiments.embedded.world import Style
 
 COUNT = 36
@@ -29,6 +33,11 @@ def engine() -> LeanEngine:
 @pytest.fixture(scope="module")
 def french_cases(engine: LeanEngine) -> list[Case]:
     return evaluate.make_cases(Task.FRENCH, COUNT, DEVELOPMENT_SEED, tokenizer=engine.tokenizer)
+
+
+@pytest.fixture(scope="module")
+def report():
+    return json.loads((model_path() / "quality.json").read_text(encoding="utf-8"))
 
 
 def first_token_share(engine: LeanEngine, prompts: list[str], delta: float, words: str) -> float:
@@ -100,3 +109,56 @@ def test_upper_case_reaches_the_model(engine, french_cases):
     short = [case for case in french_cases if case.bucket == 0]
     summary = evaluate.summarize(evaluate.run_cases(short, engine, style=Style.UPPER))
     assert summary.success.value > 0.8
+
+
+class TestReport:
+    """The numbers in the documentation and in the package are those of one recorded run."""
+
+    @pytest.mark.parametrize("measure", ["success", "well_formed"])
+    def test_the_documentation_shows_the_recorded_tables(self, report, measure):
+        page = Path(__file__).parents[1] / "docs" / "embedded_model.md"
+        assert quality.markdown_table(report, measure) in page.read_text(encoding="utf-8")
+
+    def test_the_shipped_seed_follows_from_the_rule(self, report):
+        training = json.loads((model_path() / "training.json").read_text(encoding="utf-8"))
+        gains = {
+            run["seed"]: quality.development_gain(run["development"]) for run in report["runs"]
+        }
+        assert len(gains) >= 3
+        assert max(gains, key=gains.get) == report["shipped_seed"] == training["arguments"]["seed"]
+        assert report["selection_rule"] == quality.SELECTION_RULE
+
+    def test_the_settings_that_were_trained_are_the_defaults(self):
+        training = json.loads((model_path() / "training.json").read_text(encoding="utf-8"))
+        config = TrainingConfig(seed=training["arguments"]["seed"])
+        assert json.loads(json.dumps(asdict(config))) == training["arguments"]
+
+    def test_the_effect_is_larger_than_its_uncertainty(self, report):
+        """On the final documents, at some delta from 1 to 3, and gone at the largest one."""
+        (run,) = (run for run in report["runs"] if run["seed"] == report["shipped_seed"])
+        rows = {
+            row["delta"]: row["success"]
+            for row in run["final"]
+            if (row["task"], row["style"]) == ("french", "plain")
+        }
+        plain_high = rows[0.0]["interval95"][1]
+        assert max(rows[delta]["interval95"][0] for delta in (1.0, 2.0, 3.0)) > plain_high
+        assert rows[DESTRUCTIVE_DELTA]["interval95"][1] < rows[0.0]["interval95"][0]
+
+
+def test_a_recorded_row_can_be_measured_again(engine, report):
+    """From the shipped weights: the same documents, judge and engine."""
+    (run,) = (run for run in report["runs"] if run["seed"] == report["shipped_seed"])
+    (row,) = (
+        row for row in run["development"] if (row["task"], row["delta"]) == ("french", GOOD_DELTA)
+    )
+    documents = report["documents"]
+    cases = evaluate.make_cases(
+        Task.FRENCH,
+        documents["per_row"],
+        documents["development_seed"],
+        documents["max_tokens"],
+        tokenizer=engine.tokenizer,
+    )
+    low, high = Rate(row["success"]["successes"], row["success"]["trials"]).interval()
+    assert low < rates(engine, cases, GOOD_DELTA).success.value < high

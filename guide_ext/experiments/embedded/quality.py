@@ -162,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m guide_ext.experiments.embedded.quality")
     parser.add_argument("folders", nargs="+", type=Path, help="model folders written by training")
     parser.add_argument("--out", type=Path, required=True, help="JSON file with all tables")
-    parser.add_argument("--count", type=int, default=240, help="documents per row")
+    parser.add_argument("--count", type=int, default=120, help="documents per row")
     parser.add_argument("--development-only", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)

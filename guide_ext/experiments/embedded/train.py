@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Train the embedded model from scratch: ``python -m guide_ext.experiments.embedded.train``.
 
-One run from a seed, no selection of checkpoints. It takes about eleven minutes on one CPU core, is
+One run from a seed, no selection of checkpoints. It takes about twelve minutes on one CPU core, is
 deterministic for a seed and a thread count, and continues from its last checkpoint when the same
 command is given again after an interruption.
 """
