@@ -67,7 +67,7 @@ doctor: setup  ## what was built, which kernel serves this machine, why not a fa
 	$(BIN)/guide-ext doctor
 
 model: setup  ## train the embedded model again from nothing (about 15 minutes a seed)
-	$(BIN)/python -m guide_ext.experiments.embedded.train --seed $(or $(SEED),1) --out $(or $(OUT),build/embedded)
+	$(BIN)/python -m guide_ext.experiments.embedded.train --seed $(or $(SEED),3) --out $(or $(OUT),build/embedded)
 
 wheel: setup  ## a wheel in dist/
 	$(BIN)/python -m build --wheel --no-isolation
