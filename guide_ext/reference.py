@@ -68,8 +68,9 @@ def biased_attention_reference(
     if key_bias is not None:
         score = score + key_bias.double()[:, :, None, :]
 
-    start = query.new_tensor([seqlen_k - seqlen_q]) if q_start is None else q_start
-    row = start.long().view(-1, 1, 1, 1) + torch.arange(seqlen_q, device=query.device)[:, None]
+    start = torch.tensor([seqlen_k - seqlen_q]) if q_start is None else q_start
+    start = start.to(query.device).long().view(-1, 1, 1, 1)
+    row = start + torch.arange(seqlen_q, device=query.device)[:, None]
     ahead = torch.arange(seqlen_k, device=query.device) - row
     visible = torch.ones_like(score, dtype=torch.bool)
     if is_causal:
