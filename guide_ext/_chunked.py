@@ -111,10 +111,9 @@ class AttentionCall:
             slope = 1.0 - capped.square()
             score = capped.mul_(self.softcap)
         if self.key_bias is not None:
-            score += of_batch(self.key_bias, batch)[:, :, None, keys]
+            _add_bias(score, of_batch(self.key_bias, batch)[:, :, None, keys])
         if self.attn_bias is not None:
-            dense = of_batch(self.attn_bias, batch)[:, :, rows, keys]
-            score = score.masked_fill_(~dense, -torch.inf) if _is_mask(dense) else score.add_(dense)
+            _add_bias(score, of_batch(self.attn_bias, batch)[:, :, rows, keys])
         hidden = self._hidden(batch, rows, keys)
         return (score if hidden is None else score.masked_fill_(hidden, -torch.inf)), slope
 
@@ -168,7 +167,12 @@ def allocate_outputs(
     batch, num_heads, seqlen_q, _ = query.shape
     channels = 0 if influence is None else influence.shape[1]
     dtype = accumulation_dtype(query)
-    out = query.new_empty(batch, seqlen_q, num_heads, value.shape[3]).transpose(1, 2)
+    dim = value.shape[3]
+    # Memory order batch, seqlen_q, num_heads, head_dim_v. Not the transpose of another tensor: a
+    # view that a custom op returns cannot be changed in place under autograd.
+    out = query.new_empty_strided(
+        (batch, num_heads, seqlen_q, dim), (seqlen_q * num_heads * dim, dim, num_heads * dim, 1)
+    )
     influence_out = query.new_empty(batch, channels, num_heads, seqlen_q, dtype=dtype)
     return out, influence_out, query.new_empty(batch, num_heads, seqlen_q, dtype=dtype)
 
@@ -211,7 +215,7 @@ def _forward_rows(
         row_sum = row_sum * decay + prob.sum(-1, keepdim=True)
         value_block = call.value[batch, :, keys].to(call.dtype)
         out = out * decay + call.unfold(call.fold(prob) @ value_block)
-        if marks is not None:
+        if marks is not None and influence_out is not None:
             flow = prob.flatten(1, 2) @ marks[:, keys]
             influence_out = influence_out * decay + flow.view_as(influence_out)
 
@@ -236,5 +240,10 @@ def of_batch(tensor: Tensor, batch: slice) -> Tensor:
     return tensor if tensor.shape[0] == 1 else tensor[batch]
 
 
-def _is_mask(tensor: Tensor) -> bool:
-    return tensor.dtype == torch.bool
+def _add_bias(score: Tensor, bias: Tensor) -> None:
+    """Add a bias, or hide what a mask hides, in place."""
+    if bias.dtype == torch.bool:
+        score.masked_fill_(~bias, -torch.inf)
+    else:
+        # -inf hides a key even where its dot product is NaN or infinite.
+        score.add_(bias).masked_fill_(bias == -torch.inf, -torch.inf)

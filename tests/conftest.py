@@ -49,7 +49,8 @@ def _compiled_cpu(monkeypatch: pytest.MonkeyPatch) -> Backend:
 
 
 def _chunked_cpu(monkeypatch: pytest.MonkeyPatch) -> Backend:
-    # Blocks small enough that little problems have several, and ragged ones.
+    # Blocks small enough that little problems have several, and ragged ones: in batch, rows, keys.
+    monkeypatch.setattr(_chunked, "SCRATCH_ELEMENTS", 1 << 11)
     monkeypatch.setattr(_chunked, "MAX_BLOCK_Q", 16)
     monkeypatch.setattr(_chunked, "MAX_BLOCK_K", 32)
     return Backend("chunked", torch.device("cpu"), torch.ops.guide.biased_attention_chunked)

@@ -16,7 +16,10 @@ LENGTHS = [
     (3, 521), (513, 5),
 ]  # fmt: skip
 HEADS = [(1, 1), (8, 8), (4, 2), (8, 1), (6, 2), (3, 3)]
-HEAD_DIMS = [(16, 16), (1, 1), (3, 5), (8, 8), (33, 17), (64, 64), (80, 96), (128, 64), (256, 256)]
+HEAD_DIMS = [
+    (16, 16), (1, 1), (3, 5), (8, 8), (33, 17), (64, 64), (80, 96), (128, 64), (256, 256), (520, 1),
+    (1, 520),
+]  # fmt: skip
 OPTIONS = {
     "full": {},
     "causal": {"is_causal": True},
@@ -317,6 +320,28 @@ def test_disjoint_indicators_sum_to_one(backend, assert_accurate):
     total = backend.run(*tensors.values(), **case.options)[1].sum(1)
     naive = naive_attention(tensors, case.options, torch.float32)[1].sum(1)
     assert_accurate(total, torch.ones_like(total).double(), naive, "sum of influences")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("lengths", [(3, 262), (2, 2053)], ids=str)
+def test_positions_that_the_dtype_cannot_hold(check, dtype, lengths):
+    seqlen_q, seqlen_k = lengths
+    case = Case(dtype=dtype, seqlen_q=seqlen_q, seqlen_k=seqlen_k, head_dim=8, head_dim_v=8)
+    check(case.but(options=OPTIONS["both"]))
+
+
+@pytest.mark.parametrize("by", ["key_bias", "attn_bias", "mask"])
+@pytest.mark.parametrize("seqlen_q", [1, 33])
+def test_hidden_keys_may_have_any_dot_product(backend, by, seqlen_q):
+    case = Case(seqlen_q=seqlen_q, attn_bias=(1, 1), attn_bias_dtype=torch.float32)
+    tensors = case.tensors(backend.device)
+    tensors[by if by == "key_bias" else "attn_bias"][..., 7:9] = -torch.inf
+    if by == "mask":
+        tensors["attn_bias"] = tensors["attn_bias"].isfinite()
+    clean = backend.run(*tensors.values())
+    tensors["key"][:, :, 7], tensors["key"][:, :, 8] = torch.inf, torch.nan
+    for expected, actual in zip(clean, backend.run(*tensors.values()), strict=True):
+        assert actual.equal(expected)
 
 
 def test_causal_rows_do_not_see_garbage_behind_them(backend):

@@ -132,6 +132,18 @@ def test_rows_that_see_nothing_have_no_gradient(backend):
         assert gradient.count_nonzero() == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_out_may_be_changed_in_place_where_no_gradient_follows(backend, dtype):
+    tensors = Case(dtype=dtype).tensors(backend.device)
+    (query, *_) = _with_gradients(tensors)
+    out, _, _ = backend.run(*tensors.values())
+    expected = 2 * out.detach()
+    out.mul_(2)
+    assert out.equal(expected)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(out.sum(), query)
+
+
 def test_double_backward_says_what_to_do(backend):
     tensors = Case().tensors(backend.device)
     inputs = _with_gradients(tensors)

@@ -11,6 +11,7 @@ namespace guide {
 
 namespace {
 
+using torch::headeronly::IntHeaderOnlyArrayRef;
 using torch::headeronly::ScalarType;
 
 // Stride of a dimension that may have size 1 and then stands for every index.
@@ -73,6 +74,18 @@ void pack_optional_tensors(const Arguments& arguments, AttentionParams& params) 
   }
 }
 
+// torch::stable has no function for this operator.
+Tensor new_empty_strided(const Tensor& self, IntHeaderOnlyArrayRef sizes,
+                         IntHeaderOnlyArrayRef strides) {
+  using torch::stable::detail::from;
+  std::array<StableIValue, 7> stack{from(self),         from(sizes),        from(strides),
+                                    from(std::nullopt), from(std::nullopt), from(std::nullopt),
+                                    from(std::nullopt)};
+  TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("aten::new_empty_strided", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
 }  // namespace
 
 Results allocate_results(const Arguments& arguments) {
@@ -82,9 +95,11 @@ Results allocate_results(const Arguments& arguments) {
   const std::int64_t seqlen_q = query.size(2);
   const std::int64_t head_dim_v = arguments.value.size(3);
   const std::int64_t channels = arguments.influence ? arguments.influence->size(1) : 0;
-  const Tensor out = torch::stable::new_empty(query, {batch, seqlen_q, num_heads, head_dim_v});
+  // Not the transpose of another tensor: a view that a custom op returns cannot be changed in place
+  // under autograd.
   return {
-      torch::stable::transpose(out, 1, 2),
+      new_empty_strided(query, {batch, num_heads, seqlen_q, head_dim_v},
+                        {seqlen_q * num_heads * head_dim_v, head_dim_v, num_heads * head_dim_v, 1}),
       torch::stable::new_empty(query, {batch, channels, num_heads, seqlen_q}, ScalarType::Float),
       torch::stable::new_empty(query, {batch, num_heads, seqlen_q}, ScalarType::Float)};
 }
