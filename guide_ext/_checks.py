@@ -47,6 +47,7 @@ def check_arguments(
     }
     for name, tensor in optional.items():
         if tensor is not None:
+            _check_layout(name, tensor)
             _check_device(name, tensor, query)
     batch, num_heads, seqlen_q, _ = query.shape
     seqlen_k = key.shape[2]
@@ -118,8 +119,7 @@ def _check_operands(query: Tensor, key: Tensor, value: Tensor) -> None:
         "value": "[batch, num_kv_heads, seqlen_k, head_dim_v]",
     }
     for name, tensor in operands.items():
-        if tensor.layout is not torch.strided:
-            _fail(f"{name} must be a strided tensor, got layout {_name(tensor.layout)}")
+        _check_layout(name, tensor)
         if tensor.dim() != 4:
             _fail(f"{name} must be {meanings[name]}, got shape {_list(tensor.shape)}")
     if query.dtype not in QUERY_DTYPES:
@@ -173,6 +173,12 @@ def _check_numbers(
         _fail(f"scale must be finite, got {scale:g}")
     if not 0.0 <= softcap < float("inf"):
         _fail(f"softcap must be finite and at least 0 (0 = off), got {softcap:g}")
+
+
+def _check_layout(name: str, tensor: Tensor) -> None:
+    # Not in C++: torch never sends another layout to the kernel of a device.
+    if tensor.layout is not torch.strided:
+        _fail(f"{name} must be a strided tensor, got layout {_name(tensor.layout)}")
 
 
 def _check_device(name: str, tensor: Tensor, query: Tensor) -> None:

@@ -125,6 +125,7 @@ BAD = [
     ("scale", -INF, "scale must be finite, got -inf"),
     ("softcap", -0.5, "softcap must be finite and at least 0 (0 = off), got -0.5"),
     ("softcap", NAN, "softcap must be finite and at least 0 (0 = off), got nan"),
+    ("softcap", -NAN, "softcap must be finite and at least 0 (0 = off), got nan"),
     ("softcap", INF, "softcap must be finite and at least 0 (0 = off), got inf"),
 ]
 BAD += [
@@ -170,11 +171,14 @@ def test_companions_of_a_float64_query(way):
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_sparse_operands(way):
+@pytest.mark.parametrize(
+    "name", ["query", "key", "value", "key_bias", "influence", "attn_bias", "sinks", "q_start"]
+)
+def test_sparse_tensors(way, name):
     tensors = GOOD.tensors()
-    tensors["key"] = tensors["key"].to_sparse()
+    tensors[name] = tensors[name].to_sparse()
     assert _message(way, tensors, {}) == (
-        "biased_attention: key must be a strided tensor, got layout sparse_coo"
+        f"biased_attention: {name} must be a strided tensor, got layout sparse_coo"
     )
 
 

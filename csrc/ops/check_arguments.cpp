@@ -24,6 +24,7 @@ using torch::headeronly::ScalarType;
 std::string text_of(std::int64_t number) { return std::to_string(number); }
 
 std::string text_of(double number) {
+  if (std::isnan(number)) return "nan";  // printf would add the sign
   char text[32];
   std::snprintf(text, sizeof(text), "%g", number);
   return text;
