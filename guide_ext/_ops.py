@@ -43,6 +43,9 @@ SCHEMAS = {
         "Tensor grad_key_bias, Tensor grad_influence, Tensor grad_attn_bias, Tensor grad_sinks)"
     ),
 }
+# Larger heads go from the compiled CPU kernel to the chunked implementation; kMaxHeadDim in
+# csrc/ops/biased_attention_cpu.cpp.
+CPU_MAX_HEAD_DIM = 512
 # Inputs that have a gradient: all but q_start, which comes last.
 _NUM_DIFFERENTIABLE = 7
 
@@ -106,6 +109,11 @@ def library_status() -> LibraryStatus:
     )
 
 
+def _float32_products(query: Tensor) -> torch.autocast:
+    """Switch autocast off: it would take the accumulating products to half precision."""
+    return torch.autocast(query.device.type, enabled=False)
+
+
 def _chunked_kernel(
     query: Tensor,
     key: Tensor,
@@ -125,7 +133,8 @@ def _chunked_kernel(
     tensors = (query, key, value, key_bias, influence, attn_bias, sinks, q_start)
     check_arguments(*tensors, window_left, window_right, scale, softcap)
     call = _chunked.AttentionCall(*tensors, is_causal, window_left, window_right, scale, softcap)
-    return _chunked.forward(call)
+    with _float32_products(query):
+        return _chunked.forward(call)
 
 
 def _fake_kernel(
@@ -188,7 +197,8 @@ def _backward_kernel(
         softcap,
     )
     gradients = _chunked_backward.OutputGradients(grad_out, grad_influence_out, grad_lse)
-    results = _chunked_backward.backward(call, (out, influence_out, lse), gradients, wanted)
+    with _float32_products(query):
+        results = _chunked_backward.backward(call, (out, influence_out, lse), gradients, wanted)
     return tuple(query.new_empty(0) if result is None else result for result in results)
 
 
@@ -291,7 +301,7 @@ def biased_attention(*args: Tensor | None, **options: Any) -> tuple[Tensor, Tens
     return result
 
 
-def compiled_kernel_obstacles(query: Tensor) -> list[str]:
+def compiled_kernel_obstacles(query: Tensor, value: Tensor) -> list[str]:
     """List in words why no compiled kernel takes a valid call; empty if one does."""
     obstacles = []
     device_type = query.device.type
@@ -303,6 +313,12 @@ def compiled_kernel_obstacles(query: Tensor) -> list[str]:
             obstacles.append(f"query is on {query.device}: this build has no {device_type} kernel")
     if query.dtype == torch.float64:
         obstacles.append("query is float64: compiled kernels take float16, bfloat16 and float32")
+    for name, tensor in (("query", query), ("value", value)):
+        if device_type == "cpu" and tensor.shape[3] > CPU_MAX_HEAD_DIM:
+            obstacles.append(
+                f"{name} has a head dimension of {tensor.shape[3]}: the compiled CPU kernel takes "
+                f"at most {CPU_MAX_HEAD_DIM}"
+            )
     return obstacles
 
 

@@ -201,7 +201,7 @@ def explain_dispatch(
         scale,
         softcap,
     )
-    obstacles = _ops.compiled_kernel_obstacles(query)
+    obstacles = _ops.compiled_kernel_obstacles(query, value)
     reasons = list(obstacles)
     if attn_bias is not None:
         reasons.append(

@@ -144,6 +144,19 @@ def test_autocast_leaves_float64_alone():
         assert biased_attention(*tensors.values())[0].dtype == torch.float64
 
 
+def test_autocast_leaves_accumulation_alone():
+    tensors = list(SMALL.tensors().values())
+    run = torch.ops.guide.biased_attention_chunked
+    leaf = tensors[0].requires_grad_()
+    outputs = run(*tensors)
+    expected = torch.autograd.grad(outputs[0].sum(), leaf, retain_graph=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        again = run(*tensors)
+        gradient = torch.autograd.grad(outputs[0], leaf, torch.ones_like(outputs[0]))
+    for result, truth in zip((*again, *gradient), (*outputs, *expected), strict=True):
+        assert result.equal(truth)
+
+
 @pytest.mark.parametrize("key", ["AutocastCPU", "AutocastCUDA"])
 def test_autocast_is_registered(key):
     assert torch._C._dispatch_has_kernel_for_dispatch_key("guide::biased_attention", key)
@@ -274,6 +287,29 @@ def test_explain_dispatch_of_the_compiled_kernel():
     dispatch = explain_dispatch(*SMALL.tensors().values())
     assert dispatch.kernel == f"cpu/{_ops.library_status().instruction_set}"
     assert dispatch.reasons == ()
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "head_dim_v", "blamed"),
+    [(512, 512, []), (513, 1, ["query"]), (1, 513, ["value"]), (600, 700, ["query", "value"])],
+)
+def test_explain_dispatch_tells_which_implementation_runs(
+    monkeypatch, head_dim, head_dim_v, blamed
+):
+    if not _ops.library_status().loaded:
+        pytest.skip(_ops.library_status().reason)
+    runs = []
+    forward = _chunked.forward
+    monkeypatch.setattr(_chunked, "forward", lambda call: runs.append(call) or forward(call))
+    tensors = SMALL.but(head_dim=head_dim, head_dim_v=head_dim_v).tensors().values()
+    biased_attention(*tensors)
+    dispatch = explain_dispatch(*tensors)
+    assert (dispatch.kernel == "chunked PyTorch") == bool(runs) == bool(blamed)
+    sizes = {"query": head_dim, "value": head_dim_v}
+    assert dispatch.reasons == tuple(
+        f"{name} has a head dimension of {sizes[name]}: the compiled CPU kernel takes at most 512"
+        for name in blamed
+    )
 
 
 def test_explain_dispatch_without_library(monkeypatch):
