@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,8 +43,10 @@ def backward(
         The gradients, in the order of `wanted`, each with shape and dtype of its input.
 
     """
-    inputs = (call.query, call.key, call.value, call.key_bias, call.influence)
-    inputs += (call.attn_bias, call.sinks)
+    inputs: tuple[Tensor | None, ...] = (
+        *(call.query, call.key, call.value, call.key_bias, call.influence),
+        *(call.attn_bias, call.sinks),
+    )
     sums = _GradientSums(
         *(
             torch.zeros(tensor.shape, dtype=call.dtype, device=tensor.device)
@@ -54,8 +57,10 @@ def backward(
     )
     for batch, rows in call.row_blocks():
         _backward_rows(call, outputs, gradients, sums, batch, rows)
-    results = (sums.query, sums.key, sums.value, sums.key_bias, sums.influence)
-    results += (sums.attn_bias, sums.sinks)
+    results = (
+        *(sums.query, sums.key, sums.value, sums.key_bias, sums.influence),
+        *(sums.attn_bias, sums.sinks),
+    )
     return [
         None if tensor is None or total is None else total.to(tensor.dtype)
         for tensor, total in zip(inputs, results, strict=True)
@@ -172,7 +177,7 @@ def _add_dot_gradients(
         sums.query[batch, :, rows] += call.unfold(grad_dot @ key_block)
 
 
-def _add(total: Tensor, batch: slice, part: Tensor, index: tuple[object, ...]) -> None:
+def _add(total: Tensor, batch: slice, part: Tensor, index: tuple[Any, ...]) -> None:
     """Add `part` to `total` at `index`, summed over the dimensions in which `total` broadcasts."""
     if total.shape[0] == 1:
         part = part.sum(0, keepdim=True)
