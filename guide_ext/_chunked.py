@@ -57,9 +57,13 @@ class AttentionCall:
     def row_blocks(self) -> Iterator[tuple[slice, slice]]:
         """Cut the output into (batch slice, row slice) blocks."""
         batch, num_heads, seqlen_q, _ = self.query.shape
-        per_row = num_heads * max(min(self.key.shape[2], MAX_BLOCK_K), self.value.shape[3])
+        num_kv_heads, seqlen_k = self.key.shape[1:3]
+        keys, dim = min(seqlen_k, MAX_BLOCK_K), max(self.query.shape[3], self.value.shape[3])
+        per_row = num_heads * max(keys, dim)
         rows = min(seqlen_q, MAX_BLOCK_Q, max(1, SCRATCH_ELEMENTS // per_row))
-        batches = max(1, SCRATCH_ELEMENTS // max(1, per_row * rows))
+        # A block of keys in the dtype of the accumulators counts too: one row reads it whole.
+        per_batch = max(1, per_row * rows, num_kv_heads * keys * dim)
+        batches = max(1, SCRATCH_ELEMENTS // per_batch)
         for batch_begin in range(0, batch, batches):
             for row_begin in range(0, seqlen_q, max(1, rows)):
                 yield (

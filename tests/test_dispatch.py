@@ -192,16 +192,18 @@ def test_shorthands():
 
 
 class _LargestTensor(TorchDispatchMode):
-    """Remember how many elements the largest tensor has that any operation makes."""
+    """Remember how many elements the largest tensor has that any operation makes of inputs."""
 
-    def __init__(self):
+    def __init__(self, inputs=()):
         super().__init__()
         self.elements = 0
+        self.inputs = [t.untyped_storage().data_ptr() for t in inputs if t is not None]
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
+            is_tensor = isinstance(leaf, torch.Tensor)
+            if is_tensor and leaf.untyped_storage().data_ptr() not in self.inputs:
                 self.elements = max(self.elements, leaf.untyped_storage().nbytes() // 4)
         return result
 
@@ -223,6 +225,19 @@ def test_chunked_scratch_is_bounded(monkeypatch, heads):
         _chunked_backward.backward(call, outputs, gradients, [True] * 7)
     assert case.num_heads * case.seqlen_q * case.seqlen_k > 4 * limit
     assert largest.elements <= limit
+
+
+def test_chunked_scratch_is_bounded_in_batches_of_one_row(monkeypatch):
+    limit = 1 << 14
+    monkeypatch.setattr(_chunked, "SCRATCH_ELEMENTS", limit)
+    monkeypatch.setattr(_chunked, "MAX_BLOCK_K", 64)
+    case = Case(batch=16, num_heads=8, num_kv_heads=8, seqlen_q=1, seqlen_k=190, head_dim=24,
+                head_dim_v=8, key_bias=(1, 1), influence_batch=1, dtype=torch.bfloat16)  # fmt: skip
+    tensors = tuple(case.tensors().values())
+    call = _chunked.AttentionCall(*tensors, True, -1, 50, None, 2.0)
+    with _LargestTensor(tensors) as largest:
+        _chunked.forward(call)
+    assert 0 < largest.elements <= limit
 
 
 _PEAK_MEMORY = """
