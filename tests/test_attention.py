@@ -9,11 +9,11 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 INT64_MAX = 2**63 - 1
 
 # seqlen_q, seqlen_k: one, tile edges of the kernels (8 keys, 16/32/64 rows, 32/128/256 keys)
-# and beside them, primes, shorter and longer than each other.
+# and beside them, primes, shorter and longer than each other, and long enough to split the keys.
 LENGTHS = [
     (1, 1), (1, 8), (1, 257), (2, 1), (7, 31), (8, 32), (9, 33), (15, 16), (16, 15), (17, 129),
     (31, 64), (32, 127), (33, 128), (63, 65), (64, 64), (65, 63), (97, 256), (128, 255), (131, 17),
-    (3, 521), (513, 5),
+    (3, 521), (513, 5), (1, 1100), (5, 1600),
 ]  # fmt: skip
 HEADS = [(1, 1), (8, 8), (4, 2), (8, 1), (6, 2), (3, 3)]
 HEAD_DIMS = [
@@ -298,12 +298,14 @@ def test_influence_changes_no_bit_of_the_rest(backend, seqlen_q):
     assert without[2].equal(with_influence[2])
 
 
-@pytest.mark.parametrize("lengths", [(1, 600), (70, 300)], ids=str)
+# Both are work enough for three threads, the first by splitting the keys.
+@pytest.mark.parametrize("lengths", [(1, 2100), (70, 300)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.usefixtures("restored_threads")
 def test_equal_calls_give_equal_bits(backend, lengths, dtype):
     seqlen_q, seqlen_k = lengths
-    tensors = Case(seqlen_q=seqlen_q, seqlen_k=seqlen_k, dtype=dtype).tensors(backend.device)
+    case = Case(seqlen_q=seqlen_q, seqlen_k=seqlen_k, dtype=dtype, head_dim=128, head_dim_v=128)
+    tensors = case.tensors(backend.device)
     first = backend.run(*tensors.values(), is_causal=True)
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
