@@ -19,20 +19,6 @@ STATUS = _ops.library_status()
 needs_library = pytest.mark.skipif(not STATUS.loaded, reason=STATUS.reason)
 needs_nm = pytest.mark.skipif(shutil.which("nm") is None, reason="no nm (binutils)")
 
-SCHEMA = (
-    "(Tensor query, Tensor key, Tensor value, Tensor? key_bias=None, Tensor? influence=None, "
-    "Tensor? attn_bias=None, Tensor? sinks=None, Tensor? q_start=None, *, bool is_causal=False, "
-    "int window_left=-1, int window_right=-1, float? scale=None, float softcap=0.0) "
-    "-> (Tensor out, Tensor influence_out, Tensor lse)"
-)
-
-
-@needs_library
-@pytest.mark.parametrize("name", ["biased_attention", "biased_attention_chunked"])
-def test_schema_is_the_one_of_the_design(name):
-    expected = torch._C.parse_schema(f"guide::{name}{SCHEMA}")
-    assert getattr(torch.ops.guide, name).default._schema == expected
-
 
 # ---- build info
 
