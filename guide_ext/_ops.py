@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,9 +110,12 @@ def library_status() -> LibraryStatus:
     )
 
 
-def _float32_products(query: Tensor) -> torch.autocast:
+def _float32_products(query: Tensor) -> AbstractContextManager[object]:
     """Switch autocast off: it would take the accumulating products to half precision."""
-    return torch.autocast(query.device.type, enabled=False)
+    device_type = query.device.type
+    if not torch.amp.is_autocast_available(device_type):
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)
 
 
 def _chunked_kernel(

@@ -44,7 +44,8 @@ def biased_attention(
     operands all of it is float64, and ``key_bias`` and ``influence`` may be float64 too. A row that
     sees no key gives out 0, influence 0 and lse -inf. A `key_bias` of zeros gives the same bits as
     none, and two equal calls give the same bits. Values are not checked: NaN or +inf in `key_bias`
-    makes the rows that see it NaN.
+    makes the rows that see it NaN. Whatever its dot products are, a hidden key has weight 0, but
+    its `value` and `influence` must be finite: 0 times NaN is NaN.
 
     Differentiable once with respect to every floating input. Works under `torch.compile`,
     `torch.export`, `torch.autocast` (which casts query, key and value alone) and inference mode.

@@ -157,6 +157,12 @@ def test_autocast_leaves_accumulation_alone():
         assert result.equal(truth)
 
 
+def test_devices_without_autocast_have_none_to_switch_off():
+    assert not torch.amp.is_autocast_available("meta")
+    with _ops._float32_products(torch.empty(1, device="meta")):
+        pass
+
+
 @pytest.mark.parametrize("key", ["AutocastCPU", "AutocastCUDA"])
 def test_autocast_is_registered(key):
     assert torch._C._dispatch_has_kernel_for_dispatch_key("guide::biased_attention", key)
