@@ -173,12 +173,17 @@ def is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def finite(name: str, value: float) -> float:
-    """Return a number of nats as a float; raise ValueError where it is none."""
-    number = math.nan
+def as_float(value: object) -> float:
+    """Return a number as a float; NaN for what is no number, or one that no float can hold."""
     if isinstance(value, Real) and not isinstance(value, bool):
         with suppress(OverflowError):
-            number = float(value)
+            return float(value)
+    return math.nan
+
+
+def finite(name: str, value: float) -> float:
+    """Return a number of nats as a float; raise ValueError where it is none."""
+    number = as_float(value)
     if not math.isfinite(number):
         msg = f"{name} must be a finite number of nats, got {value!r}"
         raise ValueError(msg)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from guide_ext._marked_text import as_float, finite
 from guide_ext.tokens import Encoding
 
 
@@ -71,7 +72,7 @@ class Steering:
                     [0., 0.]])
 
         """
-        delta = _finite("delta", delta)
+        delta = finite("delta", delta)
         if isinstance(heads, Mapping):
             if layers is not None:
                 raise ValueError(
@@ -269,18 +270,12 @@ def collate(
     return Batch(input_ids, attention_mask, bias, strength)
 
 
-def _finite(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number of nats, got {value!r}")
-    return float(value)
-
-
 def _log(name: str, value: float) -> float:
     """Turn a factor of probabilities into nats."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value <= 0:
+    number = as_float(value)
+    if not math.isfinite(number) or number <= 0:
         raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
-    return math.log(value)
+    return math.log(number)
 
 
 def _indices(name: str, values: Iterable[int] | None) -> tuple[int, ...] | None:

@@ -99,12 +99,12 @@ class TestStrength:
 
 
 class TestBadArguments:
-    @pytest.mark.parametrize("delta", [math.nan, math.inf, -math.inf, True, "2", None])
+    @pytest.mark.parametrize("delta", [math.nan, math.inf, -math.inf, True, "2", None, 10**400])
     def test_delta(self, delta):
         with pytest.raises(ValueError, match="delta must be a finite number of nats, got"):
             Steering.guide(delta)
 
-    @pytest.mark.parametrize("factor", [0, -1.0, math.nan, math.inf, True, "2"])
+    @pytest.mark.parametrize("factor", [0, -1.0, math.nan, math.inf, True, "2", 10**400])
     @pytest.mark.parametrize(
         ("make", "name"), [(Steering.pasta, "alpha"), (Steering.instaboost, "multiplier")]
     )
