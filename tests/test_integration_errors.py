@@ -144,6 +144,42 @@ class TestArguments:
         with pytest.raises(ValueError, match=r"must get left-padded prompts.*padding_side"):
             models.generation(model, arguments)
 
+    @pytest.mark.parametrize("options", [{}, STATIC])
+    def test_padding_tokens_after_a_token_without_a_mask(self, model, inputs, options):
+        tokens = inputs["input_ids"].clone()
+        tokens[0, 6:] = model.generation_config.pad_token_id
+        with pytest.raises(ValueError, match="must get left-padded prompts"):
+            models.generation(model, {"input_ids": tokens, "guide_bias": bias()}, **options)
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_values_of_one_token(self, model, value):
+        with pytest.raises(ValueError, match="guide_bias must be finite"):
+            logits(model, {"input_ids": torch.tensor([[5]])}, guide_bias=torch.tensor([[value]]))
+
+    def test_attention_switched_after_enable(self, model, inputs):
+        message = "attn_implementation must still be 'guide'.*got 'sdpa'.*set_attn_implementation"
+        model.set_attn_implementation("sdpa")
+        with pytest.raises(ValueError, match=message):
+            logits(model, inputs, guide_bias=bias())
+        with pytest.raises(ValueError, match=message):
+            models.generation(model, {**inputs, "guide_bias": bias()}, **STATIC)
+        model.set_attn_implementation("guide")
+
+    def test_assistant_that_is_not_enabled(self, model):
+        arguments = {**models.prompts(rows=1, padding=0), "guide_bias": bias(rows=1)}
+        with pytest.raises(ValueError, match=r"assistant_model must be enabled too.*enable\("):
+            models.generation(model, arguments, assistant_model=models.make("llama", seed=9))
+
+    def test_interrupted_generation_leaves_no_frame(self, model, inputs):
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        handle = model.model.layers[1].register_forward_pre_hook(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            models.generation(model, {**inputs, "guide_bias": bias()})
+        handle.remove()
+        assert current() is None
+
     @pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
     def test_own_mask(self, model, inputs, dtype):
         table = torch.ones(2, 1, 9, 9, dtype=dtype)
@@ -151,6 +187,16 @@ class TestArguments:
             logits(model, {**inputs, "attention_mask": table}, guide_bias=bias())
         with pytest.raises(ValueError, match=r"attention_mask must be \[batch, tokens\].*4-D"):
             model(inputs["input_ids"], table, guide_bias=bias())
+
+    def test_own_mask_in_generate(self, model, inputs):
+        table = torch.ones(2, 1, 9, 9, dtype=torch.bool)
+        with pytest.raises(ValueError, match=r"attention_mask must be \[batch, tokens\].*4-D"):
+            models.generation(model, {**inputs, "attention_mask": table, "guide_bias": bias()})
+
+    def test_own_mask_without_heads(self, model, inputs):
+        table = torch.ones(2, 9, 9, dtype=torch.bool)
+        with pytest.raises(ValueError, match=r"attention_mask must be \[batch, tokens\].*3-D"):
+            logits(model, {**inputs, "attention_mask": table}, guide_bias=bias())
 
     def test_own_mask_by_layer_type(self, model, inputs):
         tables = {"full_attention": torch.ones(2, 1, 9, 9, dtype=torch.bool)}
@@ -298,9 +344,27 @@ class TestRefusal:
         with pytest.raises(guide.UnsupportedModelError, match=r"must be decoder-only, got .*T5"):
             guide.enable(T5ForConditionalGeneration(config))
 
-    def test_other_objects(self):
-        with pytest.raises(ValueError, match="PreTrainedModel, got Linear; for a wrapper"):
-            guide.enable(torch.nn.Linear(1, 1))
+    @pytest.mark.parametrize("other", [torch.nn.Linear(1, 1), None, "gpt2"])
+    def test_other_objects(self, other):
+        message = f"PreTrainedModel, got {type(other).__name__}; for a wrapper"
+        with pytest.raises(ValueError, match=message):
+            guide.enable(other)
+
+    def test_eager_attention_that_gives_nan(self):
+        # In float64, eager attention overflows on the rows of padding.
+        model = models.make("llama").double()
+        before = snapshot(model)
+        with pytest.raises(guide.UnsupportedModelError, match=r"eager.*NaN.*torch\.float64"):
+            guide.enable(model)
+        assert snapshot(model) == before
+
+    def test_activation_checkpointing_of_a_dense_model(self, inputs):
+        model = guide.enable(models.make("doge")).train()
+        model.activation_checkpointing_enable()
+        with pytest.raises(ValueError, match=r"checkpointing must be off to train a steered Doge"):
+            model(**inputs, guide_bias=bias(), use_cache=False)
+        with torch.no_grad():
+            model(**inputs, guide_bias=bias(), use_cache=False)
 
     def test_static_cache_of_a_dense_model(self):
         model = guide.enable(models.make("doge"))

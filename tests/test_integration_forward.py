@@ -246,6 +246,21 @@ class TestDenseModel:
         assert torch.equal(logits(model, inputs), before)
 
 
+class TestTraining:
+    @pytest.mark.parametrize("reentrant", [False, True])
+    def test_activation_checkpointing_keeps_the_gradients(self, reentrant):
+        def gradients(checkpointed):
+            model = guide.enable(models.make("llama")).train()
+            if checkpointed:
+                model.activation_checkpointing_enable({"use_reentrant": reentrant})
+            out = model(**models.prompts(), guide_bias=models.marks(), use_cache=False)
+            out.logits.square().sum().backward()
+            return [parameter.grad for parameter in model.parameters()]
+
+        for found, wanted in zip(gradients(True), gradients(False), strict=True):
+            assert torch.equal(found, wanted)
+
+
 class TestLifeCycle:
     def test_enable_twice_is_enable_once(self):
         model = guide.enable(models.make("llama"))

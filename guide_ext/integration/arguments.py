@@ -86,18 +86,34 @@ def check_companions(bias: object, strength: object, unknown: list[str]) -> None
         raise ValueError("guide_strength must come with guide_bias, which it multiplies, got None")
 
 
-def check_own_mask(mask: object) -> None:
-    """Refuse a finished 4-D mask: the bias is folded in while the mask is made.
+def check_implementation(configs: tuple[Any, ...], implementation: str) -> None:
+    """Refuse a model whose attention was switched after it was enabled.
 
     Raises:
-        ValueError: If `mask` or one in it (some models take one per layer type) has 4 dimensions.
+        ValueError: If a config that masks are made for names another attention implementation.
+
+    """
+    for config in configs:
+        if config._attn_implementation != implementation:
+            raise ValueError(
+                f"attn_implementation must still be {implementation!r}, as enable() set it, to "
+                f"steer the model, got {config._attn_implementation!r}; "
+                f"call model.set_attn_implementation({implementation!r})"
+            )
+
+
+def check_own_mask(mask: object) -> None:
+    """Refuse a finished mask: the bias is folded in while the mask is made.
+
+    Raises:
+        ValueError: If `mask` or one in it (some models take one per layer type) is not 2-D.
 
     """
     for table in _flatten(mask):
-        if getattr(table, "ndim", 2) == 4:
+        if getattr(table, "ndim", 2) != 2:
             raise ValueError(
                 "attention_mask must be [batch, tokens] (1 = token, 0 = padding) when guide_bias "
-                f"is given, got a 4-D mask of shape {list(table.shape)}; "
+                f"is given, got a {table.ndim}-D mask of shape {list(table.shape)}; "
                 "add the bias to that mask yourself, or pass the 2-D one"
             )
 
@@ -109,13 +125,13 @@ def check_left_padding(attention_mask: Tensor | None) -> None:
         ValueError: If a row has padding after its first token.
 
     """
-    if attention_mask is None or attention_mask.ndim != 2 or attention_mask.shape[1] < 2:
+    if not isinstance(attention_mask, Tensor) or attention_mask.shape[1] < 2:
         return
     present = attention_mask.bool()
     if bool((present[:, :-1] & ~present[:, 1:]).any()):
         raise ValueError(
-            "generate() with guide_bias must get left-padded prompts, got attention_mask with "
-            "padding after a token; set tokenizer.padding_side = 'left', "
+            "generate() with guide_bias must get left-padded prompts, got one with padding after a "
+            "token; set tokenizer.padding_side = 'left', "
             "or use guide_ext.integration.encode()"
         )
 

@@ -167,17 +167,31 @@ def _before_forward(
     if bias is None:
         return args, kwargs
     arguments.check_own_mask(kwargs.get("attention_mask", args[1] if len(args) > 1 else None))
+    arguments.check_implementation(findings.configs, findings.implementation)
+    _refuse_lost_gradients(model, findings.implementation)
     rows, tokens = arguments.input_size(args, kwargs)
     bias = arguments.check_bias(bias, rows)
-    if kwargs.get("past_key_values") is None:
+    has_cache = kwargs.get("past_key_values") is not None
+    if not has_cache:
         arguments.check_tokens(bias, tokens)
     if strength is not None:
         strength = arguments.check_strength(strength, rows, *table_size(model))
-    # One query is a decoding step, whose bias was looked at with the prompt.
-    if tokens > 1 and not torch.compiler.is_compiling():
+    # One query behind a cache is a decoding step, whose bias was looked at with the prompt.
+    if (tokens > 1 or not has_cache) and not torch.compiler.is_compiling():
         arguments.check_values(bias, strength)
     frame.bias, frame.strength = bias, strength
     return args, kwargs
+
+
+def _refuse_lost_gradients(model: Any, implementation: str) -> None:
+    """Activation checkpointing runs layers again after the call, when its frame is gone."""
+    if implementation == "guide" or not (model.training and torch.is_grad_enabled()):
+        return  # a carrier is an argument of the layer, so it is there again
+    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+        raise ValueError(
+            f"activation checkpointing must be off to train a steered {type(model).__name__}, "
+            "which gets dense masks; call model.activation_checkpointing_disable()"
+        )
 
 
 def _after_forward(model: nn.Module, args: tuple[Any, ...], output: object) -> None:

@@ -96,6 +96,19 @@ def using(frame: Frame) -> Iterator[Frame]:
         _set(frame.outer)
 
 
+@contextmanager
+def keeping() -> Iterator[None]:
+    """Put the current frame back at the end of a ``with`` block.
+
+    Ctrl-C inside a forward call leaves its frame behind: torch runs no hook then.
+    """
+    before = current()
+    try:
+        yield
+    finally:
+        _set(before)
+
+
 def _set(frame: Frame | None) -> None:
     if torch.compiler.is_dynamo_compiling():
         _TRACED["frame"] = frame

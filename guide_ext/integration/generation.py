@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from guide_ext.integration import arguments
-from guide_ext.integration.frame import Frame, using
-from guide_ext.integration.state import state_of, table_size
+from guide_ext.integration.frame import Frame, keeping, using
+from guide_ext.integration.state import is_enabled, state_of, table_size
 
 
 class _Method:
@@ -63,19 +63,47 @@ class Generate(_Method):
         bias, strength = kwargs.get("guide_bias"), kwargs.get("guide_strength")
         arguments.check_companions(bias, strength, [])
         if bias is not None:
+            findings = state_of(self._model).findings
+            arguments.check_implementation(findings.configs, findings.implementation)
             prompt = args or (kwargs.get("inputs"),)
             rows, tokens = arguments.input_size(prompt, kwargs)
             mask = kwargs.get("attention_mask")
-            if isinstance(mask, Tensor) and mask.ndim == 2:
+            arguments.check_own_mask(mask)
+            if isinstance(mask, Tensor):
                 tokens = mask.shape[1]  # counts what is in a given cache, too
             has_cache = kwargs.get("past_key_values") is not None
             bias = arguments.check_bias(bias, rows)
             arguments.check_tokens(bias, tokens, at_most=has_cache)
             if strength is not None:
                 strength = arguments.check_strength(strength, rows, *table_size(self._model))
+            if mask is None and not has_cache:
+                mask = self._implied_mask(args, kwargs)
             arguments.check_left_padding(mask)
             arguments.check_values(bias, strength)
-        return self._wrapped(*args, **kwargs)
+            assistant = kwargs.get("assistant_model")
+            if assistant is not None and not is_enabled(assistant):
+                raise ValueError(
+                    "assistant_model must be enabled too when guide_bias is given, got a "
+                    f"{type(assistant).__name__} that is not; "
+                    "call guide_ext.integration.enable(assistant_model)"
+                )
+        with keeping():
+            return self._wrapped(*args, **kwargs)
+
+    def _implied_mask(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        """Make the mask that `generate()` takes for granted where a prompt has padding tokens."""
+        prompt = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs"))
+        configs = (kwargs.get("generation_config"), self._model.generation_config)
+
+        def setting(name: str) -> Any:
+            values = (kwargs.get(name), *(getattr(config, name, None) for config in configs))
+            return next((value for value in values if value is not None), None)
+
+        padding, end = setting("pad_token_id"), setting("eos_token_id")
+        ends = end if isinstance(end, list | tuple) else [end]
+        if not isinstance(prompt, Tensor) or padding is None or padding in ends:
+            return None
+        return prompt.ne(padding)
 
 
 class PrepareInputs(_Method):

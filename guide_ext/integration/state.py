@@ -52,7 +52,7 @@ def is_enabled(model: nn.Module) -> bool:
         False
 
     """
-    return STATE_ATTRIBUTE in model.__dict__
+    return STATE_ATTRIBUTE in getattr(model, "__dict__", {})
 
 
 def table_size(model: nn.Module) -> tuple[int, int]:

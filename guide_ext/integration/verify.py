@@ -71,6 +71,11 @@ def calibrate(model: Any) -> Findings:
             raise UnsupportedModelError(
                 f"enable() must be able to run {name} on token ids alone, got {error!r}"
             ) from error
+        if not bool(torch.isfinite(wanted).all()):
+            raise UnsupportedModelError(
+                f"enable() must compare {name} with its own eager attention, got NaN or inf from "
+                f"that in {wanted.dtype} on a left-padded batch; load the model in another dtype"
+            )
         allowed = _TOLERANCE.get(wanted.dtype, 1e-3) * float(wanted.abs().max())
         failures = []
         for implementation in ("guide", "guide_dense"):
