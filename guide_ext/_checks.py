@@ -14,6 +14,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+_FLOAT32 = torch.finfo(torch.float32)
 QUERY_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -168,11 +169,12 @@ def _check_numbers(
     for name, window in (("window_left", window_left), ("window_right", window_right)):
         if window < -1:
             _fail(f"{name} must be -1 (no limit) or at least 0, got {window}")
+    # Kernels compute in float32: a number that leaves its range there would change its meaning.
     # Comparisons instead of math.isfinite: they are false for NaN and work on symbolic floats.
-    if scale is not None and not -float("inf") < scale < float("inf"):
-        _fail(f"scale must be finite, got {scale:g}")
-    if not 0.0 <= softcap < float("inf"):
-        _fail(f"softcap must be finite and at least 0 (0 = off), got {softcap:g}")
+    if scale is not None and not -_FLOAT32.max <= scale <= _FLOAT32.max:
+        _fail(f"scale must be finite in float32, got {scale:g}")
+    if not (softcap == 0.0 or _FLOAT32.tiny <= softcap <= _FLOAT32.max):
+        _fail(f"softcap must be 0 (off) or positive and normal in float32, got {softcap:g}")
 
 
 def _check_layout(name: str, tensor: Tensor) -> None:

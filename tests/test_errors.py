@@ -121,12 +121,14 @@ BAD = [
     ("q_start", _zeros(dtype=torch.int32), "q_start must be [1 or batch] = [1 or 2], got shape []"),
     ("window_left", -2, "window_left must be -1 (no limit) or at least 0, got -2"),
     ("window_right", -7, "window_right must be -1 (no limit) or at least 0, got -7"),
-    ("scale", NAN, "scale must be finite, got nan"),
-    ("scale", -INF, "scale must be finite, got -inf"),
-    ("softcap", -0.5, "softcap must be finite and at least 0 (0 = off), got -0.5"),
-    ("softcap", NAN, "softcap must be finite and at least 0 (0 = off), got nan"),
-    ("softcap", -NAN, "softcap must be finite and at least 0 (0 = off), got nan"),
-    ("softcap", INF, "softcap must be finite and at least 0 (0 = off), got inf"),
+    ("scale", NAN, "scale must be finite in float32, got nan"),
+    ("scale", -INF, "scale must be finite in float32, got -inf"),
+    ("scale", 1e39, "scale must be finite in float32, got 1e+39"),
+    ("softcap", 1e-50, "softcap must be 0 (off) or positive and normal in float32, got 1e-50"),
+    ("softcap", -0.5, "softcap must be 0 (off) or positive and normal in float32, got -0.5"),
+    ("softcap", NAN, "softcap must be 0 (off) or positive and normal in float32, got nan"),
+    ("softcap", -NAN, "softcap must be 0 (off) or positive and normal in float32, got nan"),
+    ("softcap", INF, "softcap must be 0 (off) or positive and normal in float32, got inf"),
 ]
 BAD += [
     (name, name, f"{name} must be on the device of query, cpu, got meta")

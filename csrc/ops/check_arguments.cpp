@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstdio>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -267,11 +268,15 @@ void check_arguments(const Arguments& arguments) {
   if (arguments.q_start) check_q_start(*arguments.q_start, arguments);
   check_window("window_left", arguments.window_left);
   check_window("window_right", arguments.window_right);
-  if (arguments.scale && !std::isfinite(*arguments.scale)) {
-    fail("scale must be finite, got " + text_of(*arguments.scale));
+  // Kernels compute in float32: a number that leaves its range there would change its meaning.
+  constexpr double kLargest = std::numeric_limits<float>::max();
+  constexpr double kSmallest = std::numeric_limits<float>::min();
+  if (arguments.scale && !(std::abs(*arguments.scale) <= kLargest)) {
+    fail("scale must be finite in float32, got " + text_of(*arguments.scale));
   }
-  if (!(arguments.softcap >= 0.0 && std::isfinite(arguments.softcap))) {
-    fail("softcap must be finite and at least 0 (0 = off), got " + text_of(arguments.softcap));
+  const double softcap = arguments.softcap;
+  if (!(softcap == 0.0 || (softcap >= kSmallest && softcap <= kLargest))) {
+    fail("softcap must be 0 (off) or positive and normal in float32, got " + text_of(softcap));
   }
 }
 
