@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -103,13 +104,28 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
 def _read_prompt(prompt: str | None, file: Path | None) -> str:
     if file is not None and prompt is not None:
         raise ValueError("give the prompt as an argument or with --file, not both")
-    if file is not None:
-        return file.read_text(encoding="utf-8")
-    if prompt is not None and prompt != "-":
-        return prompt
-    if prompt is None and sys.stdin.isatty():
+    if prompt is None and file is None and sys.stdin.isatty():
         raise ValueError("no prompt: give it as an argument, with --file, or on standard input")
-    return sys.stdin.read()
+    try:
+        if file is not None:
+            text = file.read_text(encoding="utf-8")
+        else:
+            text = sys.stdin.read() if prompt in (None, "-") else prompt
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file or 'standard input'} must be UTF-8 text: {error}") from None
+    if not text.strip():
+        raise ValueError("the prompt is empty: write one, or see --help")
+    return text
+
+
+def _hint_if_nothing_is_marked(*texts: str | None) -> None:
+    """Say so on standard error where no tag steers; raise TagError where one cannot be read."""
+    from guide_ext.spans import parse
+
+    marked = [parse(text) for text in texts if text is not None]
+    if all(span.group is not None for text in marked for span in text.spans):
+        note = "note: nothing is marked, so nothing is steered; mark text with <!!-> … <-!!>"
+        typer.echo(note, err=True)
 
 
 def _model_name(name: str) -> str:
@@ -134,10 +150,13 @@ def parse_layers(text: str | None) -> list[int] | None:
     layers: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            msg = f"--layers must be a list such as 0-3,7 got {text!r}"
+        last = last if dash else first
+        # More digits than any model needs would only fill the memory.
+        is_range = all(end.isdecimal() and len(end) <= 5 for end in (first, last))
+        if not is_range or int(first) > int(last):
+            msg = f"--layers must be a list such as 0-3,7 with ranges that rise, got {text!r}"
             raise ValueError(msg)
-        layers |= set(range(int(first), int(last or first) + 1))
+        layers |= set(range(int(first), int(last) + 1))
     return sorted(layers)
 
 
@@ -209,6 +228,7 @@ def generate(
 
     steering = Steering.guide(delta, layers=parse_layers(layers))
     text = _read_prompt(prompt, file)
+    _hint_if_nothing_is_marked(system, text)
     language_model, tokenizer = integration.load(_model_name(model), dtype=dtype, device=device)
     wrapped = integration.as_prompt(tokenizer, text, system=system, chat=chat)
 
@@ -281,4 +301,7 @@ def doctor(as_json: JsonOption = False) -> None:
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without UTF-8 shows "?" for Δ
+            stream.reconfigure(errors="replace")
     app()

@@ -1,12 +1,20 @@
 # SPDX-License-Identifier: MIT
 """The command line, run as its users run it: arguments in, text, files and exit codes out."""
 
+import io
 import json
+import os
+import subprocess
+import sys
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from guide_ext import cli
+from guide_ext.report.terminal import marked_tokens
+from guide_ext.spans import Span
+from guide_ext.tokens import Encoding
 
 DOCUMENT = "Yesterday, the old baker hides the key in the barn. Anna likes the salt."
 PROMPT = f"<!!->Summarize in French<-!!>\n{DOCUMENT}"
@@ -111,7 +119,11 @@ def test_doctor_tells_what_serves_this_machine(run):
         (("generate", "<!!-> never closed"), "never closed"),
         (("generate", PROMPT, "--delta", "nan"), "delta"),
         (("generate", PROMPT, "--layers", "one"), "--layers"),
-        (("generate", PROMPT, "--layers", "17"), "layer"),
+        (("generate", PROMPT, "--layers", "17"), "layers must be below 4"),
+        (("generate", PROMPT, "--device", "banana"), "device must be one of this machine"),
+        (("generate", PROMPT, "--device", "meta:x"), "device must be one of this machine"),
+        (("generate", ""), "the prompt is empty"),
+        (("spans", " \n"), "the prompt is empty"),
         (("generate", PROMPT, "--dtype", "float7"), "dtype"),
         (("generate", PROMPT, "--model", "./no-such-folder"), "no-such-folder"),
         (("generate", "--file", "no-such-file.txt"), "no-such-file.txt"),
@@ -127,6 +139,48 @@ def test_bad_input_is_one_clean_message_and_exit_code_2(run, arguments, expected
     assert "Traceback" not in result.output
 
 
+def test_bytes_that_are_no_text(run, tmp_path):
+    file = tmp_path / "picture.png"
+    file.write_bytes(b"\x89PNG\xff")
+    result = run("spans", "--file", str(file))
+    assert result.exit_code == cli.BAD_INPUT
+    assert f"{file} must be UTF-8 text" in result.stderr.replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hints"),
+    [
+        (("Summarize.",), 1),
+        (("<?->Summarize.<-?>",), 1),
+        (("<!->Summarize.<-!>",), 0),
+        (("Summarize.", "--system", "<!->Be brief.<-!>"), 0),
+    ],
+)
+def test_prompt_without_emphasis_gets_a_hint_on_standard_error(run, arguments, hints):
+    result = run("generate", *arguments, "--max-new-tokens", "1", "--json")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("nothing is marked") == hints
+    assert "nothing is marked" not in result.stdout
+
+
+def test_output_that_is_not_unicode_is_replaced():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "80"}
+    script = "from guide_ext.cli import main; main()"
+    found = subprocess.run(
+        [sys.executable, "-c", script, "spans", "<!!->déjà-vu<-!!>"],
+        capture_output=True, text=True, env=environment, check=False,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert "7 steered" in found.stdout
+
+
+def test_tokens_are_never_read_as_markup():
+    encoding = Encoding([5, 6], [(0, 3), (3, 8)], "[b][/zz]", (), (Span(0, 2, level=2),))
+    console = Console(width=100, file=io.StringIO())
+    console.print(marked_tokens(encoding, ["[b]", "[/zz]"], 2.0))
+    assert "'[/zz]'" in console.file.getvalue()
+
+
 def test_debug_lets_the_error_through(run):
     result = run("generate", "<!!-> never closed", "--debug")
     assert isinstance(result.exception, ValueError)
@@ -137,7 +191,7 @@ def test_parse_layers(text, layers):
     assert cli.parse_layers(text) == layers
 
 
-@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "1,,2", "1.5"])
+@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "1,,2", "1.5", "3-1", "0-999999999"])
 def test_parse_layers_refuses_what_it_cannot_read(text):
     with pytest.raises(ValueError, match="--layers"):
         cli.parse_layers(text)

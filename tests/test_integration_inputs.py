@@ -129,6 +129,18 @@ class TestEncode:
             guide.encode(model, tokenizer, "say it <!!->twice<-!!>", max_length=2)
 
 
+class TestComplete:
+    @pytest.mark.parametrize("temperature", [-1.0, math.nan, math.inf])
+    def test_temperature(self, model, tokenizer, temperature):
+        with pytest.raises(ValueError, match="temperature must be a finite number from 0"):
+            guide.complete(model, tokenizer, ["say it"], temperature=temperature)
+
+    @pytest.mark.parametrize("prompts", ["say it", [{"role": "user", "content": "say it"}]])
+    def test_single_prompt(self, model, tokenizer, prompts):
+        with pytest.raises(ValueError, match=r"prompts must be a list .* write \[prompt\]"):
+            guide.complete(model, tokenizer, prompts)
+
+
 class TestLoadEmbedded:
     def test_no_model_there(self, tmp_path):
         message = re.escape(f"the embedded model must be in {tmp_path}, got no config.json there")

@@ -31,6 +31,9 @@ def enable(model: Model) -> Model:
     ``attn_implementation="guide"``, bit for bit. Enable before `torch.compile`. Enabling twice does
     nothing more.
 
+    A model that was not enabled refuses steering arguments in `generate()`; its `forward()` ignores
+    any unknown keyword argument unless it runs under ``attn_implementation="guide"``.
+
     Args:
         model: A decoder-only model of transformers, loaded in any way and on any device.
 

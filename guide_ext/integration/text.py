@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +25,13 @@ def load_tokenizer(name: str) -> Any:
 
     Raises:
         OSError: The tokenizer cannot be found or read.
+
+    Example:
+        >>> from importlib.resources import files
+        >>> folder = files("guide_ext").joinpath("experiments", "embedded", "model")
+        >>> tokenizer = load_tokenizer(str(folder))
+        >>> tokenizer.padding_side, tokenizer.pad_token is not None
+        ('left', True)
 
     """
     tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left")
@@ -47,18 +55,38 @@ def load(
         The model, in evaluation mode, enabled where ``steerable``; the tokenizer, padding left.
 
     Raises:
-        ValueError: The dtype is unknown, or the model cannot be steered exactly.
+        ValueError: There is no such dtype or device, or the model cannot be steered exactly.
         OSError: The checkpoint cannot be found or read.
+
+    Example:
+        >>> from importlib.resources import files
+        >>> from guide_ext import integration as guide
+        >>> folder = files("guide_ext").joinpath("experiments", "embedded", "model")
+        >>> model, tokenizer = load(str(folder), dtype="float32", device="cpu")
+        >>> guide.is_enabled(model), model.dtype
+        (True, torch.float32)
 
     """
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
         msg = f"dtype must be 'auto' or the name of a torch dtype such as 'float32', got {dtype!r}"
         raise ValueError(msg)
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    where = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     tokenizer = load_tokenizer(name)
     model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
     model = model.to(where).eval()
     return (enable(model) if steerable else model), tokenizer
+
+
+def _device(name: str) -> torch.device:
+    """Return a device of this machine; raise ValueError where there is no such one."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError, NotImplementedError) as error:
+        reason = str(error).split("\n")[0]
+        msg = f"device must be one of this machine, such as 'cpu', got {name!r}: {reason}"
+        raise ValueError(msg) from None
+    return device
 
 
 def as_prompt(tokenizer: Any, text: str, *, system: str | None = None, chat: bool = True) -> Prompt:
@@ -122,6 +150,12 @@ def complete(
         ValueError: A prompt's tags are wrong, or an argument is out of range.
 
     """
+    if isinstance(prompts, str) or (prompts and isinstance(prompts[0], Mapping)):
+        msg = "prompts must be a list of texts or chats, got a single one; write [prompt]"
+        raise ValueError(msg)
+    if not 0 <= temperature < math.inf:
+        msg = f"temperature must be a finite number from 0, got {temperature!r}"
+        raise ValueError(msg)
     if batch_size < 1:
         msg = f"batch_size must be at least 1, got {batch_size}"
         raise ValueError(msg)

@@ -59,8 +59,8 @@ def marked_tokens(encoding: Encoding, pieces: Sequence[str], delta: float) -> Re
             table.add_row(
                 str(index),
                 str(encoding.input_ids[index]),
-                pieces[index],
-                repr(encoding.text[start:end]),
+                Text(pieces[index]),  # a plain string would be read as markup
+                Text(repr(encoding.text[start:end])),
                 f"{nats[index]:+g}" if nats[index] else "",
                 names,
             )
