@@ -78,6 +78,12 @@ def _load_library() -> str | None:
         torch.ops.load_library(str(LIBRARY_PATH))  # type: ignore[no-untyped-call]
     except OSError as error:
         return f"{LIBRARY_PATH} was built but cannot be loaded: {error}"
+    missing = [name for name in SCHEMAS if not hasattr(torch.ops.guide, name)]
+    if missing:
+        raise ImportError(
+            f"{LIBRARY_PATH} was built from other sources than these: it lacks {missing}; "
+            "build again with `pip install --no-build-isolation -e .`, or delete it"
+        )
     return None
 
 
