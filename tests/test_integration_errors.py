@@ -350,6 +350,18 @@ class TestRefusal:
         with pytest.raises(ValueError, match=message):
             guide.enable(other)
 
+    def test_part_of_an_enabled_model(self, model, inputs):
+        wanted = logits(model, inputs, guide_bias=bias())
+        with pytest.raises(ValueError, match="share no layer with one that is enabled already"):
+            guide.enable(model.model)
+        assert torch.equal(logits(model, inputs, guide_bias=bias()), wanted)
+
+    def test_model_with_an_enabled_part(self):
+        model = models.make("llama")
+        guide.enable(model.model)
+        with pytest.raises(ValueError, match=r"share no layer.*disable\(\)"):
+            guide.enable(model)
+
     def test_eager_attention_that_gives_nan(self):
         # In float64, eager attention overflows on the rows of padding.
         model = models.make("llama").double()

@@ -42,7 +42,8 @@ def enable(model: Model) -> Model:
 
     Raises:
         UnsupportedModelError: If the model cannot be steered exactly; it is left as it was.
-        ValueError: If `model` is not a transformers model.
+        ValueError: If `model` is not a transformers model, or a part of it, or a model that it is
+            a part of, is enabled.
 
     Example:
         >>> import torch
@@ -124,6 +125,11 @@ def _refuse_other_kinds(model: object) -> None:
             "for a wrapper such as PEFT's, enable the model inside it"
         )
     name = type(model).__name__
+    if any(LAYER_ATTRIBUTE in module.__dict__ for module in model.modules()):
+        raise ValueError(
+            f"model must share no layer with one that is enabled already, got a {name} that does; "
+            "steer that one, or call guide_ext.integration.disable() on it first"
+        )
     if getattr(model.config, "is_encoder_decoder", False):
         raise verify.UnsupportedModelError(
             f"model must be decoder-only, got the encoder-decoder model {name}"
