@@ -27,15 +27,38 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help=(
-        "Steer a language model by marking text in its prompt.\n\n"
-        "Mark with [bold]<!!-> … <-!!>[/bold] (or ! weaker, !!! stronger, <!1.5-> … <-!> for an "
-        "exact strength in nats); every attention head then gives the marked tokens more "
-        "weight.\n\n"
-        "Try: [bold]guide-ext demo[/bold], or "
-        "[bold]guide-ext spans '<!!-> Summarize in French <-!!> …'[/bold]"
-    ),
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from guide_ext import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+_HELP = (
+    "Steer a language model by marking text in its prompt.\n\n"
+    "Mark with [bold]<!!-> … <-!!>[/bold] (or ! weaker, !!! stronger, <!1.5-> … <-!> for an "
+    "exact strength in nats); every attention head then gives the marked tokens more weight.\n\n"
+    "Try: [bold]guide-ext demo[/bold], or "
+    "[bold]guide-ext spans '<!!-> Summarize in French <-!!> …'[/bold]"
+)
+
+
+@app.callback(help=_HELP)
+def top(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
 
 ModelOption = Annotated[
     str,
@@ -226,7 +249,8 @@ def generate(
     from guide_ext.report.terminal import side_by_side
     from guide_ext.steering import Steering
 
-    steering = Steering.guide(delta, layers=parse_layers(layers))
+    steered_layers = parse_layers(layers)
+    steering = Steering.guide(delta, layers=steered_layers)
     text = _read_prompt(prompt, file)
     _hint_if_nothing_is_marked(system, text)
     language_model, tokenizer = integration.load(_model_name(model), dtype=dtype, device=device)
@@ -250,7 +274,8 @@ def generate(
     guided = answer(steering, stream)
     if as_json:
         answers = {"guided": guided} | ({"plain": plain} if plain is not None else {})
-        typer.echo(json.dumps({"model": model, "delta": delta, "prompt": text, **answers}))
+        record = {"model": model, "delta": delta, "layers": steered_layers, "prompt": text}
+        typer.echo(json.dumps(record | answers))
     elif plain is not None:
         Console().print(side_by_side(plain, guided, delta))
 

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+import guide_ext
 from guide_ext import cli
 from guide_ext.report.terminal import marked_tokens
 from guide_ext.spans import Span
@@ -44,12 +45,17 @@ def test_every_command_has_help(run, command):
     assert "--debug" in result.output
 
 
+def test_version(run):
+    assert run("--version").stdout.strip() == guide_ext.__version__
+
+
 def test_generate_steers_by_the_tag(run):
     result = run("generate", PROMPT, "--delta", "2", "--json")
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
     assert record["guided"] == "Le boulanger cache la clé dans la grange."
     assert record["delta"] == 2.0
+    assert record["layers"] is None
     assert "plain" not in record
 
 

@@ -110,9 +110,13 @@ def run_demo(
             on_progress(done, total)
         return answers
 
+    cases_of = {
+        task: evaluate.make_cases(task, settings.documents, settings.seed, tokenizer=tokenizer)
+        for task in TITLES
+    }
     tasks = []
     for task, title in TITLES.items():
-        cases = evaluate.make_cases(task, settings.documents, settings.seed, tokenizer=tokenizer)
+        cases = cases_of[task]
         outcomes = {
             (style, delta): list(
                 evaluate.run_cases(
@@ -129,7 +133,9 @@ def run_demo(
         "settings": asdict(settings),
         "machine": machine_facts(),
         "tasks": tasks,
-        "speed": measure_speed(model, tokenizer, cases, rounds=settings.speed_rounds),
+        "speed": measure_speed(
+            model, tokenizer, cases_of[Task.FRENCH], rounds=settings.speed_rounds
+        ),
     }
 
 

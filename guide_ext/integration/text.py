@@ -168,10 +168,10 @@ def complete(
         how |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
     if stream:
         how["streamer"] = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    generator_state = torch.random.get_rng_state()
-    torch.manual_seed(seed)
     answers: list[str] = []
-    try:
+    # The caller's random state is left alone; naming every device keeps fork_rng from warning.
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
         for start in range(0, len(prompts), batch_size):
             batch = list(prompts[start : start + batch_size])
             inputs = encode(model, tokenizer, batch, steering=steering or Steering.guide(delta))
@@ -181,6 +181,4 @@ def complete(
             answers += tokenizer.batch_decode(new, skip_special_tokens=True)
             if on_batch is not None:
                 on_batch(len(batch))
-    finally:
-        torch.random.set_rng_state(generator_state)
     return answers
