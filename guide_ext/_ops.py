@@ -25,7 +25,7 @@ from guide_ext._checks import check_arguments
 
 LIBRARY_PATH = Path(__file__).with_name("libguide_ext.so")
 
-_SIGNATURE = (
+SIGNATURE = (
     "(Tensor query, Tensor key, Tensor value, Tensor? key_bias=None, Tensor? influence=None, "
     "Tensor? attn_bias=None, Tensor? sinks=None, Tensor? q_start=None, *, bool is_causal=False, "
     "int window_left=-1, int window_right=-1, float? scale=None, float softcap=0.0) "
@@ -33,8 +33,8 @@ _SIGNATURE = (
 )
 # What csrc/library.cpp defines, for where it was not built; a test compares the two.
 SCHEMAS = {
-    "biased_attention": "biased_attention" + _SIGNATURE,
-    "biased_attention_chunked": "biased_attention_chunked" + _SIGNATURE,
+    "biased_attention": "biased_attention" + SIGNATURE,
+    "biased_attention_chunked": "biased_attention_chunked" + SIGNATURE,
     "biased_attention_backward": (
         "biased_attention_backward(Tensor? grad_out, Tensor? grad_influence_out, Tensor? grad_lse, "
         "Tensor query, Tensor key, Tensor value, Tensor? key_bias, Tensor? influence, "

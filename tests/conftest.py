@@ -5,10 +5,12 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import emulated_op
 import numpy as np
 import pytest
 import tolerance
 import torch
+from attention_cases import Case
 from torch import Tensor
 
 from guide_ext import _chunked, _ops
@@ -32,13 +34,22 @@ def seeds() -> None:
     torch.manual_seed(0)
 
 
+EVERY_DTYPE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
 @dataclass(frozen=True)
 class Backend:
-    """One implementation of the op: where its inputs live and how it is called."""
+    """One implementation of the op: where its inputs live, how it is called, what it takes."""
 
     name: str
     device: torch.device
     run: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    dtypes: tuple[torch.dtype, ...] = EVERY_DTYPE
+
+    def draw(self, case: Case) -> dict[str, Tensor | None]:
+        """Draw the inputs of a case on the device, in a dtype that the kernels take."""
+        dtype = case.dtype if case.dtype in self.dtypes else self.dtypes[0]
+        return case.but(dtype=dtype).tensors(self.device)
 
 
 def _compiled_cpu(monkeypatch: pytest.MonkeyPatch) -> Backend:
@@ -56,11 +67,39 @@ def _chunked_cpu(monkeypatch: pytest.MonkeyPatch) -> Backend:
     return Backend("chunked", torch.device("cpu"), torch.ops.guide.biased_attention_chunked)
 
 
+HALF_DTYPES = (torch.bfloat16, torch.float16)  # what the CUDA kernels take
+
+
+def _emulated(route: str, policy: str) -> Backend:
+    try:
+        op = emulated_op.emulated_op(route)
+    except emulated_op.CannotBuildError as reason:
+        pytest.skip(str(reason))
+    op.set_schedule(policy, seed=1)
+    return Backend(route, torch.device("cpu"), op.run, HALF_DTYPES)
+
+
+def _emulated_source(monkeypatch: pytest.MonkeyPatch) -> Backend:
+    return _emulated(emulated_op.SOURCE, "in-order")
+
+
+def _emulated_ptx(monkeypatch: pytest.MonkeyPatch) -> Backend:
+    return _emulated(emulated_op.PTX, "random")
+
+
+def _cuda(monkeypatch: pytest.MonkeyPatch) -> Backend:
+    return Backend("cuda", torch.device("cuda"), torch.ops.guide.biased_attention, HALF_DTYPES)
+
+
 # A further backend is one more line here: every test that takes `backend` then runs on it.
 BACKENDS: dict[str, Callable[[pytest.MonkeyPatch], Backend]] = {
     "cpu": _compiled_cpu,
     "chunked": _chunked_cpu,
+    "emulated": _emulated_source,
+    "emulated-ptx": _emulated_ptx,
 }
+if torch.cuda.is_available():
+    BACKENDS["cuda"] = _cuda
 
 
 @pytest.fixture(params=BACKENDS)

@@ -37,16 +37,19 @@ OPTIONS = {
 
 @pytest.fixture
 def check(backend, assert_accurate):
-    """Run a case and judge its three outputs; give them back."""
+    """Run a case and judge its three outputs; give them back, on the CPU."""
 
     def run(case, tensors=None):
-        tensors = case.tensors(backend.device) if tensors is None else tensors
+        tensors = backend.draw(case) if tensors is None else tensors
+        dtype = tensors["query"].dtype
         results = backend.run(*(tensors[name] for name in TENSORS), **case.options)
+        results = [result.cpu() for result in results]
+        tensors = {name: None if t is None else t.cpu() for name, t in tensors.items()}
         truths = oracle(tensors, case.options)
-        out_naive = naive_attention(tensors, case.options, case.dtype)[0]
-        single = torch.float64 if case.dtype == torch.float64 else torch.float32
+        out_naive = naive_attention(tensors, case.options, dtype)[0]
+        single = torch.float64 if dtype == torch.float64 else torch.float32
         naives = (out_naive, *naive_attention(tensors, case.options, single)[1:])
-        assert [r.dtype for r in results] == [case.dtype, single, single]
+        assert [r.dtype for r in results] == [dtype, single, single]
         names = {"out": 0.0, "influence_out": 0.0, "lse": 1.0}
         for result, truth, naive, (name, at_least) in zip(
             results, truths, naives, names.items(), strict=True
@@ -124,17 +127,17 @@ def test_dense_bias(check, shape, bias_dtype, seqlen_q):
 
 @pytest.mark.parametrize("sinks_dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("seqlen_q", [1, 40])
-def test_sinks(check, sinks_dtype, seqlen_q):
+def test_sinks(backend, check, sinks_dtype, seqlen_q):
     case = Case(sinks=True, seqlen_q=seqlen_q, seqlen_k=33, options={"is_causal": True})
-    tensors = case.tensors()
+    tensors = backend.draw(case)
     tensors["sinks"] = tensors["sinks"].to(sinks_dtype)
     check(case, tensors)
 
 
 def test_sink_of_minus_infinity_is_no_sink(backend):
-    tensors = Case().tensors(backend.device)
+    tensors = backend.draw(Case())
     plain = backend.run(*tensors.values())
-    tensors["sinks"] = torch.full((4,), -torch.inf)
+    tensors["sinks"] = torch.full((4,), -torch.inf, device=backend.device)
     for expected, actual in zip(plain, backend.run(*tensors.values()), strict=True):
         torch.testing.assert_close(actual, expected)
 
@@ -148,9 +151,9 @@ def test_q_start(check, q_start, name, seqlen_q):
 
 def test_q_start_of_the_default_changes_no_bit(backend):
     case = Case(options={"is_causal": True, "window_left": 20})
-    tensors = case.tensors(backend.device)
+    tensors = backend.draw(case)
     default = backend.run(*tensors.values(), **case.options)
-    tensors["q_start"] = torch.tensor([65 - 33], dtype=torch.int32)
+    tensors["q_start"] = torch.tensor([65 - 33], dtype=torch.int32, device=backend.device)
     for expected, actual in zip(
         default, backend.run(*tensors.values(), **case.options), strict=True
     ):
@@ -159,9 +162,9 @@ def test_q_start_of_the_default_changes_no_bit(backend):
 
 @pytest.mark.parametrize("sinks", [False, True])
 @pytest.mark.parametrize("seqlen_q", [1, 33])
-def test_rows_that_see_nothing(check, sinks, seqlen_q):
+def test_rows_that_see_nothing(backend, check, sinks, seqlen_q):
     case = Case(seqlen_q=seqlen_q, sinks=sinks, attn_bias=(2, 1))
-    tensors = case.tensors()
+    tensors = backend.draw(case)
     tensors["key_bias"][0] = -torch.inf
     tensors["attn_bias"][1, 0, 0] = False
     out, influence_out, lse = check(case, tensors)
@@ -183,17 +186,17 @@ def test_empty_sizes(check, zero, dtype):
 
 @pytest.mark.parametrize("delta", [-1e4, -80.0, -3.0, 3.0, 80.0, 1e4])
 @pytest.mark.parametrize("seqlen_q", [1, 33])
-def test_large_and_negative_deltas(check, delta, seqlen_q):
+def test_large_and_negative_deltas(backend, check, delta, seqlen_q):
     case = Case(seqlen_q=seqlen_q, options={"is_causal": True})
-    tensors = case.tensors()
+    tensors = backend.draw(case)
     tensors["key_bias"].zero_()[:, :, 3:20] = delta
     check(case, tensors)
 
 
 @pytest.mark.parametrize("seqlen_q", [1, 33])
-def test_keys_masked_by_minus_infinity(check, seqlen_q):
+def test_keys_masked_by_minus_infinity(backend, check, seqlen_q):
     case = Case(seqlen_q=seqlen_q)
-    tensors = case.tensors()
+    tensors = backend.draw(case)
     tensors["key_bias"][0, :, :40] = -torch.inf
     tensors["key_bias"][1, :, 1::2] = -torch.inf
     check(case, tensors)
@@ -202,7 +205,7 @@ def test_keys_masked_by_minus_infinity(check, seqlen_q):
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 def test_poisoned_bias_reaches_the_rows_that_see_it_alone(backend, poison):
     case = Case(seqlen_q=65, options={"is_causal": True})
-    tensors = case.tensors(backend.device)
+    tensors = backend.draw(case)
     clean = backend.run(*tensors.values(), **case.options)
     tensors["key_bias"][1, 0, 40] = poison
     for before, after, rows in zip(
@@ -215,7 +218,7 @@ def test_poisoned_bias_reaches_the_rows_that_see_it_alone(backend, poison):
 
 
 def test_nan_in_a_query_stays_in_its_row(backend):
-    tensors = Case().tensors(backend.device)
+    tensors = backend.draw(Case())
     clean = backend.run(*tensors.values())
     tensors["query"][1, 2, 7] = torch.nan
     after = backend.run(*tensors.values())
@@ -245,30 +248,33 @@ def _expanded(tensor):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("layout", [_transposed, _sliced, _expanded])
 @pytest.mark.parametrize("seqlen_q", [1, 33])
-def test_strides_of_operands(check, layout, dtype, seqlen_q):
+def test_strides_of_operands(backend, check, layout, dtype, seqlen_q):
     case = Case(dtype=dtype, seqlen_q=seqlen_q, options={"is_causal": True})
-    tensors = case.tensors()
+    tensors = backend.draw(case)
     for name in ("query", "key", "value"):
         tensors[name] = layout(tensors[name])
     check(case, tensors)
 
 
 @pytest.mark.parametrize("seqlen_q", [1, 33])
-def test_strides_of_biases(check, seqlen_q):
+def test_strides_of_biases(backend, check, seqlen_q):
     case = Case(seqlen_q=seqlen_q, attn_bias=(1, 1), attn_bias_dtype=torch.float32, channels=3)
-    tensors = case.tensors()
-    tensors["key_bias"] = torch.randn(65, 1, 2).permute(2, 1, 0).expand(2, 4, 65)
-    tensors["influence"] = torch.rand(65, 3, 2).permute(2, 1, 0)
-    tensors["attn_bias"] = torch.randn(1, 1, seqlen_q, 1).expand(2, 4, seqlen_q, 65)
-    tensors["sinks"] = torch.randn(8)[::2]
-    tensors["q_start"] = torch.tensor([12], dtype=torch.int32).expand(2)
+    tensors = backend.draw(case)
+    with backend.device:
+        tensors["key_bias"] = torch.randn(65, 1, 2).permute(2, 1, 0).expand(2, 4, 65)
+        tensors["influence"] = torch.rand(65, 3, 2).permute(2, 1, 0)
+        tensors["attn_bias"] = torch.randn(1, 1, seqlen_q, 1).expand(2, 4, seqlen_q, 65)
+        tensors["sinks"] = torch.randn(8)[::2]
+        tensors["q_start"] = torch.tensor([12], dtype=torch.int32).expand(2)
     check(case.but(options={"is_causal": True}), tensors)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("seqlen_q", [1, 33])
 def test_memory_order(backend, dtype, seqlen_q):
-    out, influence_out, lse = backend.run(*Case(dtype=dtype, seqlen_q=seqlen_q).tensors().values())
+    out, influence_out, lse = backend.run(
+        *backend.draw(Case(dtype=dtype, seqlen_q=seqlen_q)).values()
+    )
     assert out.transpose(1, 2).is_contiguous()
     assert influence_out.is_contiguous()
     assert lse.is_contiguous()
@@ -278,11 +284,11 @@ def test_memory_order(backend, dtype, seqlen_q):
 @pytest.mark.parametrize("seqlen_q", [1, 33])
 @pytest.mark.parametrize("name", ["full", "softcap-causal"])
 def test_zero_bias_changes_no_bit(backend, dtype, seqlen_q, name):
-    tensors = Case(dtype=dtype, seqlen_q=seqlen_q).tensors(backend.device)
+    tensors = backend.draw(Case(dtype=dtype, seqlen_q=seqlen_q))
     tensors["key_bias"] = None
     plain = backend.run(*tensors.values(), **OPTIONS[name])
     for shape in ((1, 1, 65), (2, 4, 65)):
-        tensors["key_bias"] = torch.zeros(shape)
+        tensors["key_bias"] = torch.zeros(shape, device=backend.device)
         biased = backend.run(*tensors.values(), **OPTIONS[name])
         for expected, actual in zip(plain, biased, strict=True):
             assert actual.equal(expected)
@@ -290,7 +296,7 @@ def test_zero_bias_changes_no_bit(backend, dtype, seqlen_q, name):
 
 @pytest.mark.parametrize("seqlen_q", [1, 33])
 def test_influence_changes_no_bit_of_the_rest(backend, seqlen_q):
-    tensors = Case(seqlen_q=seqlen_q, channels=3).tensors(backend.device)
+    tensors = backend.draw(Case(seqlen_q=seqlen_q, channels=3))
     with_influence = backend.run(*tensors.values())
     tensors["influence"] = None
     without = backend.run(*tensors.values())
@@ -305,7 +311,7 @@ def test_influence_changes_no_bit_of_the_rest(backend, seqlen_q):
 def test_equal_calls_give_equal_bits(backend, lengths, dtype):
     seqlen_q, seqlen_k = lengths
     case = Case(seqlen_q=seqlen_q, seqlen_k=seqlen_k, dtype=dtype, head_dim=128, head_dim_v=128)
-    tensors = case.tensors(backend.device)
+    tensors = backend.draw(case)
     first = backend.run(*tensors.values(), is_causal=True)
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
@@ -316,10 +322,11 @@ def test_equal_calls_give_equal_bits(backend, lengths, dtype):
 
 def test_disjoint_indicators_sum_to_one(backend, assert_accurate):
     case = Case(channels=3, options={"is_causal": True}, seqlen_q=65)
-    tensors = case.tensors(backend.device)
-    owner = torch.randint(3, (65,))
+    tensors = backend.draw(case)
+    owner = torch.randint(3, (65,), device=backend.device)
     tensors["influence"] = torch.stack([owner == channel for channel in range(3)])[None].float()
-    total = backend.run(*tensors.values(), **case.options)[1].sum(1)
+    total = backend.run(*tensors.values(), **case.options)[1].sum(1).cpu()
+    tensors = {name: None if t is None else t.cpu() for name, t in tensors.items()}
     naive = naive_attention(tensors, case.options, torch.float32)[1].sum(1)
     assert_accurate(total, torch.ones_like(total).double(), naive, "sum of influences")
 
@@ -336,7 +343,7 @@ def test_positions_that_the_dtype_cannot_hold(check, dtype, lengths):
 @pytest.mark.parametrize("seqlen_q", [1, 33])
 def test_hidden_keys_may_have_any_dot_product(backend, by, seqlen_q):
     case = Case(seqlen_q=seqlen_q, attn_bias=(1, 1), attn_bias_dtype=torch.float32)
-    tensors = case.tensors(backend.device)
+    tensors = backend.draw(case)
     tensors[by if by == "key_bias" else "attn_bias"][..., 7:9] = -torch.inf
     if by == "mask":
         tensors["attn_bias"] = tensors["attn_bias"].isfinite()
@@ -349,7 +356,7 @@ def test_hidden_keys_may_have_any_dot_product(backend, by, seqlen_q):
 def test_causal_rows_do_not_see_garbage_behind_them(backend):
     """A static cache holds anything behind the last written key."""
     case = Case(seqlen_q=4, q_start=(20,), options={"is_causal": True})
-    tensors = case.tensors(backend.device)
+    tensors = backend.draw(case)
     clean = backend.run(*tensors.values(), **case.options)
     for name in ("key", "value"):
         tensors[name][:, :, 24:] = 1e30

@@ -15,18 +15,29 @@
 
 namespace guide {
 
+// The two factors of a score. `unit` is 1 for scores in nats, log2(e) for scores in bits.
+struct ScoreFactors {
+  float inner;  // of the dot product, before tanh; unused without a soft-cap
+  float outer;  // after it
+};
+
+GUIDE_HOST_DEVICE ScoreFactors score_factors(float scale, float softcap, float unit) {
+  if (softcap == 0.f) return {0.f, scale * unit};
+  return {scale / softcap, softcap * unit};
+}
+
 // score = softcap * tanh(scale * dot / softcap) + bias, or scale * dot + bias without a soft-cap.
 //
 // `Math` supplies fmadd(a, b, c), mul(a, b), broadcast(float) and tanh(a) for `Number`, a scalar
 // or a vector. The bias comes after the soft-cap: a delta of d nats multiplies a key's weight by
-// e^d whatever the cap is.
+// e^d whatever the cap is. It has the unit of the factors.
 template <bool kSoftcap, class Math, class Number>
-GUIDE_HOST_DEVICE Number score_of(Number dot, float scale, float softcap, Number bias) {
+GUIDE_HOST_DEVICE Number score_of(Number dot, ScoreFactors factors, Number bias) {
+  const Number outer = Math::broadcast(factors.outer);
   if constexpr (kSoftcap) {
-    const Number capped = Math::tanh(Math::mul(dot, Math::broadcast(scale / softcap)));
-    return Math::fmadd(capped, Math::broadcast(softcap), bias);
+    return Math::fmadd(Math::tanh(Math::mul(dot, Math::broadcast(factors.inner))), outer, bias);
   } else {
-    return Math::fmadd(dot, Math::broadcast(scale), bias);
+    return Math::fmadd(dot, outer, bias);
   }
 }
 

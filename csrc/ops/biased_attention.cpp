@@ -104,21 +104,26 @@ Results allocate_results(const Arguments& arguments) {
       torch::stable::new_empty(query, {batch, num_heads, seqlen_q}, ScalarType::Float)};
 }
 
+AttentionParams call_shape(const Arguments& arguments) {
+  const Tensor& query = arguments.query;
+  AttentionParams params{};
+  params.batch = query.size(0);
+  params.num_heads = query.size(1);
+  params.num_kv_heads = arguments.key.size(1);
+  params.group_size = params.num_heads / params.num_kv_heads;
+  params.seqlen_q = query.size(2);
+  params.seqlen_k = arguments.key.size(2);
+  params.head_dim = query.size(3);
+  params.head_dim_v = arguments.value.size(3);
+  params.element_type = element_type_of(query);
+  return params;
+}
+
 AttentionParams pack_params(const Arguments& arguments, const Results& results) {
   const Tensor& query = arguments.query;
   const Tensor& key = arguments.key;
   const Tensor& value = arguments.value;
-  AttentionParams params{};
-  params.batch = query.size(0);
-  params.num_heads = query.size(1);
-  params.num_kv_heads = key.size(1);
-  params.group_size = params.num_heads / params.num_kv_heads;
-  params.seqlen_q = query.size(2);
-  params.seqlen_k = key.size(2);
-  params.head_dim = query.size(3);
-  params.head_dim_v = value.size(3);
-
-  params.element_type = element_type_of(query);
+  AttentionParams params = call_shape(arguments);
   params.query = query.const_data_ptr();
   params.key = key.const_data_ptr();
   params.value = value.const_data_ptr();

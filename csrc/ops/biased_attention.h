@@ -45,6 +45,9 @@ void check_arguments(const Arguments& arguments);
 // Uninitialised results of a checked call.
 Results allocate_results(const Arguments& arguments);
 
+// Sizes and element type of a checked call; no pointer yet.
+AttentionParams call_shape(const Arguments& arguments);
+
 // Pointers, strides and sizes of a checked call. The query must not be float64.
 AttentionParams pack_params(const Arguments& arguments, const Results& results);
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -58,16 +59,33 @@ def check_strength(strength: object, rows: int, layers: int, heads: int) -> Tens
 
 
 def check_values(bias: Tensor, strength: Tensor | None) -> None:
-    """Look at the numbers; waits for the device, so once per prompt and not once per token.
+    """Look at the numbers; waits for the device once.
+
+    `generate()` does it for the prompt, not for every token; a call of `forward()` by somebody else
+    does it every time, since nothing tells which numbers were looked at before.
 
     Raises:
-        ValueError: If a bias is NaN or +inf, or a strength is not finite.
+        ValueError: If a bias is NaN or +inf, a strength is not finite, or their product is more
+            than float32 can hold.
 
     """
-    if bool(torch.isnan(bias).any() | torch.isposinf(bias).any()):
+    wrong = [torch.isnan(bias).any() | torch.isposinf(bias).any()]
+    if strength is not None and bias.numel() and strength.numel():
+        strength = strength.to(bias.device)
+        wrong.append(~torch.isfinite(strength).all())
+        finite = bias.masked_fill(torch.isinf(bias), 0.0)  # -inf hides, whatever the strength
+        largest = finite.abs().amax(1) * strength.abs().amax((1, 2))
+        wrong.append(~torch.isfinite(largest).all())
+    bad_bias, bad_strength, bad_product = (*torch.stack(wrong).tolist(), False, False)[:3]
+    if bad_bias:
         raise ValueError("guide_bias must be finite, or -inf to hide a token, got NaN or +inf")
-    if strength is not None and not bool(torch.isfinite(strength).all()):
+    if bad_strength:
         raise ValueError("guide_strength must be finite, got NaN or inf")
+    if bad_product:
+        raise ValueError(
+            "guide_bias times guide_strength must be finite nats in float32, got an overflow; "
+            "make one of them smaller"
+        )
 
 
 def check_companions(bias: object, strength: object, unknown: list[str]) -> None:
@@ -136,37 +154,86 @@ def check_left_padding(attention_mask: Tensor | None) -> None:
         )
 
 
-def check_tokens(bias: Tensor, tokens: int, *, at_most: bool = False) -> None:
-    """Check that the bias has one number per slot of the input.
+def check_tokens(bias: Tensor, new: int, seen: int | None = 0) -> None:
+    """Check that the bias has one number per slot of the whole text.
 
     Args:
         bias: ``[batch, tokens]``.
-        tokens: Slots of the input, padding included.
-        at_most: Whether the last slots may go without: a continued text has tokens that the model
-            wrote.
+        new: Slots of the input, padding included.
+        seen: Slots that the cache holds before them; None where only the device knows, which is not
+            waited for.
 
     Raises:
         ValueError: If there are more numbers than slots, or fewer.
 
     """
-    if bias.shape[1] > tokens or (bias.shape[1] < tokens and not at_most):
-        raise ValueError(
-            f"guide_bias must be [batch, tokens] = [{bias.shape[0]}, {tokens}], aligned with the "
-            f"input and its padding, got shape {list(bias.shape)}"
-        )
+    if seen is None:
+        if bias.shape[1] < new:
+            raise ValueError(
+                f"guide_bias must be [batch, tokens] with at least the {new} new token(s) of this "
+                f"call and all that past_key_values holds, got shape {list(bias.shape)}"
+            )
+        return
+    if bias.shape[1] == seen + new:
+        return
+    wanted = f"guide_bias must be [batch, tokens] = [{bias.shape[0]}, {seen + new}], aligned with"
+    if not seen:
+        raise ValueError(f"{wanted} the input and its padding, got shape {list(bias.shape)}")
+    raise ValueError(
+        f"{wanted} the whole text, {seen} token(s) in past_key_values and {new} new one(s), as "
+        f"attention_mask is, got shape {list(bias.shape)}; put 0 where nothing is marked"
+    )
+
+
+def seen_tokens(cache: Any) -> int | None:
+    """Return how many slots a cache holds, or None if that is not known without waiting for it.
+
+    A static cache counts on its device: waiting for a GPU at every token would cost time, and a
+    graph that is traced or captured cannot wait at all.
+    """
+    if cache is None:
+        return 0
+    count = getattr(cache, "get_seq_length", None)
+    if count is None:
+        return None
+    seen = count()
+    if isinstance(seen, Tensor):
+        on_host = seen.device.type == "cpu" and not torch.compiler.is_compiling()
+        return int(seen) if on_host else None
+    return int(seen)
 
 
 def input_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int]:
     """Return (rows, tokens) of the input of a forward call.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is none, or not a batch.
 
     """
-    for source in (args[0] if args else None, kwargs.get("input_ids"), kwargs.get("inputs_embeds")):
-        if isinstance(source, Tensor):
-            return source.shape[0], source.shape[1]
+    first = args[0] if args else None
+    for name, source, dims in (
+        ("input_ids", first, 2),
+        ("input_ids", kwargs.get("input_ids"), 2),
+        ("inputs_embeds", kwargs.get("inputs_embeds"), 3),
+    ):
+        if not isinstance(source, Tensor):
+            continue
+        if source.dim() < dims:
+            wanted = "[batch, tokens]" if dims == 2 else "[batch, tokens, features]"
+            raise ValueError(
+                f"{name} must be {wanted} when guide_bias is given, got shape "
+                f"{list(source.shape)}; add the first dimension with [None]"
+            )
+        return source.shape[0], source.shape[1]
     raise ValueError("input_ids or inputs_embeds must be given with guide_bias, got neither")
+
+
+def named(forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a forward call by name; models differ in their order."""
+    if len(args) < 2:
+        return kwargs
+    names = inspect.signature(forward).parameters
+    return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
 def _flatten(mask: object) -> list[Any]:

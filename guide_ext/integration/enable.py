@@ -169,27 +169,34 @@ def _before_forward(
     findings = state_of(model).findings
     frame = Frame(configs=findings.configs)
     push(frame)  # before the checks: _after_forward pops it if one of them raises
-    bias = kwargs.pop("guide_bias", None)
+    given = kwargs.pop("guide_bias", None)
     strength = kwargs.pop("guide_strength", None)
     unknown = [name for name in kwargs if name.startswith("guide_")]
-    arguments.check_companions(bias, strength, unknown)
-    if bias is None:
+    arguments.check_companions(given, strength, unknown)
+    if given is None:
         return args, kwargs
-    arguments.check_own_mask(kwargs.get("attention_mask", args[1] if len(args) > 1 else None))
+    named = arguments.named(model.forward, args, kwargs)
+    arguments.check_own_mask(named.get("attention_mask"))
     arguments.check_implementation(findings.configs, findings.implementation)
     _refuse_lost_gradients(model, findings.implementation)
     rows, tokens = arguments.input_size(args, kwargs)
-    bias = arguments.check_bias(bias, rows)
-    has_cache = kwargs.get("past_key_values") is not None
-    if not has_cache:
-        arguments.check_tokens(bias, tokens)
+    bias = arguments.check_bias(given, rows)
+    arguments.check_tokens(bias, tokens, arguments.seen_tokens(named.get("past_key_values")))
     if strength is not None:
         strength = arguments.check_strength(strength, rows, *table_size(model))
-    # One query behind a cache is a decoding step, whose bias was looked at with the prompt.
-    if (tokens > 1 or not has_cache) and not torch.compiler.is_compiling():
+    if not _values_are_known(frame, given):
         arguments.check_values(bias, strength)
     frame.bias, frame.strength = bias, strength
     return args, kwargs
+
+
+def _values_are_known(frame: Frame, bias: torch.Tensor) -> bool:
+    """Say whether `generate()` has looked at the values, or nobody can, as a graph is recorded."""
+    if torch.compiler.is_compiling():
+        return True
+    if bias.is_cuda and torch.cuda.is_current_stream_capturing():
+        return True
+    return frame.outer is not None and frame.outer.handed_on is bias
 
 
 def _refuse_lost_gradients(model: Any, implementation: str) -> None:

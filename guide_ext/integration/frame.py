@@ -42,6 +42,8 @@ class Frame:
         bias_by_length: Dense models only: the bias of the keys, ``[batch, seqlen_k]``, by the
             number of keys. Two layer types with the same number of keys hold the same slots.
         recorder: Set during calibration alone.
+        handed_on: Frames of `generate()` only: the bias of the step at hand, whose values were
+            looked at before the first step.
         outer: The frame of the call that this one is nested in.
 
     """
@@ -52,6 +54,7 @@ class Frame:
     applied: bool = False
     bias_by_length: dict[int, Tensor] = field(default_factory=dict)
     recorder: Recorder | None = None
+    handed_on: Tensor | None = None
     outer: Frame | None = None
 
     def bias_for(self, config: object) -> Tensor | None:
@@ -88,25 +91,16 @@ def pop() -> Frame | None:
 
 @contextmanager
 def using(frame: Frame) -> Iterator[Frame]:
-    """Make `frame` the current one inside a ``with`` block, whatever happens in it."""
+    """Make `frame` the current one inside a ``with`` block, and put the outer one back at its end.
+
+    Whatever happens in it: Ctrl-C inside a forward call leaves the frame of that call behind,
+    because torch runs no hook then.
+    """
     push(frame)
     try:
         yield frame
     finally:
         _set(frame.outer)
-
-
-@contextmanager
-def keeping() -> Iterator[None]:
-    """Put the current frame back at the end of a ``with`` block.
-
-    Ctrl-C inside a forward call leaves its frame behind: torch runs no hook then.
-    """
-    before = current()
-    try:
-        yield
-    finally:
-        _set(before)
 
 
 def _set(frame: Frame | None) -> None:

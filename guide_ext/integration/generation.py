@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from guide_ext.integration import arguments
-from guide_ext.integration.frame import Frame, keeping, using
+from guide_ext.integration.frame import Frame, current, using
 from guide_ext.integration.state import is_enabled, state_of, table_size
 
 
@@ -60,35 +60,39 @@ class Generate(_Method):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Generate; see `GenerationMixin.generate`."""
-        bias, strength = kwargs.get("guide_bias"), kwargs.get("guide_strength")
-        arguments.check_companions(bias, strength, [])
-        if bias is not None:
-            findings = state_of(self._model).findings
-            arguments.check_implementation(findings.configs, findings.implementation)
-            prompt = args or (kwargs.get("inputs"),)
-            rows, tokens = arguments.input_size(prompt, kwargs)
-            mask = kwargs.get("attention_mask")
-            arguments.check_own_mask(mask)
-            if isinstance(mask, Tensor):
-                tokens = mask.shape[1]  # counts what is in a given cache, too
-            has_cache = kwargs.get("past_key_values") is not None
-            bias = arguments.check_bias(bias, rows)
-            arguments.check_tokens(bias, tokens, at_most=has_cache)
-            if strength is not None:
-                strength = arguments.check_strength(strength, rows, *table_size(self._model))
-            if mask is None and not has_cache:
-                mask = self._implied_mask(args, kwargs)
-            arguments.check_left_padding(mask)
-            arguments.check_values(bias, strength)
-            assistant = kwargs.get("assistant_model")
-            if assistant is not None and not is_enabled(assistant):
-                raise ValueError(
-                    "assistant_model must be enabled too when guide_bias is given, got a "
-                    f"{type(assistant).__name__} that is not; "
-                    "call guide_ext.integration.enable(assistant_model)"
-                )
-        with keeping():
+        arguments.check_companions(kwargs.get("guide_bias"), kwargs.get("guide_strength"), [])
+        if kwargs.get("guide_bias") is not None:
+            self._check(args, kwargs)
+        # Frames of calls that are nested in this one find it as their outer frame.
+        with using(Frame(configs=state_of(self._model).findings.configs)):
             return self._wrapped(*args, **kwargs)
+
+    def _check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        findings = state_of(self._model).findings
+        arguments.check_implementation(findings.configs, findings.implementation)
+        rows, tokens = arguments.input_size(args or (kwargs.get("inputs"),), kwargs)
+        mask = kwargs.get("attention_mask")
+        arguments.check_own_mask(mask)
+        # A given cache may hold the beginning of the text. Then the mask counts all of it, whether
+        # the input does or not; without a mask transformers takes the input for all of it.
+        seen = _seen(kwargs.get("past_key_values"))
+        whole = mask.shape[1] if isinstance(mask, Tensor) else tokens
+        bias, strength = arguments.check_bias(kwargs["guide_bias"], rows), None
+        arguments.check_tokens(bias, max(whole - seen, 0), min(seen, whole))
+        if kwargs.get("guide_strength") is not None:
+            size = table_size(self._model)
+            strength = arguments.check_strength(kwargs["guide_strength"], rows, *size)
+        if mask is None and not seen:
+            mask = self._implied_mask(args, kwargs)
+        arguments.check_left_padding(mask)
+        arguments.check_values(bias, strength)
+        assistant = kwargs.get("assistant_model")
+        if assistant is not None and not is_enabled(assistant):
+            raise ValueError(
+                "assistant_model must be enabled too when guide_bias is given, got a "
+                f"{type(assistant).__name__} that is not; "
+                "call guide_ext.integration.enable(assistant_model)"
+            )
 
     def _implied_mask(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
         """Make the mask that `generate()` takes for granted where a prompt has padding tokens."""
@@ -112,6 +116,9 @@ class PrepareInputs(_Method):
     `generate()` accepts the keyword arguments that the signature of this method names, repeats
     their rows for beams and return sequences, and passes them on at every step. With a static cache
     transformers makes the masks here, outside the compiled forward; then the bias travels in them.
+
+    The bias is that of the prompt at every step: longer than the text so far while a prompt is read
+    in chunks, shorter as soon as the model has written a token.
     """
 
     name = "prepare_inputs_for_generation"
@@ -133,6 +140,9 @@ class PrepareInputs(_Method):
             if guide_strength is not None:
                 size = table_size(model)
                 frame.strength = arguments.check_strength(guide_strength, len(input_ids), *size)
+        in_generate = current() is not None
+        if frame.bias is not None and kwargs.get("is_first_iteration") and not in_generate:
+            arguments.check_values(frame.bias, frame.strength)  # a loop that somebody wrote
         with using(frame):
             inputs: dict[str, Any] = self._wrapped(input_ids, *args, **kwargs)
         if frame.bias is not None and not frame.applied:
@@ -147,10 +157,19 @@ class PrepareInputs(_Method):
                 f"cache_implementation must be dynamic to steer {type(self._model).__name__}, "
                 "which reworks its own masks, got a static cache"
             )
-        if inputs.get("past_key_values") is None:
-            # Without a cache every step is a whole sequence, and new tokens have no bias.
-            missing = max(arguments.input_size((), inputs)[1] - bias.shape[1], 0)
-            bias = F.pad(bias, (0, missing))
+        # Exactly the slots of this step: new tokens have no bias, later chunks are still to come.
+        seen = arguments.seen_tokens(inputs.get("past_key_values"))
+        if seen is not None:
+            slots = seen + arguments.input_size((), inputs)[1]
+            bias = F.pad(bias, (0, max(slots - bias.shape[1], 0)))[:, :slots]
         inputs["guide_bias"] = bias
         if strength is not None:
             inputs["guide_strength"] = strength
+        generation = current()
+        if generation is not None:
+            generation.handed_on = bias
+
+
+def _seen(cache: Any) -> int:
+    """Count the slots of a cache, waiting for its device if need be: once per prompt."""
+    return int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0

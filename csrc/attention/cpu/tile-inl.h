@@ -74,7 +74,7 @@ void dot_tile(const float* key, const float* query_t, std::int64_t head_dim, std
 
 // Dot products to scores, in place; the maximum over the block goes to block_max.
 template <int kVectors, bool kSoftcap, bool kAddends, bool kMasked>
-void score_tile(const BlockView& view, float scale, float softcap, float* scores,
+void score_tile(const BlockView& view, ScoreFactors factors, float* scores,
                 VecF (&block_max)[kVectors]) {
   constexpr int kRows = kVectors * kLanes;
   const VecF hidden = broadcast(-kInfinity);
@@ -91,7 +91,7 @@ void score_tile(const BlockView& view, float scale, float softcap, float* scores
     for (int v = 0; v < kVectors; ++v) {
       float* at = scores + k * kRows + v * kLanes;
       const VecF bias = kAddends ? load(view.addends + k * kRows + v * kLanes) : key_bias;
-      VecF score = score_of<kSoftcap, VectorMath>(load(at), scale, softcap, bias);
+      VecF score = score_of<kSoftcap, VectorMath>(load(at), factors, bias);
       // -inf hides a key even where its dot product is NaN or infinite.
       score = select(bias == hidden, hidden, score);
       if constexpr (kMasked) {
@@ -196,13 +196,12 @@ template <int kVectors, bool kSoftcap, bool kAddends>
 void add_block(const AttentionParams& params, std::int64_t padded_head_dim_v, const KeyBlock& block,
                const BlockView& view, const float* query_t, const TileState& state, float* scores) {
   dot_tile<kVectors>(block.key, query_t, params.head_dim, view.begin, view.end, scores);
+  const ScoreFactors factors = score_factors(params.scale, params.softcap, 1.f);
   VecF block_max[kVectors], rescale[kVectors];
   if (view.row_begin != nullptr) {
-    score_tile<kVectors, kSoftcap, kAddends, true>(view, params.scale, params.softcap, scores,
-                                                   block_max);
+    score_tile<kVectors, kSoftcap, kAddends, true>(view, factors, scores, block_max);
   } else {
-    score_tile<kVectors, kSoftcap, kAddends, false>(view, params.scale, params.softcap, scores,
-                                                    block_max);
+    score_tile<kVectors, kSoftcap, kAddends, false>(view, factors, scores, block_max);
   }
   softmax_tile<kVectors>(view.begin, view.end, block_max, scores, state, rescale);
   influence_tile<kVectors>(block.influence, params.channels, view.begin, view.end, scores, rescale,

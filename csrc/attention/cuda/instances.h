@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: MIT
+// What a kernel is launched with, and the launchers of all instances.
+//
+// Each launcher is defined in a .cu file of its own, so that the instances compile in parallel and
+// none of the files takes more than seconds.
+#pragma once
+
+#include "../params.h"
+#include "runtime.h"
+
+namespace guide::cuda {
+
+// Parameters of a kernel. At most kMaxChannels influence channels.
+struct ForwardParams {
+  AttentionParams attention;
+  std::int64_t influence_out_batch_stride;  // more than one launch may share influence_out
+  std::int32_t num_m_blocks;                // blocks of queries of one head
+  // Whether rows can be copied in pieces of 16 bytes: pointer and strides are multiples of that.
+  bool query_is_aligned;
+  bool key_is_aligned;
+  bool value_is_aligned;
+  bool out_is_aligned;
+};
+
+constexpr std::int64_t kMaxChannels = 8;
+
+namespace sm80 {
+
+// Launches the instance for heads of up to kHeadDim; picks it by the channels and the dense bias.
+template <class Element, int kHeadDim>
+cudaError_t launch_forward(const ForwardParams& params, cudaStream_t stream);
+
+}  // namespace sm80
+}  // namespace guide::cuda

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MIT
+// Sizes of an instance: the one place to change when a GPU says that another tile is faster.
+#pragma once
+
+#include "../instances.h"
+
+namespace guide::cuda::sm80 {
+
+// What an instance computes besides out and lse.
+enum class Extras {
+  kNone,         // key_bias alone
+  kOneChannel,   // and one influence channel
+  kTwoChannels,  // and two
+  kGeneral       // and up to kMaxChannels of them, a dense attn_bias, rows that are not aligned
+};
+
+template <class Element_, int kHeadDim_, Extras kExtras>
+struct Traits {
+  using Element = Element_;  // BFloat16 or Float16
+  static constexpr int kHeadDim = kHeadDim_;
+  static constexpr bool kIsGeneral = kExtras == Extras::kGeneral;
+  static constexpr int kChannels =
+      kIsGeneral ? static_cast<int>(kMaxChannels) : static_cast<int>(kExtras);
+
+  // A warp holds kRowTiles times 16 queries. With 16, two warps share a scheduler and one computes
+  // weights while the other multiplies; 32 would halve the shared-memory reads of K and V, but its
+  // sums do not fit in 255 registers at head_dim 128 (docs/cuda_kernels.md).
+  static constexpr int kRowTiles = 1;
+  static constexpr int kWarps = kHeadDim <= 128 ? 8 : 4;
+  static constexpr int kBlockM = kWarps * kRowTiles * 16;
+  static constexpr int kBlockN = kHeadDim == 64 && !kIsGeneral ? 32 : kHeadDim <= 96 || (kHeadDim <= 128 && !kIsGeneral) ? 64 : 32;
+  static constexpr int kThreads = kWarps * 32;
+  // Thread blocks that must fit on a multiprocessor, which bounds the registers.
+  static constexpr int kMinBlocks = kHeadDim <= 64 && !kIsGeneral ? 2 : 1;
+
+  // Queries stay in registers where there is room; their tile is then free for keys.
+  static constexpr bool kQueryInRegisters = kHeadDim == 96 || kHeadDim == 128;
+
+  static constexpr int kStages = 2;
+  static constexpr int kTileBytes = kBlockN * kHeadDim * 2;  // of K or of V
+  static constexpr int kStageBytes = 2 * kTileBytes;
+  static constexpr int kQueryBytes = kBlockM * kHeadDim * 2;
+  static constexpr int kVectorStageBytes = (1 + kChannels) * kBlockN * 4;
+
+  // Shared memory: stages of K and V, queries, stages of bias and influence.
+  static constexpr int kQueryOffset = kQueryInRegisters ? kStageBytes : kStages * kStageBytes;
+  static constexpr int kVectorOffset =
+      kQueryInRegisters ? kStages * kStageBytes : kQueryOffset + kQueryBytes;
+  static constexpr int kSharedBytes = kVectorOffset + kStages * kVectorStageBytes;
+
+  static_assert(kSharedBytes <= 99 * 1024, "sm_86, sm_89 and sm_120 have 99 KiB for a block");
+};
+
+}  // namespace guide::cuda::sm80

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: MIT
+// guide::biased_attention on CPU tensors by the CUDA kernels, run by the emulator: the checks, the
+// choice of the kernel and its launch are the product's. The schema comes from Python.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "attention/cuda/forward.h"
+#include "ops/biased_attention.h"
+
+extern "C" const char* cuda_emulator_take_reports();
+
+namespace {
+
+using guide::Tensor;
+
+// Kernels may touch the elements of a tensor, and what its strides leave between them.
+void add_range(const char* name, const Tensor& tensor, bool is_writable) {
+  std::int64_t first = 0, last = 0;
+  for (std::int64_t dim = 0; dim < tensor.dim(); ++dim) {
+    if (tensor.size(dim) == 0) return;
+    const std::int64_t span = (tensor.size(dim) - 1) * tensor.stride(dim);
+    (span < 0 ? first : last) += span;
+  }
+  const std::int64_t element_size = static_cast<std::int64_t>(tensor.element_size());
+  const char* data = static_cast<const char*>(tensor.const_data_ptr());
+  cuda_emulator::add_global_range(data + first * element_size,
+                                  static_cast<std::size_t>((last - first + 1) * element_size), name,
+                                  is_writable);
+}
+
+void add_ranges(const guide::Arguments& arguments, const guide::Results& results) {
+  const auto add_optional = [](const char* name, const std::optional<Tensor>& tensor) {
+    if (tensor) add_range(name, *tensor, false);
+  };
+  add_range("query", arguments.query, false);
+  add_range("key", arguments.key, false);
+  add_range("value", arguments.value, false);
+  add_optional("key_bias", arguments.key_bias);
+  add_optional("influence", arguments.influence);
+  add_optional("attn_bias", arguments.attn_bias);
+  add_optional("sinks", arguments.sinks);
+  add_optional("q_start", arguments.q_start);
+  add_range("out", results.out, true);
+  add_range("influence_out", results.influence_out, true);
+  add_range("lse", results.lse, true);
+}
+
+std::tuple<Tensor, Tensor, Tensor> biased_attention(
+    const Tensor& query, const Tensor& key, const Tensor& value,
+    const std::optional<Tensor>& key_bias, const std::optional<Tensor>& influence,
+    const std::optional<Tensor>& attn_bias, const std::optional<Tensor>& sinks,
+    const std::optional<Tensor>& q_start, bool is_causal, std::int64_t window_left,
+    std::int64_t window_right, std::optional<double> scale, double softcap) {
+  const guide::Arguments arguments{query,        key,   value,   key_bias,  influence,
+                                   attn_bias,    sinks, q_start, is_causal, window_left,
+                                   window_right, scale, softcap};
+  guide::check_arguments(arguments);
+  if (!guide::cuda::has_kernel(guide::call_shape(arguments))) {
+    const guide::Results results = guide::call_chunked(arguments);
+    return {results.out, results.influence_out, results.lse};
+  }
+  const guide::Results results = guide::allocate_results(arguments);
+  cuda_emulator_take_reports();
+  add_ranges(arguments, results);
+  const cudaError_t error = guide::cuda::forward(guide::pack_params(arguments, results), nullptr);
+  cuda_emulator::clear_global_ranges();
+  const std::string reports = cuda_emulator_take_reports();
+  if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
+  if (!reports.empty()) throw std::runtime_error("cuda_emulator:\n" + reports);
+  return {results.out, results.influence_out, results.lse};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(GUIDE_EMULATED_NAMESPACE, CPU, library) {
+  library.impl("biased_attention", TORCH_BOX(&biased_attention));
+}
