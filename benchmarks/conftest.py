@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from guide_ext import _ops
+from guide_ext import _libraries
 from guide_ext.experiments.machine import machine_facts
 
 
@@ -18,7 +18,7 @@ def seeds() -> None:
 def pytest_benchmark_update_machine_info(
     config: pytest.Config, machine_info: dict[str, Any]
 ) -> None:
-    status = _ops.library_status()
+    status = _libraries.library_status()
     machine_info |= machine_facts()
     machine_info["torch"] = torch.__version__
     machine_info["guide_ext"] = status.instruction_set or status.reason

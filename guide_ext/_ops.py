@@ -1,20 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""Loads the compiled library and makes `torch.ops.guide` complete.
+"""Makes `torch.ops.guide` complete.
 
-The library defines the schemas and the kernels. What torch needs besides is registered here:
-fake kernels, autograd, autocast, and the chunked PyTorch implementation that serves every other
-device and dtype. Without a library the schemas are defined here, in the same words, and everything
-works, slower.
+The compiled library defines the schemas and the kernels. What torch needs besides is registered
+here: fake kernels, autograd, autocast, and the chunked PyTorch implementation that serves every
+other device and dtype. Without a library the schemas are defined here, in the same words, and
+everything works, slower.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +18,7 @@ from torch import Tensor
 
 from guide_ext import _chunked, _chunked_backward
 from guide_ext._checks import check_arguments
-
-LIBRARY_PATH = Path(__file__).with_name("libguide_ext.so")
+from guide_ext._libraries import load_libraries
 
 SIGNATURE = (
     "(Tensor query, Tensor key, Tensor value, Tensor? key_bias=None, Tensor? influence=None, "
@@ -44,76 +39,13 @@ SCHEMAS = {
         "Tensor grad_key_bias, Tensor grad_influence, Tensor grad_attn_bias, Tensor grad_sinks)"
     ),
 }
-# Larger heads go from the compiled CPU kernel to the chunked implementation; kMaxHeadDim in
-# csrc/ops/biased_attention_cpu.cpp.
-CPU_MAX_HEAD_DIM = 512
 # Inputs that have a gradient: all but q_start, which comes last.
 _NUM_DIFFERENTIABLE = 7
 
-
-@dataclass(frozen=True)
-class LibraryStatus:
-    """Whether the compiled library serves this process.
-
-    Attributes:
-        loaded: Whether `libguide_ext.so` was found and loaded.
-        reason: Why not, in words; where it was loaded from otherwise.
-        instruction_set: What the CPU kernels use, as "avx512"; None when there is none to use.
-
-    """
-
-    loaded: bool
-    reason: str
-    instruction_set: str | None
-
-
-def _load_library() -> str | None:
-    """Load the compiled library; return why that was not possible."""
-    if not LIBRARY_PATH.exists():
-        return (
-            f"{LIBRARY_PATH.name} was not built: there is none in {LIBRARY_PATH.parent}; "
-            "a C++17 compiler and `pip install .` build it"
-        )
-    try:
-        torch.ops.load_library(str(LIBRARY_PATH))  # type: ignore[no-untyped-call]
-    except OSError as error:
-        return f"{LIBRARY_PATH} was built but cannot be loaded: {error}"
-    missing = [name for name in SCHEMAS if not hasattr(torch.ops.guide, name)]
-    if missing:
-        raise ImportError(
-            f"{LIBRARY_PATH} was built from other sources than these: it lacks {missing}; "
-            "build again with `pip install --no-build-isolation -e .`, or delete it"
-        )
-    return None
-
-
-_load_error = _load_library()
 _library: Any = torch.library.Library("guide", "FRAGMENT")  # type: ignore[no-untyped-call]
-if _load_error is not None:
+if not load_libraries(torch.ops.guide, SCHEMAS):
     for _schema in SCHEMAS.values():
         _library.define(_schema)
-
-
-def library_status() -> LibraryStatus:
-    """Say whether the compiled library was loaded, why not, and what its CPU kernels use."""
-    if _load_error is not None:
-        return LibraryStatus(loaded=False, reason=_load_error, instruction_set=None)
-    query = ctypes.CDLL(str(LIBRARY_PATH)).guide_ext_cpu_instruction_set
-    query.restype = ctypes.c_char_p
-    name = query()
-    if name is None:
-        return LibraryStatus(
-            loaded=True,
-            reason=(
-                f"loaded from {LIBRARY_PATH}, but GUIDE_EXT_CPU_ISA="
-                f"{os.environ.get('GUIDE_EXT_CPU_ISA', '')} names no instruction set of this "
-                "processor: every call on the CPU raises; unset it"
-            ),
-            instruction_set=None,
-        )
-    return LibraryStatus(
-        loaded=True, reason=f"loaded from {LIBRARY_PATH}", instruction_set=name.decode()
-    )
 
 
 def _float32_products(query: Tensor) -> AbstractContextManager[object]:
@@ -309,36 +241,3 @@ def biased_attention(*args: Tensor | None, **options: Any) -> tuple[Tensor, Tens
         *args, **options
     )
     return result
-
-
-def compiled_kernel_obstacles(query: Tensor, value: Tensor) -> list[str]:
-    """List in words why no compiled kernel takes a valid call; empty if one does."""
-    obstacles = []
-    device_type = query.device.type
-    key = torch._C._dispatch_key_for_device(device_type)
-    if not torch._C._dispatch_has_kernel_for_dispatch_key("guide::biased_attention", key):
-        if _load_error is not None:
-            obstacles.append(_load_error)
-        if device_type != "cpu":
-            obstacles.append(f"query is on {query.device}: this build has no {device_type} kernel")
-    if query.dtype == torch.float64:
-        obstacles.append("query is float64: compiled kernels take float16, bfloat16 and float32")
-    for name, tensor in (("query", query), ("value", value)):
-        if device_type == "cpu" and tensor.shape[3] > CPU_MAX_HEAD_DIM:
-            obstacles.append(
-                f"{name} has a head dimension of {tensor.shape[3]}: the compiled CPU kernel takes "
-                f"at most {CPU_MAX_HEAD_DIM}"
-            )
-    return obstacles
-
-
-def compiled_kernel(device_type: str) -> tuple[str, list[str]]:
-    """Name the compiled kernel of a device and list what keeps it from a faster variant."""
-    if device_type != "cpu":
-        return device_type, []
-    status = library_status()
-    if status.instruction_set is None:
-        return "none", [status.reason]
-    kernel = f"cpu/{status.instruction_set}"
-    forced = os.environ.get("GUIDE_EXT_CPU_ISA")
-    return kernel, [f"GUIDE_EXT_CPU_ISA={forced} chooses the instruction set"] if forced else []

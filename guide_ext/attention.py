@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from guide_ext import _ops
+from guide_ext import _dispatch, _ops
 from guide_ext._checks import check_arguments
 
 _SHORTHAND_DIMS = 2  # [1 or batch, seqlen_k]
@@ -125,8 +125,8 @@ class Dispatch:
     """Which kernel serves a call, and why no faster one does.
 
     Attributes:
-        kernel: ``"cpu/avx512"`` and the like for a compiled kernel, ``"chunked PyTorch"`` for the
-            block-by-block implementation.
+        kernel: ``"cpu/avx512"``, ``"cuda/sm80"`` and the like for a compiled kernel,
+            ``"chunked PyTorch"`` for the block-by-block implementation.
         reasons: What keeps the call from something faster, one sentence each; empty when nothing
             does.
 
@@ -202,7 +202,7 @@ def explain_dispatch(
         scale,
         softcap,
     )
-    obstacles = _ops.compiled_kernel_obstacles(query, value)
+    obstacles = _dispatch.obstacles(query, key, value)
     reasons = list(obstacles)
     if attn_bias is not None:
         reasons.append(
@@ -216,7 +216,7 @@ def explain_dispatch(
         )
     if obstacles:
         return Dispatch("chunked PyTorch", tuple(reasons))
-    kernel, slower_because = _ops.compiled_kernel(query.device.type)
+    kernel, slower_because = _dispatch.compiled_kernel(query, key, value, influence)
     return Dispatch(kernel, (*slower_because, *reasons))
 
 

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Inputs for the op, and naive PyTorch to be compared with."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from tolerance import assert_accurate
 from torch import Tensor
 
 from guide_ext.reference import biased_attention_reference
@@ -106,6 +108,29 @@ def naive_attention(
     )
     lse = lse.masked_fill(hidden, -torch.inf).squeeze(-1)
     return prob.to(dtype) @ value, influence_out, lse
+
+
+def judge(
+    tensors: dict[str, Tensor | None], options: dict[str, Any], results: Iterable[Tensor]
+) -> list[Tensor]:
+    """Judge out, influence_out and lse by the tolerance policy; give them back, on the CPU."""
+    results = [result.cpu() for result in results]
+    tensors = {name: None if t is None else t.cpu() for name, t in tensors.items()}
+    dtype = tensors["query"].dtype
+    single = torch.float64 if dtype == torch.float64 else torch.float32
+    assert [result.dtype for result in results] == [dtype, single, single]
+    truths = oracle(tensors, options)
+    out_naive = naive_attention(tensors, options, dtype)[0]
+    naives = (out_naive, *naive_attention(tensors, options, single)[1:])
+    for result, truth, naive, (name, at_least) in zip(
+        results, truths, naives, _MAGNITUDES.items(), strict=True
+    ):
+        assert_accurate(result, truth, naive, name, at_least=at_least)
+    return results
+
+
+# See `tolerance.assert_accurate`: lse is a logarithm.
+_MAGNITUDES = {"out": 0.0, "influence_out": 0.0, "lse": 1.0}
 
 
 def _position_mask(

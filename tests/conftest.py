@@ -13,7 +13,7 @@ import torch
 from attention_cases import Case
 from torch import Tensor
 
-from guide_ext import _chunked, _ops
+from guide_ext import _chunked, _libraries
 
 MARKERS = {
     "cuda": "needs a CUDA device",
@@ -53,7 +53,7 @@ class Backend:
 
 
 def _compiled_cpu(monkeypatch: pytest.MonkeyPatch) -> Backend:
-    status = _ops.library_status()
+    status = _libraries.library_status()
     if not status.loaded:
         pytest.skip(status.reason)
     return Backend("cpu", torch.device("cpu"), torch.ops.guide.biased_attention)

@@ -3,6 +3,7 @@
 
 import ctypes
 import functools
+import os
 import platform
 import shutil
 import subprocess
@@ -90,13 +91,25 @@ def build(target: str) -> Path:
     return BUILD_DIR / f"lib{target}.so"
 
 
-def load_library(path: Path, namespace: str) -> EmulatedOp:
-    """Load a library that implements the op in `namespace`, once for each namespace."""
+def define(namespace: str) -> None:
+    """Give a namespace the op's schema."""
     torch.library.define(f"{namespace}::biased_attention", _ops.SIGNATURE)
-    torch.ops.load_library(str(path))
+
+
+def load(path: Path, namespace: str) -> EmulatedOp:
+    """Load a library that implements the op in a namespace."""
     library = ctypes.CDLL(str(path))
     library.cuda_emulator_take_reports.restype = ctypes.c_char_p
     return EmulatedOp(library, getattr(torch.ops, namespace).biased_attention)
+
+
+def translate(ptx: Path, cpp: Path) -> None:
+    """Translate PTX to C++ over the emulator."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "cuda_emulator")}
+    command = [sys.executable, "-m", "ptx", ptx, cpp]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(done.stderr)
 
 
 @functools.cache
@@ -104,4 +117,6 @@ def emulated_op(route: str) -> EmulatedOp:
     """Build and load the op of a route, `SOURCE` or `PTX`."""
     if route == PTX and nvcc() is None:
         raise CannotBuildError("no nvcc: pip install nvidia-cuda-nvcc, or install the CUDA toolkit")
-    return load_library(build(route), route)
+    path = build(route)
+    define(route)
+    return load(path, route)

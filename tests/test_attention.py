@@ -3,7 +3,7 @@
 
 import pytest
 import torch
-from attention_cases import TENSORS, Case, naive_attention, oracle
+from attention_cases import TENSORS, Case, judge, naive_attention
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 INT64_MAX = 2**63 - 1
@@ -36,26 +36,13 @@ OPTIONS = {
 
 
 @pytest.fixture
-def check(backend, assert_accurate):
+def check(backend):
     """Run a case and judge its three outputs; give them back, on the CPU."""
 
     def run(case, tensors=None):
         tensors = backend.draw(case) if tensors is None else tensors
-        dtype = tensors["query"].dtype
         results = backend.run(*(tensors[name] for name in TENSORS), **case.options)
-        results = [result.cpu() for result in results]
-        tensors = {name: None if t is None else t.cpu() for name, t in tensors.items()}
-        truths = oracle(tensors, case.options)
-        out_naive = naive_attention(tensors, case.options, dtype)[0]
-        single = torch.float64 if dtype == torch.float64 else torch.float32
-        naives = (out_naive, *naive_attention(tensors, case.options, single)[1:])
-        assert [r.dtype for r in results] == [dtype, single, single]
-        names = {"out": 0.0, "influence_out": 0.0, "lse": 1.0}
-        for result, truth, naive, (name, at_least) in zip(
-            results, truths, naives, names.items(), strict=True
-        ):
-            assert_accurate(result, truth, naive, name, at_least=at_least)
-        return results
+        return judge(tensors, case.options, results)
 
     return run
 
@@ -98,6 +85,27 @@ def test_heads(check, heads, dtype, lengths):
 def test_head_dims(check, head_dims, dtype, seqlen_q):
     head_dim, head_dim_v = head_dims
     check(Case(head_dim=head_dim, head_dim_v=head_dim_v, dtype=dtype, seqlen_q=seqlen_q))
+
+
+# The kernels have instances by head size, by what they compute besides, and by how rows lie.
+@pytest.mark.parametrize("head_dim", [32, 64, 96, 128, 256])
+@pytest.mark.parametrize(
+    "extras",
+    [
+        {"channels": None},
+        {"channels": 1, "sinks": True},
+        {"channels": 2, "options": {"is_causal": True, "softcap": 3.0}},
+        {"channels": 10, "options": {"window_left": 40}},
+        {"attn_bias": (1, 2), "attn_bias_dtype": torch.float32},
+        {"head_dim_v": 27, "options": {"is_causal": True}},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_instances(check, head_dim, extras, dtype):
+    sizes = {"seqlen_q": 140, "seqlen_k": 150, "head_dim": head_dim, "head_dim_v": head_dim}
+    case = Case(batch=1, num_heads=2, num_kv_heads=1, influence_batch=1, key_bias=(1, 1))
+    check(case.but(dtype=dtype, **sizes).but(**extras))
 
 
 @pytest.mark.parametrize("channels", [None, 1, 2, 3, 8])

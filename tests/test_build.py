@@ -12,10 +12,10 @@ import pytest
 import torch
 from attention_cases import Case, naive_attention, oracle
 
-from guide_ext import _ops
+from guide_ext import _libraries
 
 ROOT = Path(__file__).resolve().parents[1]
-STATUS = _ops.library_status()
+STATUS = _libraries.library_status()
 needs_library = pytest.mark.skipif(not STATUS.loaded, reason=STATUS.reason)
 needs_nm = pytest.mark.skipif(shutil.which("nm") is None, reason="no nm (binutils)")
 
@@ -83,7 +83,7 @@ def test_library_needs_only_the_stable_shims_and_the_system():
         r"|.+@(GLIBC|GLIBCXX|CXXABI|GCC)_[\d.]+"
         r"|__gmon_start__|_ITM_\w+TMCloneTable"
     )
-    symbols = _symbols(_ops.LIBRARY_PATH, "--dynamic", "--undefined-only")
+    symbols = _symbols(_libraries.LIBRARY_PATH, "--dynamic", "--undefined-only")
     assert any(name == "torch_library_impl" for _, name in symbols)
     for kind, name in symbols:
         assert allowed.fullmatch(name), (kind, name)
@@ -92,7 +92,7 @@ def test_library_needs_only_the_stable_shims_and_the_system():
 @needs_library
 @needs_nm
 def test_library_exports_one_function():
-    exported = _symbols(_ops.LIBRARY_PATH, "--dynamic", "--defined-only")
+    exported = _symbols(_libraries.LIBRARY_PATH, "--dynamic", "--defined-only")
     assert [name for kind, name in exported if kind == "T"] == ["guide_ext_cpu_instruction_set"]
 
 
@@ -100,12 +100,12 @@ def test_library_exports_one_function():
 
 CHILD = """
 import sys, torch
-from guide_ext import _ops
+from guide_ext import _libraries, _ops
 calls, answers = torch.load(sys.argv[1]), []
 for threads in (1, 2):
     torch.set_num_threads(threads)
     answers.append([torch.ops.guide.biased_attention(**t, **o) for t, o in calls])
-torch.save((_ops.library_status().instruction_set, answers), sys.argv[2])
+torch.save((_libraries.library_status().instruction_set, answers), sys.argv[2])
 """
 
 # Each stresses one part of the kernel: ragged tiles, tiles that mix heads, key splits, masks,

@@ -11,7 +11,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from guide_ext import _chunked, _chunked_backward, _ops
+from guide_ext import _chunked, _chunked_backward, _libraries, _ops
 from guide_ext.attention import biased_attention, explain_dispatch
 
 SCHEMA = (
@@ -273,10 +273,10 @@ def test_peak_memory_is_never_n_by_n(name):
 
 
 def test_library_status():
-    status = _ops.library_status()
-    assert status.loaded == _ops.LIBRARY_PATH.exists()
+    status = _libraries.library_status()
+    assert status.loaded == _libraries.LIBRARY_PATH.exists()
     assert status.loaded == (status.instruction_set is not None)
-    assert str(_ops.LIBRARY_PATH.parent) in status.reason
+    assert str(_libraries.LIBRARY_PATH.parent) in status.reason
 
 
 _FORCED = """
@@ -290,8 +290,8 @@ biased_attention(operand, operand, operand)
 
 @pytest.mark.parametrize("forced", ["portable", "mmx"])
 def test_forced_instruction_set_is_explained(monkeypatch, forced):
-    if not _ops.library_status().loaded:
-        pytest.skip(_ops.library_status().reason)
+    if not _libraries.library_status().loaded:
+        pytest.skip(_libraries.library_status().reason)
     monkeypatch.setenv("GUIDE_EXT_CPU_ISA", forced)
     done = subprocess.run([sys.executable, "-c", _FORCED], capture_output=True, text=True)
     if forced == "portable":
@@ -303,10 +303,10 @@ def test_forced_instruction_set_is_explained(monkeypatch, forced):
 
 
 def test_explain_dispatch_of_the_compiled_kernel():
-    if not _ops.library_status().loaded:
-        pytest.skip(_ops.library_status().reason)
+    if not _libraries.library_status().loaded:
+        pytest.skip(_libraries.library_status().reason)
     dispatch = explain_dispatch(*SMALL.tensors().values())
-    assert dispatch.kernel == f"cpu/{_ops.library_status().instruction_set}"
+    assert dispatch.kernel == f"cpu/{_libraries.library_status().instruction_set}"
     assert dispatch.reasons == ()
 
 
@@ -317,8 +317,8 @@ def test_explain_dispatch_of_the_compiled_kernel():
 def test_explain_dispatch_tells_which_implementation_runs(
     monkeypatch, head_dim, head_dim_v, blamed
 ):
-    if not _ops.library_status().loaded:
-        pytest.skip(_ops.library_status().reason)
+    if not _libraries.library_status().loaded:
+        pytest.skip(_libraries.library_status().reason)
     runs = []
     forward = _chunked.forward
     monkeypatch.setattr(_chunked, "forward", lambda call: runs.append(call) or forward(call))
@@ -334,8 +334,7 @@ def test_explain_dispatch_tells_which_implementation_runs(
 
 
 def test_explain_dispatch_without_library(monkeypatch):
-    monkeypatch.setattr(_ops, "_load_error", "libguide_ext.so was not built")
-    monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda *_: False)
+    monkeypatch.setattr(_libraries, "_load_error", "libguide_ext.so was not built")
     dispatch = explain_dispatch(*SMALL.tensors().values())
     assert dispatch.kernel == "chunked PyTorch"
     assert str(dispatch) == "chunked PyTorch\n  - libguide_ext.so was not built"
@@ -346,6 +345,6 @@ def test_explain_dispatch_lists_every_reason():
     dispatch = explain_dispatch(*tensors.values(), is_causal=True)
     assert dispatch.kernel == "chunked PyTorch"
     words = " ".join(dispatch.reasons)
-    assert "query is float64: compiled kernels take float16, bfloat16 and float32" in words
+    assert "query is float64: the compiled CPU kernels take float16, bfloat16 and float32" in words
     assert "attn_bias is dense" in words
     assert "q_start is read on the device" in words

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "guide_ext"
 SOURCES = ("*.py", "py.typed")
 USE = """
 import torch, guide_ext
-from guide_ext._ops import library_status
+from guide_ext._libraries import library_status
 query = torch.ones(1, 2, 3, 8)
 out, influence_out, lse = guide_ext.biased_attention(query, query, query, is_causal=True)
 print(guide_ext.explain_dispatch(query, query, query).kernel, "|", library_status().reason)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from guide_ext._ops import library_status
+from guide_ext._libraries import cuda_status, library_status
 from guide_ext.attention import explain_dispatch
 from guide_ext.experiments.machine import machine_facts
 
@@ -36,6 +36,7 @@ class Diagnosis:
         machine: Facts about processor, threads and GPU.
         library_loaded: True where the compiled library serves the op.
         library_reason: Why it does, or why it does not.
+        cuda_library_reason: The same for the library of the CUDA kernels.
         build: ``_C.build_info()``; empty where the extension was not built.
         kernels: One entry per device and dtype.
 
@@ -45,6 +46,7 @@ class Diagnosis:
     machine: dict[str, str]
     library_loaded: bool
     library_reason: str
+    cuda_library_reason: str
     build: dict[str, Any]
     kernels: tuple[KernelChoice, ...]
 
@@ -94,6 +96,7 @@ def diagnose() -> Diagnosis:
         machine=machine_facts(),
         library_loaded=status.loaded,
         library_reason=status.reason,
+        cuda_library_reason=cuda_status().reason,
         build=_build_info(),
         kernels=_kernel_choices(),
     )

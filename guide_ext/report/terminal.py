@@ -88,6 +88,7 @@ def diagnosis_report(diagnosis: Diagnosis) -> RenderableType:
     for name, value in diagnosis.machine.items():
         facts.add_row(name, value)
     facts.add_row("compiled library", Text(diagnosis.library_reason))
+    facts.add_row("CUDA library", Text(diagnosis.cuda_library_reason))
     for name, value in diagnosis.build.items():
         shown = ", ".join(value) if isinstance(value, list) else str(value)
         facts.add_row(f"build: {name}", Text(shown or "none"))

@@ -105,7 +105,7 @@ def compiler_release(binary: Path) -> str:
 
 
 def count(instructions: Iterable[Instruction]) -> Counter[str]:
-    """Count instructions by the names of `CLASSES`; "all" is their number."""
+    """Count instructions by name and by class; "all" is their number."""
     counts: Counter[str] = Counter()
     for instruction in instructions:
         counts["all"] += 1
@@ -114,7 +114,12 @@ def count(instructions: Iterable[Instruction]) -> Counter[str]:
 
 
 def classes_of(instruction: Instruction) -> Iterator[str]:
-    """Yield the classes that an instruction belongs to."""
+    """Yield the classes that an instruction belongs to; none for one that never executes.
+
+    Before a group of LDGSTS ptxas puts ``@!PT LDS RZ, [RZ]``, which only takes an issue slot.
+    """
+    if instruction.guard == "!PT":
+        return
     name, modifiers = instruction.name, instruction.modifiers
     yield name
     match name:

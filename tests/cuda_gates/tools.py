@@ -53,6 +53,19 @@ def find_nvcc() -> Path:
     return Path(found)
 
 
+def find_host_compiler() -> str:
+    """Return the C++ compiler of this machine.
+
+    Raises:
+        MissingToolError: If there is none.
+
+    """
+    for name in ("c++", "g++", "clang++"):
+        if found := shutil.which(name):
+            return found
+    raise MissingToolError("no C++ compiler (c++, g++, clang++)")
+
+
 def nvcc_release(nvcc: Path) -> str:
     """Return major and minor version of an nvcc, such as ``13.0``."""
     match = re.search(r"release (\d+\.\d+)", run(str(nvcc), "--version"))

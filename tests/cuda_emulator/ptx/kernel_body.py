@@ -153,6 +153,8 @@ class _Body:
             raise PtxError("statement is not understood", line, text)
         negation, guard_name, opcode, rest = match.groups()
         arguments: tuple[Operand, ...] = ()
+        if opcode.split(".")[0] == "call":
+            raise PtxError("functions and calls are not supported: inline them", line, text)
         try:
             guard = self._guard(negation + guard_name) if guard_name else None
             if opcode in _BRANCHES:

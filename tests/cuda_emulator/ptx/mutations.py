@@ -99,7 +99,7 @@ MUTATIONS = {
         "the first registers of a store of 16 bytes swapped",
     ),
     "shuffle_lane_changed": Mutation(
-        rf"(shfl\.sync\.bfly\.b32\s+[^,]+,\s*[^,]+,\s*)[^,]+",
+        r"(shfl\.sync\.bfly\.b32\s+[^,]+,\s*[^,]+,\s*)[^,]+",
         r"\g<1>4",
         "a shuffle reads another lane",
     ),

@@ -51,9 +51,7 @@ _LANE_MASKS = {
 def literal(value: int, kind: Type) -> str:
     """Write an integer as a C++ literal that has exactly the storage type."""
     digits = hex(value % (1 << kind.bits))
-    if kind.bits < 32:
-        return f"{kind.storage}{{{digits}}}"
-    return digits + ("u" if kind.bits == 32 else "ull")
+    return digits + "u" if kind.bits == 32 else f"{kind.storage}{{{digits}}}"
 
 
 def float_literal(value: float, pattern: int, kind: Type) -> str:

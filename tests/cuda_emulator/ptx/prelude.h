@@ -296,9 +296,7 @@ inline void load_constant(std::uint64_t address, void* value, int bytes) {
 
 // ---- Threads ---------------------------------------------------------------------------------
 
-PTX_INLINE std::uint32_t lane() {
-  return static_cast<std::uint32_t>(cuda_emulator::lane_index());
-}
+PTX_INLINE std::uint32_t lane() { return static_cast<std::uint32_t>(cuda_emulator::lane_index()); }
 
 enum class Shuffle { kUp, kDown, kButterfly, kIndex };
 

@@ -39,7 +39,7 @@ class Reader:
         return self.position < len(self._text)
 
     def line(self, position: int | None = None) -> int:
-        """Return the number of the line, from 1, of a place; by default of where reading goes on."""
+        """Return the line, from 1, of a place; by default of where reading goes on."""
         return bisect.bisect_right(self._starts, self.position if position is None else position)
 
     def error(self, problem: str, position: int | None = None) -> PtxError:

@@ -33,10 +33,9 @@ std::string kernel_name(const std::string& signature) {
   if (begin == std::string::npos) return signature;
   begin += before.size();
   std::string name = signature.substr(begin, signature.find_first_of(";]", begin) - begin);
-  for (const std::string& noise :
-       {std::string("guide::cuda::"), std::string("& "), std::string("{anonymous}::")}) {
+  for (const char* noise : {"guide::cuda::", "{anonymous}::", "(anonymous namespace)::", "&"}) {
     for (std::size_t at; (at = name.find(noise)) != std::string::npos;) {
-      name.erase(at, noise.size());
+      name.erase(at, std::strlen(noise));
     }
   }
   return name;
@@ -58,7 +57,7 @@ std::string list_threads(const std::vector<int>& threads) {
 void report_deadlock() {
   std::vector<std::pair<std::string, std::vector<int>>> groups;
   for (const Thread& thread : running_block.threads) {
-    std::string state = thread.has_exited ? " exited" : text(" wait at ", thread.waits_at);
+    std::string state = thread.has_exited ? "exited" : text("waiting at ", thread.waits_at);
     if (!thread.has_exited && thread.waits_at_id >= 0) {
       const Barrier& barrier = running_block.barriers[static_cast<std::size_t>(thread.waits_at_id)];
       state += text(" ", thread.waits_at_id, " (", barrier.arrived.size(), " of ", barrier.expected,
@@ -71,8 +70,8 @@ void report_deadlock() {
   }
   std::string message = "deadlock:";
   for (std::size_t group = 0; group < groups.size(); ++group) {
-    message += text(group == 0 ? "" : ";", " threads ", list_threads(groups[group].second),
-                    groups[group].first);
+    message += text(group == 0 ? " " : "; ", groups[group].first, ": ",
+                    list_threads(groups[group].second));
   }
   report_block(message);
 }
@@ -87,6 +86,7 @@ void start_block(std::uint64_t number, std::size_t shared_bytes) {
   block.warps.resize((threads + kWarpSize - 1) / kWarpSize);
   for (Warp& warp : block.warps) {
     warp.runnable = 0;
+    warp.at_barrier = 0;
     warp.meetings.clear();
   }
   for (unsigned i = 0; i < threads; ++i) {

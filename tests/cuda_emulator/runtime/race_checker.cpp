@@ -27,9 +27,11 @@ std::size_t end_cell(std::uint32_t offset, int bytes) {
 }  // namespace
 
 void RaceChecker::start_block(int threads) {
-  if (cells_.empty() || last_stamp_ > kMaxStamp) {
+  // Copies that the last block never waited for have left cells of a later stamp than any.
+  if (cells_.empty() || last_stamp_ > kMaxStamp || copies_under_way_ != 0) {
     cells_.assign(kMaxSharedBytes / kCellBytes, Cell{});
     last_stamp_ = 0;
+    copies_under_way_ = 0;
   }
   synchronise_block();
   clocks_.assign(static_cast<std::size_t>(threads), nullptr);
@@ -106,9 +108,11 @@ void RaceChecker::write(const Thread& thread, std::uint32_t offset, int bytes, c
 void RaceChecker::start_copy(const Thread& thread, std::uint32_t offset, int bytes) {
   check_write(thread, offset, bytes, "cp.async");
   set_writer({kUnderWay, thread.number}, offset, bytes);
+  ++copies_under_way_;
 }
 
 void RaceChecker::finish_copy(const Thread& thread, std::uint32_t offset, int bytes) {
+  --copies_under_way_;
   set_writer({stamp_of(thread.number), thread.number}, offset, bytes);
 }
 

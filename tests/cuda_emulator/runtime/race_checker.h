@@ -59,6 +59,7 @@ class RaceChecker {
   std::vector<Stamp> own_;                            // by thread; at least block_stamp_ + 1
   Stamp block_stamp_ = 0;                             // up to here everything is ordered
   Stamp last_stamp_ = 0;                              // the largest one given
+  int copies_under_way_ = 0;
 };
 
 }  // namespace cuda_emulator

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "report.h"
 
+#include <utility>
+
 #include "block.h"
 
 namespace cuda_emulator {

@@ -42,11 +42,11 @@ Meeting* find_meeting(Warp& warp, const Collective& collective, int variant, std
 }
 
 // Lanes that wait for this one elsewhere, while it is about to wait for them, will wait for ever.
-void check_divergence(const Warp& warp, const Collective& collective, std::uint32_t mask,
-                      std::uint32_t me) {
+void check_divergence(const Warp& warp, const Meeting* mine, const Collective& collective,
+                      std::uint32_t mask, std::uint32_t me) {
   for (const Meeting& meeting : warp.meetings) {
     const std::uint32_t stuck = meeting.arrived & mask;
-    if ((meeting.mask & me) == 0 || stuck == 0) continue;
+    if (&meeting == mine || (meeting.mask & me) == 0 || stuck == 0) continue;
     report(text(
         "divergent warp: executes ", collective.name, " with mask ", hexadecimal(mask),
         " while thread ", lane_of_warp(running_thread->warp, __builtin_ctz(stuck)).number,
@@ -136,8 +136,8 @@ bool meet(const Collective& collective, int variant, std::uint32_t mask, void* a
     return false;
   }
   Meeting* meeting = find_meeting(warp, collective, variant, mask, me);
+  check_divergence(warp, meeting, collective, mask, me);
   if (meeting == nullptr) {
-    check_divergence(warp, collective, mask, me);
     warp.meetings.emplace_back();
     meeting = &warp.meetings.back();
     meeting->collective = &collective;

@@ -27,7 +27,9 @@ struct Meeting {
 
 struct Warp {
   std::uint32_t runnable = 0;
-  std::uint32_t exited = 0;  // lanes that do not exist count as exited
+  std::uint32_t exited = 0;      // lanes that do not exist count as exited
+  std::uint32_t at_barrier = 0;  // lanes that wait at one
+  int barrier = 0;               // which one
   std::vector<Meeting> meetings;
 };
 

@@ -28,13 +28,13 @@ struct Traits {
   static constexpr int kRowTiles = 1;
   static constexpr int kWarps = kHeadDim <= 128 ? 8 : 4;
   static constexpr int kBlockM = kWarps * kRowTiles * 16;
-  static constexpr int kBlockN = kHeadDim == 64 && !kIsGeneral ? 32 : kHeadDim <= 96 || (kHeadDim <= 128 && !kIsGeneral) ? 64 : 32;
   static constexpr int kThreads = kWarps * 32;
   // Thread blocks that must fit on a multiprocessor, which bounds the registers.
   static constexpr int kMinBlocks = kHeadDim <= 64 && !kIsGeneral ? 2 : 1;
-
-  // Queries stay in registers where there is room; their tile is then free for keys.
-  static constexpr bool kQueryInRegisters = kHeadDim == 96 || kHeadDim == 128;
+  // Keys of a block: 64 where the registers hold their scores, and at most 99 KiB are needed.
+  static constexpr int kBlockN =
+      (kHeadDim == 64 && !kIsGeneral) || (kHeadDim == 128 && kIsGeneral) || kHeadDim == 256 ? 32
+                                                                                            : 64;
 
   static constexpr int kStages = 2;
   static constexpr int kTileBytes = kBlockN * kHeadDim * 2;  // of K or of V
@@ -42,12 +42,18 @@ struct Traits {
   static constexpr int kQueryBytes = kBlockM * kHeadDim * 2;
   static constexpr int kVectorStageBytes = (1 + kChannels) * kBlockN * 4;
 
+  // Queries stay in registers where there is room; they arrive in the stage of the second block of
+  // keys and leave it before that comes. Elsewhere they have a tile of their own.
+  static constexpr bool kQueryInRegisters =
+      (kHeadDim == 96 || kHeadDim == 128) && kQueryBytes <= kStageBytes;
+
   // Shared memory: stages of K and V, queries, stages of bias and influence.
-  static constexpr int kQueryOffset = kQueryInRegisters ? kStageBytes : kStages * kStageBytes;
-  static constexpr int kVectorOffset =
-      kQueryInRegisters ? kStages * kStageBytes : kQueryOffset + kQueryBytes;
+  static constexpr int kQueryOffset = kStages * kStageBytes;
+  static constexpr int kVectorOffset = kQueryOffset + (kQueryInRegisters ? 0 : kQueryBytes);
   static constexpr int kSharedBytes = kVectorOffset + kStages * kVectorStageBytes;
 
+  // Once all keys are seen, out is staged from the beginning of shared memory on.
+  static_assert(kQueryBytes <= kSharedBytes, "out is as large as the queries");
   static_assert(kSharedBytes <= 99 * 1024, "sm_86, sm_89 and sm_120 have 99 KiB for a block");
 };
 

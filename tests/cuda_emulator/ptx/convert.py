@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from ..operation import B32, B64, F32, Operation, signed
-from ..syntax import PREDICATE, TYPES, Kind, Operand, Symbol, Type, Vector
+from .operation import B32, B64, F32, Operation, signed
+from .syntax import PREDICATE, TYPES, Kind, Operand, Symbol, Type, Vector
 
 _INTEGERS = tuple(f"{kind}{bits}" for kind in "us" for bits in (8, 16, 32, 64))
 _NUMBERS = (*_INTEGERS, "f32", "f64")

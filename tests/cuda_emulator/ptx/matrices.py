@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from ..operation import B32, F32, Operation
+from .operation import B32, F32, Operation
 
 
 def ldmatrix(operation: Operation) -> str:

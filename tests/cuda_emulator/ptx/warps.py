@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from ..operation import B32, Operation
-from ..syntax import PREDICATE, TYPES
+from .operation import B32, Operation
+from .syntax import PREDICATE, TYPES
 
 _U32 = TYPES["u32"]
 _MODES = {"up": "kUp", "down": "kDown", "bfly": "kButterfly", "idx": "kIndex"}
@@ -31,7 +31,7 @@ def shfl_sync(operation: Operation) -> str:
 
 
 def vote_sync(operation: Operation) -> str:
-    """``vote.sync.any``, ``.all``, ``.uni``, ``.ballot``; of the lanes of the mask that are left."""
+    """``vote.sync.any``, ``.all``, ``.uni``, ``.ballot``: of the lanes of the mask still there."""
     mode = operation.require("any", "all", "uni", "ballot")
     kind = operation.require_type("b32" if mode == "ballot" else "pred")
     d, predicate, mask = operation.operands(3)

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from ..operation import Operation
-from ..syntax import TYPES
+from .operation import Operation
+from .syntax import TYPES
 
 _U32 = TYPES["u32"]
 
@@ -20,11 +20,6 @@ def leave(operation: Operation) -> str:
     operation.flag("uni")
     operation.operands(0)
     return "return;"
-
-
-def call(operation: Operation) -> str:
-    """``call``: refused."""
-    raise operation.error("functions and calls are not supported: inline them")
 
 
 def _barrier(operation: Operation, function: str, counts: tuple[int, ...]) -> str:
@@ -49,4 +44,4 @@ def bar(operation: Operation) -> str:
     return _barrier(operation, "bar_arrive", (2,))
 
 
-TABLE = {"bra": bra, "ret": leave, "exit": leave, "call": call, "bar": bar, "barrier": bar}
+TABLE = {"bra": bra, "ret": leave, "exit": leave, "bar": bar, "barrier": bar}

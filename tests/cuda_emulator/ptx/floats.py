@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..operation import F32, Operation
-from ..syntax import Operand
+from .operation import F32, Operation
+from .syntax import Operand
 
 _NEAREST = "rn"
 _ROUNDING = {"rz": "FE_TOWARDZERO", "rm": "FE_DOWNWARD", "rp": "FE_UPWARD"}

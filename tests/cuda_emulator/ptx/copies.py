@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from ..operation import Operation
-from ..syntax import TYPES
+from .operation import Operation
+from .syntax import TYPES
 
 _PREFETCH = ("L2::64B", "L2::128B", "L2::256B")
 _SIZES = {"ca": (4, 8, 16), "cg": (16,)}

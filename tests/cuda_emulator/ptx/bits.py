@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from ..operation import B32, Operation, narrowed
-from ..syntax import PREDICATE, TYPES, Integer, Kind, Operand, Type
+from .operation import B32, Operation, narrowed
+from .syntax import PREDICATE, TYPES, Integer, Kind, Operand, Type
 
 _BITS = ("b16", "b32", "b64")
 _U32 = TYPES["u32"]

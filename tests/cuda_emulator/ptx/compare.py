@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from ..operation import B32, F32, Operation, signed
-from ..syntax import PREDICATE, TYPES, Kind, Pair, Type
+from .operation import B32, F32, Operation, signed
+from .syntax import PREDICATE, TYPES, Kind, Pair, Type
 
 _BITS = ("b16", "b32", "b64")
-_NUMBERS = tuple(f"{kind}{bits}" for kind in "us" for bits in (16, 32, 64)) + ("f32", "f64")
+_INTEGERS = tuple(f"{kind}{bits}" for kind in "us" for bits in (16, 32, 64))
+_NUMBERS = (*_INTEGERS, "f32", "f64")
 _SAME = {"eq": "==", "ne": "!="}
 _ORDER = {"lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 _UNSIGNED_ORDER = {"lo": "<", "ls": "<=", "hi": ">", "hs": ">="}

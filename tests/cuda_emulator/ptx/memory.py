@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from ..operation import Operation
-from ..syntax import TYPES, Operand, Type
+from .operation import Operation
+from .syntax import TYPES, Operand, Type
 
 _TYPES = tuple(name for name in TYPES if name != "pred")
 _MAX_BYTES = 16

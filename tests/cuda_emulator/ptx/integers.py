@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from ..operation import B32, Operation, narrowed, signed
-from ..syntax import TYPES, Kind, Type
 from . import floats
+from .operation import B32, Operation, narrowed, signed
+from .syntax import TYPES, Kind, Type
 
 INTEGERS = tuple(f"{kind}{bits}" for kind in "us" for bits in (16, 32, 64))
 _SIGNED = ("s16", "s32", "s64")

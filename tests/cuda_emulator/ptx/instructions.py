@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..operation import Operation
 from . import bits, compare, control, convert, copies, floats, integers, matrices, memory, warps
+from .operation import Operation
 
 Translate = Callable[[Operation], str]
 
