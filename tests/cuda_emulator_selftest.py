@@ -19,7 +19,7 @@ COMPILER = shutil.which(os.environ.get("CXX", "g++"))
 FLAGS = [
     "-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra",
     "-Wconversion", "-Werror", "-Wno-unknown-pragmas", "-DGUIDE_CUDA_EMULATED",
-    f"-I{EMULATOR}", f"-I{ROOT / 'csrc'}",
+    f"-I{EMULATOR}", f"-I{ROOT / 'csrc'}", *os.environ.get("CXXFLAGS", "").split(),
 ]  # fmt: skip
 SCHEDULES = {
     "in-order": ("in-order", 0),
@@ -49,14 +49,15 @@ def _build():
         *(ROOT / "csrc" / "attention" / "cuda").glob("*.*h"), ROOT / "csrc/attention/params.h",
         Path(__file__),
     ]  # fmt: skip
-    sources = [*EMULATOR.glob("runtime/*.cpp"), *EMULATOR.glob("selftest/*.cpp")]
+    kernels = [path for path in EMULATOR.glob("selftest/*.cpp") if not path.match("ptx_*")]
+    sources = [*EMULATOR.glob("runtime/*.cpp"), *kernels]
     objects = {source: BUILD / f"{source.parent.name}_{source.stem}.o" for source in sources}
     stale = [source for source in sources if _is_older(objects[source], [source, *headers])]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda s: _run([COMPILER, *FLAGS, "-c", s, "-o", objects[s]]), stale))
     library = BUILD / "libselftest.so"
     if stale or _is_older(library, objects.values()):
-        _run([COMPILER, "-shared", "-o", library, *objects.values()])
+        _run([COMPILER, *FLAGS, "-shared", "-o", library, *objects.values()])
     return library
 
 

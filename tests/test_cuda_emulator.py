@@ -205,6 +205,11 @@ def test_named_barriers_of_some_warps(scheduled):
     np.testing.assert_array_equal(output, np.arange(128) ^ 32 ^ 64)
 
 
+def test_named_barriers_order_along_a_chain(scheduled):
+    output = scheduled.run("chain", None, np.zeros(32, np.uint32))
+    np.testing.assert_array_equal(output, THREADS_OF_WARP)
+
+
 def test_lanes_exchange(scheduled):
     output = scheduled.run("exchange", None, np.zeros((32, 14), np.int32))
     lane = THREADS_OF_WARP
@@ -376,9 +381,19 @@ def test_schedules_differ_and_repeat(emulator):
     assert sorted(first) == sorted(second) == every_thread
     assert first != second
     assert first == _order(emulator, "random", 1)
-    # Blocks, warps and lanes are all mixed.
+    # Blocks, and lanes within a warp, are mixed; for warps see the next test.
     assert [thread // 96 for thread in first[::96]] != list(range(5))
-    assert len({tuple(np.diff(first[i : i + 32])) for i in range(0, 480, 32)}) > 5
+    assert [thread for thread in first if thread < 32] != list(range(32))
+
+
+def test_warps_take_turns(emulator):
+    def count_changes(policy):
+        emulator.set_schedule(policy, 1)
+        output = emulator.run("turns", None, np.zeros(1 + 4 * 50, np.uint32), 50)
+        return np.count_nonzero(np.diff(output[1:].astype(int)))
+
+    assert count_changes("in-order") == count_changes("reverse") == 3
+    assert count_changes("random") > 20
 
 
 def test_unknown_schedule_is_refused(emulator):

@@ -1,48 +1,47 @@
 # SPDX-License-Identifier: MIT
-"""PTX to C++: every family of opcodes against exact arithmetic, control flow, refusals, mutations."""
+"""PTX to C++: all families of opcodes against exact arithmetic, memory, control flow, warps."""
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
-from cuda_emulator.selftest import ptx_case, ptx_harness
-from cuda_emulator.selftest.ptx_case import HEADER, Case
-from cuda_emulator.selftest.ptx_conversion_cases import comparisons, conversions
-from cuda_emulator.selftest.ptx_float_cases import floats
-from cuda_emulator.selftest.ptx_integer_cases import bits, integers
+from cuda_emulator.ptx.selftest import case as cases
+from cuda_emulator.ptx.selftest.case import HEADER, Case
+from cuda_emulator.ptx.selftest.conversion_cases import comparisons, conversions
+from cuda_emulator.ptx.selftest.float_cases import floats
+from cuda_emulator.ptx.selftest.harness import Unit, find_compiler
+from cuda_emulator.ptx.selftest.integer_cases import bits, integers
 
-needs_compiler = pytest.mark.skipif(
-    ptx_harness.find_compiler() is None, reason="there is no C++ compiler"
-)
+needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="there is no C++ compiler")
 
 FAMILIES = {
     family.__name__: list(family()) for family in (integers, bits, floats, comparisons, conversions)
 }
-CASES = [(name, case) for name, cases in FAMILIES.items() for case in cases]
-_units: dict[str, ptx_harness.Unit] = {}
+CASES = [(name, case) for name, family in FAMILIES.items() for case in family]
 
 
-def family_unit(name: str) -> ptx_harness.Unit:
-    if name not in _units:
-        _units[name] = ptx_harness.Unit(ptx_case.module(FAMILIES[name]))
-    return _units[name]
+@functools.cache
+def family_unit(name: str) -> Unit:
+    return Unit(cases.module(FAMILIES[name]))
 
 
 @needs_compiler
 @pytest.mark.parametrize(("family", "case"), CASES, ids=[case.code for _, case in CASES])
 def test_instruction(family: str, case: Case) -> None:
-    given = ptx_case.operands(case)
+    given = cases.operands(case)
     arrays = [
-        ptx_case.array(kind, [values[i] for values in given]) for i, kind in enumerate(case.sources)
+        cases.array(kind, [values[i] for values in given]) for i, kind in enumerate(case.sources)
     ]
-    results = ptx_case.result_array(case, len(given))
+    results = cases.result_array(case, len(given))
     blocks = -(-len(given) // 128)
     count = np.uint32(len(given))
     reports = family_unit(family).launch(
         case.name, *arrays, results, count, blocks=blocks, threads=128
     )
     assert not reports
-    assert ptx_case.mismatches(case, given, results)[:5] == []
+    assert cases.mismatches(case, given, results)[:5] == []
 
 
 # ---- Memory and parameters -----------------------------------------------------------------------
@@ -77,7 +76,7 @@ ret;
 def test_widths_of_accesses() -> None:
     source = np.arange(32, dtype=np.uint8) * 7 + 0x83
     target = np.zeros(48, dtype=np.uint8)
-    assert not ptx_harness.Unit(WIDTHS).launch("widths", source, target, threads=1, shared_bytes=16)
+    assert not Unit(WIDTHS).launch("widths", source, target, threads=1, shared_bytes=16)
     assert np.array_equal(target[:16], source[:16])
     byte = int(source[3])
     extended = (byte - 256 if byte > 127 else byte) % (1 << 32)
@@ -110,7 +109,7 @@ ld.param.u64 %rd4, [%rd2+-8]; st.global.u64 [%rd1+24], %rd4;
 
 @needs_compiler
 def test_parameters() -> None:
-    unit = ptx_harness.Unit(PARAMETERS)
+    unit = Unit(PARAMETERS)
     target = np.zeros(32, dtype=np.uint8)
     # The pair of 16 bytes comes as two numbers of 8.
     pair = (np.uint64(0x1122334455667788), np.array([1.5, -2.5], np.float32).view(np.uint64)[0])
@@ -146,7 +145,7 @@ ret;
 
 @needs_compiler
 def test_module_variables() -> None:
-    unit = ptx_harness.Unit(TABLES)
+    unit = Unit(TABLES)
     target = np.zeros(4, dtype=np.float32)
     assert not unit.launch("tables", target, np.uint32(2), threads=1)
     assert target[:2].tolist() == [2.5, 0.0]
@@ -189,7 +188,7 @@ ret;
 @needs_compiler
 def test_loops_diverge_and_scopes_hide() -> None:
     target = np.full(64, 7, dtype=np.uint32)
-    assert not ptx_harness.Unit(COLLATZ).launch("collatz", target, np.uint32(50), threads=64)
+    assert not Unit(COLLATZ).launch("collatz", target, np.uint32(50), threads=64)
     assert target[0] == 7
     for start in range(1, 64):
         number, steps = start, 0
@@ -207,9 +206,10 @@ def test_a_register_that_is_read_too_early_is_poison() -> None:
         "mad.wide.u32 %rd1, %r1, 8, %rd1; st.global.f32 [%rd1], %f1; st.global.u32 [%rd1+4], %r2;"
     )
     target = np.zeros(4, dtype=np.float32)
-    unit = ptx_harness.Unit(f"{HEADER}.entry early(.param .u64 target) {{ {body} }}")
+    unit = Unit(f"{HEADER}.entry early(.param .u64 target) {{ {body} }}")
     assert not unit.launch("early", target, threads=2)
-    assert target[0] == 1 and np.isnan(target[2])
+    assert target[0] == 1
+    assert np.isnan(target[2])
     assert target.view(np.uint32)[[1, 3]].tolist() == [5, 0xFFFFFFFF]
 
 
@@ -247,7 +247,7 @@ def shuffle_operands(mode: str, width: int, operand: int) -> str:
 def test_shuffles() -> None:
     names = [f"shuffle_{mode}_{width}_{operand}" for mode, width, operand in SHUFFLES]
     kernels = map(warp_kernel, names, (shuffle_operands(*shuffle) for shuffle in SHUFFLES))
-    unit = ptx_harness.Unit(HEADER + "".join(kernels))
+    unit = Unit(HEADER + "".join(kernels))
     source = np.arange(32, dtype=np.uint32) * 3 + 100
     for name, (mode, width, operand) in zip(names, SHUFFLES, strict=True):
         target = np.zeros((32, 2), dtype=np.uint32)
@@ -282,7 +282,7 @@ def test_votes(mask: int) -> None:
     leave = ".reg .pred %out; .reg .b32 %bit; shr.u32 %bit, %mask, %lane; and.b32 %bit, %bit, 1;"
     leave += "setp.eq.u32 %out, %bit, 0; @%out exit;"
     kernels = (warp_kernel(name, leave + code) for name, (code, _) in VOTES.items())
-    unit = ptx_harness.Unit(HEADER + "".join(kernels))
+    unit = Unit(HEADER + "".join(kernels))
     for pattern in (0, 0xFFFFFFFF, 0x00000101, 0x80000001, mask):
         source = np.array([pattern >> lane & 1 for lane in range(32)], dtype=np.uint32)
         for name, (_, compute) in VOTES.items():
@@ -314,7 +314,7 @@ def test_special_registers() -> None:
     body += "".join(
         f"mov.u32 %v, {x}; st.global.u32 [%rd+{4 * i}], %v;" for i, x in enumerate(names)
     )
-    unit = ptx_harness.Unit(f"{HEADER}.entry special(.param .u64 target) {{ {body} }}")
+    unit = Unit(f"{HEADER}.entry special(.param .u64 target) {{ {body} }}")
     target = np.zeros((3 * 64, len(names)), dtype=np.uint32)
     assert not unit.launch("special", target, blocks=3, threads=64)
     for i, row in enumerate(target.tolist()):
@@ -346,7 +346,5 @@ def test_errors_of_a_run_are_reported(code: str, report: str) -> None:
         ".reg .b32 %r<4>; .reg .b64 %rd<3>; ld.param.u64 %rd1, [p]; mov.u32 %r1, 9; mov.u32 %r2, 0;"
     )
     module = f"{HEADER}.extern .shared .b8 memory[]; .entry k(.param .u64 p) {{ {start} {code} }}"
-    reports = ptx_harness.Unit(module).launch(
-        "k", np.zeros(1, np.uint32), threads=1, shared_bytes=64
-    )
+    reports = Unit(module).launch("k", np.zeros(1, np.uint32), threads=1, shared_bytes=64)
     assert report in reports

@@ -31,8 +31,8 @@ std::string device_obstacle(int device) {
     // It is left in the runtime's last error otherwise, for somebody else to trip over.
     (void)cudaGetLastError();
     return "the CUDA runtime of this build (" + std::to_string(CUDART_VERSION / 1000) + "." +
-           std::to_string(CUDART_VERSION / 10 % 100) + ") cannot use the device: " +
-           text_of(error) + "; update the driver";
+           std::to_string(CUDART_VERSION / 10 % 100) +
+           ") cannot use the device: " + text_of(error) + "; update the driver";
   }
   const int architecture = major * 10 + minor;
   if (architecture >= guide::cuda::kMinArchitecture) return "";

@@ -31,7 +31,8 @@ class MainLoop:
     Attributes:
         path: The straight path, in order.
         body: Every instruction of the loop, with those of the loops inside it.
-        fewest_multiplies: Matrix products on the way through the loop that has fewest of them.
+        fewest_multiplies: Matrix products on the way through the loop that has fewest of them,
+            not counting those that a predicate may switch off.
         loops: How many loops of the kernel multiply.
 
     """
@@ -65,13 +66,17 @@ def find_main_loop(instructions: tuple[Instruction, ...]) -> MainLoop | None:
     if not candidates:
         return None
     _, _, head, path = max(candidates)
-    shortest = graph.best_path(head, loops[head], lambda block: (-_multiplies(block),))
+    shortest = graph.best_path(head, loops[head], lambda block: (-_certain_multiplies(block),))
     body = itertools.chain.from_iterable(graph.blocks[start] for start in sorted(loops[head]))
-    return MainLoop(path, tuple(body), _multiplies(shortest), len(candidates))
+    return MainLoop(path, tuple(body), _certain_multiplies(shortest), len(candidates))
 
 
 def _multiplies(block: Block) -> int:
     return sum(instruction.name in MULTIPLIES for instruction in block)
+
+
+def _certain_multiplies(block: Block) -> int:
+    return sum(instruction.name in MULTIPLIES and not instruction.guard for instruction in block)
 
 
 def _straightness(block: Block) -> Weight:

@@ -14,11 +14,10 @@ else:
 SPEC = Path(__file__).with_name("spec.toml")
 
 
-def read_limits() -> dict[tuple[int, int], int]:
+def read_limits() -> dict[tuple[int, str], int]:
     """Return the most instructions of the straight path, by head_dim and extras."""
-    limits = tomllib.loads(SPEC.read_text())["sm80_forward"]
     return {
         (int(head_dim), extras): most
-        for head_dim, row in limits.items()
-        for extras, most in enumerate(row)
+        for head_dim, row in tomllib.loads(SPEC.read_text())["sm80"]["forward"].items()
+        for extras, most in row.items()
     }

@@ -13,29 +13,29 @@ from pathlib import Path
 
 from .tools import ROOT, find_host_compiler
 
+TRAITS = ROOT / "csrc" / "attention" / "cuda" / "sm80" / "traits.h"
 ELEMENTS = ("BFloat16", "Float16")
 HEAD_DIMS = (32, 64, 96, 128, 256)
-EXTRAS = ("kNone", "kOneChannel", "kTwoChannels", "kGeneral")
 
 _SM80_FORWARD = re.compile(
     r"guide::cuda::sm80::forward_kernel<guide::cuda::sm80::Traits<guide::cuda::(\w+), (\d+), "
     r"\(guide::cuda::sm80::Extras\)(\d)> ?>"
 )
 
-# traits.h is asked, so that the sizes stand in one place. It knows no CUDA beyond runtime.h.
+# traits.h is asked, so that the sizes stand in one place.
 _PROBE = """
 #include <cstdio>
 #include "attention/cuda/sm80/traits.h"
 
 struct Element {};
 
-template <int kHeadDim, int kExtras>
-void print() {
-  using T = guide::cuda::sm80::Traits<Element, kHeadDim, static_cast<guide::cuda::sm80::Extras>(kExtras)>;
-  std::printf("{\\"head_dim\\": %d, \\"extras\\": %d, \\"channels\\": %d, \\"row_tiles\\": %d, "
+template <int kHeadDim, guide::cuda::sm80::Extras kExtras>
+void print(const char* extras) {
+  using T = guide::cuda::sm80::Traits<Element, kHeadDim, kExtras>;
+  std::printf("{\\"head_dim\\": %d, \\"extras\\": \\"%s\\", \\"channels\\": %d, \\"row_tiles\\": %d, "
               "\\"warps\\": %d, \\"block_n\\": %d, \\"min_blocks\\": %d, "
               "\\"query_in_registers\\": %s, \\"shared_bytes\\": %d}\\n",
-              kHeadDim, kExtras, T::kIsGeneral ? 0 : T::kChannels, T::kRowTiles, T::kWarps,
+              kHeadDim, extras, T::kIsGeneral ? 0 : T::kChannels, T::kRowTiles, T::kWarps,
               T::kBlockN, T::kMinBlocks, T::kQueryInRegisters ? "true" : "false", T::kSharedBytes);
 }
 
@@ -49,9 +49,8 @@ class Tile:
 
     Attributes:
         head_dim: Elements of a head, keys and values alike.
-        extras: Index in `EXTRAS`.
-        channels: Influence channels that every block has; 0 for the general instance, which has
-            a number that only the call knows.
+        extras: What is computed besides: `None`, `OneChannel`, ... of the enumeration.
+        channels: Influence channels that every block has; 0 where only the call knows how many.
         row_tiles: Times 16 queries that a warp holds.
         warps: Of a thread block.
         block_n: Keys of a block.
@@ -62,7 +61,7 @@ class Tile:
     """
 
     head_dim: int
-    extras: int
+    extras: str
     channels: int
     row_tiles: int
     warps: int
@@ -98,12 +97,12 @@ class Instance:
 
     element: str
     head_dim: int
-    extras: int
+    extras: str
 
     @property
     def label(self) -> str:
         """What tables and messages call it."""
-        return f"{self.element} hd{self.head_dim} {EXTRAS[self.extras][1:]}"
+        return f"{self.element} hd{self.head_dim} {self.extras}"
 
 
 def parse_name(kernel: str) -> Instance | None:
@@ -116,7 +115,14 @@ def parse_name(kernel: str) -> Instance | None:
 
     """
     match = _SM80_FORWARD.fullmatch(kernel)
-    return Instance(match[1], int(match[2]), int(match[3])) if match else None
+    return Instance(match[1], int(match[2]), all_extras()[int(match[3])]) if match else None
+
+
+@functools.cache
+def all_extras() -> list[str]:
+    """Return the names of ``enum class Extras`` in traits.h, without their k."""
+    body = re.search(r"enum class Extras \{(.*?)\}", TRAITS.read_text(), re.DOTALL)
+    return re.findall(r"^\s*k(\w+)", body[1], re.MULTILINE) if body else []
 
 
 def exact_counts(tile: Tile) -> dict[str, int]:
@@ -173,7 +179,7 @@ def plain_counts(tile: Tile) -> dict[str, int]:
 
 
 @functools.cache
-def read_tiles() -> dict[tuple[int, int], Tile]:
+def read_tiles() -> dict[tuple[int, str], Tile]:
     """Ask traits.h for the tile of every head_dim and extra.
 
     Raises:
@@ -181,16 +187,16 @@ def read_tiles() -> dict[tuple[int, int], Tile]:
 
     """
     calls = " ".join(
-        f"print<{head_dim}, {extras}>();" for head_dim in HEAD_DIMS for extras in range(len(EXTRAS))
+        f'print<{head_dim}, guide::cuda::sm80::Extras::k{extras}>("{extras}");'
+        for head_dim in HEAD_DIMS
+        for extras in all_extras()
     )
     with tempfile.TemporaryDirectory() as folder:
         source, program = Path(folder) / "probe.cpp", Path(folder) / "probe"
         source.write_text(_PROBE.replace("CALLS", calls))
         includes = [f"-I{ROOT / 'csrc'}", f"-I{ROOT / 'tests' / 'cuda_emulator'}"]
         flags = ["-std=c++17", "-w", "-DGUIDE_CUDA_EMULATED", *includes]
-        subprocess.run(
-            [find_host_compiler(), *flags, str(source), "-o", str(program)], check=True
-        )
+        subprocess.run([find_host_compiler(), *flags, str(source), "-o", str(program)], check=True)
         printed = subprocess.run([str(program)], check=True, capture_output=True, text=True).stdout
     tiles = [Tile(**json.loads(line)) for line in printed.splitlines()]
     return {(tile.head_dim, tile.extras): tile for tile in tiles}

@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -66,10 +67,19 @@ def find_host_compiler() -> str:
     raise MissingToolError("no C++ compiler (c++, g++, clang++)")
 
 
-def nvcc_release(nvcc: Path) -> str:
-    """Return major and minor version of an nvcc, such as ``13.0``."""
-    match = re.search(r"release (\d+\.\d+)", run(str(nvcc), "--version"))
-    return match[1] if match else "unknown"
+def cuda_includes(nvcc: Path) -> list[str]:
+    """Return the flags with which a C++ compiler finds the CUDA headers that this nvcc takes.
+
+    nvcc says where they are: it may be called through a link or a script.
+    """
+    dryrun = subprocess.run(
+        [str(nvcc), "--dryrun", "-E", "-x", "cu", os.devnull],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stderr
+    lines = re.findall(r"^#\$ (?:SYSTEM_)?INCLUDES=(.*)$", dryrun, re.M)
+    return [flag for line in lines for flag in shlex.split(line)]
 
 
 def run(*command: str, folder: str | None = None, check: bool = True) -> str:

@@ -22,16 +22,24 @@ bool is_aligned(const void* tensor, const RowStrides& strides, std::int64_t row_
          strides.row % kElements == 0 && row_elements % kElements == 0;
 }
 
+template <class Element, int kHeadDim>
+cudaError_t launch_instance(const ForwardParams& params, cudaStream_t stream) {
+  if (params.attention.attn_bias != nullptr) {
+    return sm80::launch_dense_forward<Element, kHeadDim>(params, stream);
+  }
+  return sm80::launch_forward<Element, kHeadDim>(params, stream);
+}
+
 template <class Element>
 cudaError_t launch_for_head_dim(const ForwardParams& params, cudaStream_t stream) {
   const AttentionParams& attention = params.attention;
   const std::int64_t head_dim =
       attention.head_dim > attention.head_dim_v ? attention.head_dim : attention.head_dim_v;
-  if (head_dim <= 32) return sm80::launch_forward<Element, 32>(params, stream);
-  if (head_dim <= 64) return sm80::launch_forward<Element, 64>(params, stream);
-  if (head_dim <= 96) return sm80::launch_forward<Element, 96>(params, stream);
-  if (head_dim <= 128) return sm80::launch_forward<Element, 128>(params, stream);
-  if (head_dim <= kMaxHeadDim) return sm80::launch_forward<Element, 256>(params, stream);
+  if (head_dim <= 32) return launch_instance<Element, 32>(params, stream);
+  if (head_dim <= 64) return launch_instance<Element, 64>(params, stream);
+  if (head_dim <= 96) return launch_instance<Element, 96>(params, stream);
+  if (head_dim <= 128) return launch_instance<Element, 128>(params, stream);
+  if (head_dim <= kMaxHeadDim) return launch_instance<Element, 256>(params, stream);
   return cudaErrorInvalidValue;
 }
 
@@ -51,7 +59,7 @@ cudaError_t launch(const ForwardParams& params, cudaStream_t stream) {
 bool has_kernel(const AttentionParams& params) {
   // Positions within a head and the number of thread blocks are 32-bit integers.
   constexpr std::int64_t kMaxLength = std::int64_t{1} << 30;
-  constexpr std::int64_t kSmallestBlock = 64;  // queries of a thread block
+  constexpr std::int64_t kSmallestBlock = 64;  // queries
   const auto num_blocks = [](std::int64_t length) {
     return (length + kSmallestBlock - 1) / kSmallestBlock;
   };
@@ -60,8 +68,8 @@ bool has_kernel(const AttentionParams& params) {
          params.head_dim <= kMaxHeadDim && params.head_dim_v <= kMaxHeadDim &&
          params.seqlen_q <= kMaxLength && params.seqlen_k <= kMaxLength &&
          params.batch <= kMaxLength && params.num_heads <= kMaxLength &&
-         static_cast<double>(num_blocks(params.seqlen_q)) *
-                 static_cast<double>(params.num_heads) * static_cast<double>(params.batch) <
+         static_cast<double>(num_blocks(params.seqlen_q)) * static_cast<double>(params.num_heads) *
+                 static_cast<double>(params.batch) <
              2147483648.0;
 }
 

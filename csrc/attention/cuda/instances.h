@@ -26,9 +26,11 @@ constexpr std::int64_t kMaxChannels = 8;
 
 namespace sm80 {
 
-// Launches the instance for heads of up to kHeadDim; picks it by the channels and the dense bias.
+// Launch an instance for heads of up to kHeadDim: without a dense attn_bias, and with one.
 template <class Element, int kHeadDim>
 cudaError_t launch_forward(const ForwardParams& params, cudaStream_t stream);
+template <class Element, int kHeadDim>
+cudaError_t launch_dense_forward(const ForwardParams& params, cudaStream_t stream);
 
 }  // namespace sm80
 }  // namespace guide::cuda

@@ -53,41 +53,36 @@ GUIDE_DEVICE float load_shared(std::uint32_t address) {
 GUIDE_DEVICE float2 load_shared_pair(std::uint32_t address) {
   float2 value;
   GUIDE_INSTRUCTION(cuda_emulator::load_shared(address, &value, sizeof(value)),
-                    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
-                                 : "=f"(value.x), "=f"(value.y)
-                                 : "r"(address)
-                                 : "memory"));
+                    asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(value.x),
+                                 "=f"(value.y) : "r"(address) : "memory"));
   return value;
 }
 
 // 16 bytes; the address is a multiple of 16.
 GUIDE_DEVICE uint4 load_shared_chunk(std::uint32_t address) {
   uint4 value;
-  GUIDE_INSTRUCTION(cuda_emulator::load_shared(address, &value, sizeof(value)),
-                    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
-                                 : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-                                 : "r"(address)
-                                 : "memory"));
+  GUIDE_INSTRUCTION(
+      cuda_emulator::load_shared(address, &value, sizeof(value)),
+      asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(value.x), "=r"(value.y),
+                   "=r"(value.z), "=r"(value.w) : "r"(address) : "memory"));
   return value;
 }
 
 GUIDE_DEVICE void store_shared(std::uint32_t address, float value) {
-  GUIDE_INSTRUCTION(
-      cuda_emulator::store_shared(address, &value, sizeof(value)),
-      asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory"));
+  GUIDE_INSTRUCTION(cuda_emulator::store_shared(address, &value, sizeof(value)),
+                    asm volatile("st.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory"));
 }
 
 GUIDE_DEVICE void store_shared(std::uint32_t address, std::uint32_t value) {
-  GUIDE_INSTRUCTION(
-      cuda_emulator::store_shared(address, &value, sizeof(value)),
-      asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory"));
+  GUIDE_INSTRUCTION(cuda_emulator::store_shared(address, &value, sizeof(value)),
+                    asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory"));
 }
 
 GUIDE_DEVICE void store_shared_chunk(std::uint32_t address, uint4 value) {
-  GUIDE_INSTRUCTION(cuda_emulator::store_shared(address, &value, sizeof(value)),
-                    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address),
-                                 "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w)
-                                 : "memory"));
+  GUIDE_INSTRUCTION(
+      cuda_emulator::store_shared(address, &value, sizeof(value)),
+      asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(value.x),
+                   "r"(value.y), "r"(value.z), "r"(value.w) : "memory"));
 }
 
 // Global memory; `Value` is a number or a CUDA vector of up to 16 bytes, aligned to its size.
@@ -113,17 +108,16 @@ GUIDE_DEVICE void store_global(Value* target, Value value) {
 // then zeros. Both addresses are multiples of 16.
 GUIDE_DEVICE void copy_async_chunk(std::uint32_t shared_address, const void* source,
                                    int source_bytes) {
-  GUIDE_INSTRUCTION(cuda_emulator::copy_async(shared_address, source, 16, source_bytes),
-                    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
-                                     shared_address),
-                                 "l"(source), "r"(source_bytes)
-                                 : "memory"));
+  GUIDE_INSTRUCTION(
+      cuda_emulator::copy_async(shared_address, source, 16, source_bytes),
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address),
+                   "l"(source), "r"(source_bytes) : "memory"));
 }
 
 // Closes a group of the copies that this thread has started.
 GUIDE_DEVICE void copy_async_commit() {
   GUIDE_INSTRUCTION(cuda_emulator::copy_async_commit(),
-                    asm volatile("cp.async.commit_group;" ::: "memory"));
+                    asm volatile("cp.async.commit_group;" :: : "memory"));
 }
 
 // Waits until at most `kGroups` of this thread's groups are under way.
@@ -139,21 +133,20 @@ GUIDE_DEVICE void copy_async_wait() {
 // multiple of 16. Register i of lane l gets elements 2 (l % 4) and 2 (l % 4) + 1 of row l / 4 of
 // matrix i; with _transposed, of its column l / 4.
 GUIDE_DEVICE void load_matrices(std::uint32_t (&registers)[4], std::uint32_t address) {
-  GUIDE_INSTRUCTION(cuda_emulator::load_matrices(registers, 4, false, address),
-                    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                                 : "=r"(registers[0]), "=r"(registers[1]), "=r"(registers[2]),
-                                   "=r"(registers[3])
-                                 : "r"(address)
-                                 : "memory"));
+  GUIDE_INSTRUCTION(
+      cuda_emulator::load_matrices(registers, 4, false, address),
+      asm volatile(
+          "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(registers[0]),
+          "=r"(registers[1]), "=r"(registers[2]), "=r"(registers[3]) : "r"(address) : "memory"));
 }
 
 GUIDE_DEVICE void load_matrices_transposed(std::uint32_t (&registers)[4], std::uint32_t address) {
   GUIDE_INSTRUCTION(
       cuda_emulator::load_matrices(registers, 4, true, address),
-      asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                   : "=r"(registers[0]), "=r"(registers[1]), "=r"(registers[2]), "=r"(registers[3])
-                   : "r"(address)
-                   : "memory"));
+      asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(
+                       registers[0]),
+                   "=r"(registers[1]), "=r"(registers[2]),
+                   "=r"(registers[3]) : "r"(address) : "memory"));
 }
 
 // sums += a @ b for a 16x16 `a`, a 16x8 `b` and 16x8 sums in fp32. With g = lane / 4 and
@@ -166,10 +159,10 @@ GUIDE_DEVICE void mma_m16n8k16(float (&sums)[4], const std::uint32_t (&a)[4], st
   const std::uint32_t b[2] = {b0, b1};
   cuda_emulator::mma_m16n8k16(Element::kIsBFloat16, sums, a, b);
 #else
-#define GUIDE_MMA(type)                                                                    \
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                      \
-               ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"      \
-               : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])                \
+#define GUIDE_MMA(type)                                                               \
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." type "." type                 \
+               ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+               : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])           \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
   if constexpr (Element::kIsBFloat16) {
     GUIDE_MMA("bf16");

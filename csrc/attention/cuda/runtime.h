@@ -34,9 +34,8 @@ cudaError_t launch_kernel(dim3 grid, unsigned threads, std::size_t shared_bytes,
 #else
   const void* kernel = reinterpret_cast<const void*>(kKernel);
   // More than 48 KiB of shared memory must be asked for, on every device anew.
-  const cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           static_cast<int>(shared_bytes));
+  const cudaError_t error = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
   if (error != cudaSuccess) return error;
   void* arguments[] = {&params};
   return cudaLaunchKernel(kernel, grid, dim3(threads), arguments, shared_bytes, stream);

@@ -7,7 +7,8 @@ cannot be translated faithfully is a `PtxError`; nothing is guessed or ignored.
 
 Example:
     >>> from cuda_emulator.ptx import translate
-    >>> "extern" in translate(".version 9.0 .target sm_80 .address_size 64")
+    >>> unit = translate(".version 9.0 .target sm_80 .address_size 64 .entry nothing() { ret; }")
+    >>> 'extern "C" void nothing(const void* params)' in unit
     True
 """
 

@@ -26,6 +26,7 @@ _INCLUDES = ("cfenv", "cmath", "cstdint", "cstring", "limits", "string", "type_t
 _UNUSED = ("unused-but-set-variable", "unused-variable", "unused-label")
 _LEAVE = frozenset(["ret", "exit"])
 _PER_LINE = 4
+_ROOM = 64
 
 
 def emit(module: Module) -> str:
@@ -60,20 +61,21 @@ def _variables(variables: Iterable[Variable]) -> Iterator[str]:
     held = [variable for variable in variables if variable.content is not None]
     yield "namespace {"
     for variable in held:
-        assert variable.content is not None
-        values = ", ".join(map(str, variable.content))
+        values = ", ".join(map(str, variable.content or b""))
+        # Room behind it, so that its end is not the beginning of the next one.
         yield (
-            f"alignas({variable.alignment}) const unsigned char "
-            f"{variable_name(variable.name)}[] = {{{values}}};  // {variable.line}"
+            f"alignas({variable.alignment}) const unsigned char {variable_name(variable.name)}"
+            f"[{len(variable.content or b'') + _ROOM}] = {{{values}}};  // {variable.line}"
         )
     yield "[[maybe_unused]] inline bool is_module_variable(std::uint64_t address, int bytes) {"
+    yield "  const auto size = static_cast<std::uint64_t>(bytes);"
+    yield "  static_cast<void>(address), static_cast<void>(size);"
     for variable in held:
-        name = variable_name(variable.name)
-        offset = f"address - reinterpret_cast<std::uint64_t>({name})"
-        yield f"  if (const std::uint64_t at = {offset}; at < sizeof({name})) {{"
-        yield f"    return sizeof({name}) - at >= std::uint64_t(bytes) && at % bytes == 0;"
+        offset = f"address - reinterpret_cast<std::uint64_t>({variable_name(variable.name)})"
+        extent = len(variable.content or b"")
+        yield f"  if (const std::uint64_t at = {offset}; at < {extent}) {{"
+        yield f"    return {extent} - at >= size && address % size == 0;"
         yield "  }"
-    yield "  static_cast<void>(address), static_cast<void>(bytes);"
     yield "  return false;"
     yield "}"
     yield "}  // namespace"

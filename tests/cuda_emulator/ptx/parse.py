@@ -14,7 +14,7 @@ from .syntax import Float, Integer, Kernel, Kind, Module, Parameter, Type, Varia
 TARGETS = frozenset(["sm_80"])
 """The instructions of later targets are not in the table of `instructions`."""
 
-_HEADER = re.compile(r"\.(version|target|address_size)\s+([^\n]*)")
+_HEADER = re.compile(r"\.(version|target|address_size)\s+(\w[\w.]*(?:\s*,\s*\w+)*)")
 _DECLARATION = re.compile(r"(?:\.(visible|weak|extern)\s+)?\.(\w+)\b")
 _VARIABLE = re.compile(
     rf"\s*(?:\.align\s+(\d+)\s+)?\.(\w+)\s+({NAME})\s*((?:\[[^\]]*\])*)\s*(?:=\s*([^;]*?)\s*)?;"
@@ -51,7 +51,7 @@ def parse(text: str) -> Module:
 
 
 def _check_header(reader: Reader, match: re.Match[str]) -> None:
-    name, value = match[1], match[2].strip()
+    name, value = match.groups()
     if name == "target" and value not in TARGETS:
         raise reader.error(f"only {', '.join(TARGETS)} is supported", match.start())
     if name == "address_size" and value != "64":

@@ -13,7 +13,13 @@ NAME = r"[A-Za-z_$%][\w$]*"
 _COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
 _SPACE = re.compile(r"\s*")
 # Directives that say nothing about what a kernel computes.
-_IGNORED = re.compile(r'\.(?:file|loc)\b[^\n]*|\.pragma\s+"nounroll"\s*;')
+_IGNORED = re.compile(
+    r'\.file\s+\d+\s+"[^"\n]*"(?:\s*,\s*\d+\s*,\s*\d+)?'
+    r"|\.loc\s+\d+\s+\d+\s+\d+"
+    r"(?:\s*,\s*function_name\s+[\w$]+\s*,\s*inlined_at\s+\d+\s+\d+\s+\d+)?"
+    r"|\.section\s+\.debug_\w+\s*\{[^{}]*\}"
+    r'|\.pragma\s+"nounroll"\s*;'
+)
 
 
 class Reader:

@@ -64,18 +64,12 @@ __device__ void run(const Params& params) {
   }
   __syncthreads();
 
-  // Each thread a chunk of four powers: by a chunk in one half of the block, by pairs in the other.
+  // Each thread takes four powers on; one half of the block by chunks, back to where they were.
   const std::uint32_t at = shared + static_cast<std::uint32_t>(kSums + thread * 16);
-  float4* target = reinterpret_cast<float4*>(params.powers) + thread;
-  if (warp == 0) {
-    const uint4 powers = ptx::load_shared_chunk(at);
-    ptx::store_shared_chunk(at, powers);
-    ptx::store_global(target, make_float4(__uint_as_float(powers.x), __uint_as_float(powers.y),
-                                          __uint_as_float(powers.z), __uint_as_float(powers.w)));
-  } else {
-    const float2 first = ptx::load_shared_pair(at), second = ptx::load_shared_pair(at + 8);
-    ptx::store_global(target, make_float4(first.x, first.y, second.x, second.y));
-  }
+  if (warp == 0) ptx::store_shared_chunk(at, ptx::load_shared_chunk(at));
+  const float2 first = ptx::load_shared_pair(at), second = ptx::load_shared_pair(at + 8);
+  ptx::store_global(reinterpret_cast<float4*>(params.powers) + thread,
+                    make_float4(first.x, first.y, second.x, second.y));
   if (thread < 16) {
     const std::uint32_t max = shared + static_cast<std::uint32_t>(kMax + thread * 4);
     ptx::store_global(params.row_max + thread,

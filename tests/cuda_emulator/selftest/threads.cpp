@@ -83,6 +83,25 @@ __global__ void pairs(const __grid_constant__ Arguments arguments) {
   set_output(arguments, threadIdx.x, ptx::load_shared(shared + 4 * threadIdx.x));
 }
 
+// Warp 0 meets warp 1, which then meets warp 2: what warp 0 wrote is there for warp 2.
+__global__ void chain(const __grid_constant__ Arguments arguments) {
+  const std::uint32_t address = ptx::shared_memory() + 4 * (threadIdx.x % 32);
+  const unsigned warp = threadIdx.x / 32;
+  if (warp == 0) ptx::store_shared(address, threadIdx.x);
+  if (warp <= 1) cuda_emulator::bar_sync(1, 64);
+  if (warp >= 1) cuda_emulator::bar_sync(2, 64);
+  if (warp == 2) set_output(arguments, threadIdx.x % 32, ptx::load_shared(address));
+}
+
+// Output: the number of each warp, in the order in which they got past __syncwarp().
+__global__ void turns(const __grid_constant__ Arguments arguments) {
+  auto* count = static_cast<std::uint32_t*>(arguments.output);
+  for (int turn = 0; turn < arguments.option; ++turn) {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) set_output(arguments, 1 + (*count)++, threadIdx.x / 32);
+  }
+}
+
 // Output: for each lane the results of many exchanges.
 __global__ void exchange(const __grid_constant__ Arguments arguments) {
   const int lane = static_cast<int>(threadIdx.x);
@@ -142,6 +161,8 @@ SELFTEST_RUN(order, dim3(5), 96, 0)
 SELFTEST_RUN(reduce, dim3(1), 256, 1024)
 SELFTEST_RUN(produce, dim3(1), 64, 128)
 SELFTEST_RUN(pairs, dim3(1), 128, 512)
+SELFTEST_RUN(chain, dim3(1), 96, 128)
+SELFTEST_RUN(turns, dim3(1), 128, 0)
 SELFTEST_RUN(exchange, dim3(1), 32, 0)
 SELFTEST_RUN(masks, dim3(1), 32, 128)
 SELFTEST_RUN(partial, dim3(1), 48, 0)

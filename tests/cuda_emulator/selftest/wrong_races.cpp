@@ -58,16 +58,18 @@ __global__ void arrival_without_wait(const __grid_constant__ Arguments arguments
     cuda_emulator::bar_sync(1, 64);
   } else {
     cuda_emulator::bar_arrive(1, 64);
+    __syncwarp();  // everybody has arrived by now, if warp 0 runs first
   }
   if (threadIdx.x == 35) set_output(arguments, 0, ptx::load_shared(shared + 40));
 }
 
-// The write after a barrier is a new one.
+// A write before the barrier of two warps is ordered, the one after it is not.
 __global__ void write_after_barrier(const __grid_constant__ Arguments arguments) {
   const std::uint32_t shared = ptx::shared_memory();
-  cuda_emulator::bar_sync(1, 64);
+  if (threadIdx.x >= 64) return;
   if (threadIdx.x == 3) ptx::store_shared(shared + 40, 1.0f);
-  __syncwarp();
+  cuda_emulator::bar_sync(1, 64);
+  if (threadIdx.x == 3) ptx::store_shared(shared + 40, 2.0f);
   if (threadIdx.x == 35) set_output(arguments, 0, ptx::load_shared(shared + 40));
 }
 
@@ -96,7 +98,7 @@ SELFTEST_RUN(missing_syncwarp, dim3(1), 32, 1024)
 SELFTEST_RUN(partial_overlap, dim3(1), 64, 1024)
 SELFTEST_RUN(barrier_of_others, dim3(1), 96, 1024)
 SELFTEST_RUN(arrival_without_wait, dim3(1), 64, 1024)
-SELFTEST_RUN(write_after_barrier, dim3(1), 64, 1024)
+SELFTEST_RUN(write_after_barrier, dim3(1), 96, 1024)
 SELFTEST_RUN(matrix_race, dim3(1), 64, 1024)
 SELFTEST_RUN(many_races, dim3(1), 64, 1024)
 

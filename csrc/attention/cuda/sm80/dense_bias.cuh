@@ -2,8 +2,8 @@
 // The dense attn_bias, read score by score: the general and slow way.
 #pragma once
 
-#include "products.cuh"
 #include "../math.cuh"
+#include "products.cuh"
 
 namespace guide::cuda::sm80 {
 

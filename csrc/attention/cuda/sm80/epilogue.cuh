@@ -29,8 +29,8 @@ template <class Traits>
 GUIDE_DEVICE void finish_rows(const ForwardParams& launch, int batch_idx, int head_idx, int q_begin,
                               RowState<Traits>& state, OutTiles<Traits>& out) {
   const AttentionParams& params = launch.attention;
-  const float sink = params.sinks == nullptr ? Math::negative_infinity()
-                                             : kLog2E * load_sink(params, head_idx);
+  const float sink =
+      params.sinks == nullptr ? Math::negative_infinity() : kLog2E * load_sink(params, head_idx);
   const int lane = lane_index();
   const std::int64_t head_rows = (batch_idx * params.num_heads + head_idx) * params.seqlen_q;
 #pragma unroll
@@ -54,8 +54,8 @@ GUIDE_DEVICE void finish_rows(const ForwardParams& launch, int batch_idx, int he
       const int q_idx = q_begin + row_tile * 16 + half * 8 + lane / 4;
       const bool writes = lane % 4 == 0 && q_idx < params.seqlen_q;
       if (writes) {
-        const float lse = sees_nothing ? Math::negative_infinity()
-                                       : (total_max + log2f(total)) * kLn2;
+        const float lse =
+            sees_nothing ? Math::negative_infinity() : (total_max + log2f(total)) * kLn2;
         ptx::store_global(params.lse + head_rows + q_idx, lse);
       }
 #pragma unroll
@@ -90,9 +90,9 @@ GUIDE_DEVICE void write_out(const ForwardParams& launch, std::uint32_t tile, int
     for (int half = 0; half < 2; ++half) {
 #pragma unroll
       for (int i = 0; i < kHeadDim / 8; ++i) {
-        ptx::store_shared(own_row.at(row_tile * 16 + half * 8, i) + lane % 4 * 4,
-                          ptx::pack<Element>(out[row_tile][i][half * 2],
-                                             out[row_tile][i][half * 2 + 1]));
+        ptx::store_shared(
+            own_row.at(row_tile * 16 + half * 8, i) + lane % 4 * 4,
+            ptx::pack<Element>(out[row_tile][i][half * 2], out[row_tile][i][half * 2 + 1]));
       }
     }
   }

@@ -54,9 +54,9 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
   const int first_block = visibility.first_block();
   const int end_block = visibility.end_block();
   KeyVectors<Traits> vectors(params, batch_idx, head_idx, shared);
-  const TileCopy<Traits, Traits::kBlockN> key_copy(
-      rows_of(params.key, params.key_strides, batch_idx, kv_head_idx, params.seqlen_k,
-              params.head_dim, launch.key_is_aligned));
+  const TileCopy<Traits, Traits::kBlockN> key_copy(rows_of(params.key, params.key_strides,
+                                                           batch_idx, kv_head_idx, params.seqlen_k,
+                                                           params.head_dim, launch.key_is_aligned));
   const TileCopy<Traits, Traits::kBlockN> value_copy(
       rows_of(params.value, params.value_strides, batch_idx, kv_head_idx, params.seqlen_k,
               params.head_dim_v, launch.value_is_aligned));
@@ -123,10 +123,8 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
     } else {
       add_key_bias<Traits, false>(vectors, stage, factors, scores);
     }
-    if constexpr (Traits::kIsGeneral) {
-      if (params.attn_bias != nullptr) {
-        add_dense_bias<Traits>(params, batch_idx, head_idx, warp_q_begin, k_begin, scores);
-      }
+    if constexpr (Traits::kIsDense) {
+      add_dense_bias<Traits>(params, batch_idx, head_idx, warp_q_begin, k_begin, scores);
     }
     if (visibility.is_partial(k_begin)) visibility.hide(k_begin, scores);
 
@@ -152,7 +150,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
   write_out<Traits>(launch, shared, batch_idx, head_idx, warp_q_begin, out);
 }
 #else
-    ;
+        ;
 #endif
 
 template <class Element, int kHeadDim, Extras kExtras>
@@ -170,13 +168,12 @@ cudaError_t launch_instance(const ForwardParams& params, cudaStream_t stream) {
 
 template <class Element, int kHeadDim>
 cudaError_t launch_forward(const ForwardParams& params, cudaStream_t stream) {
-  const AttentionParams& attention = params.attention;
   const bool is_aligned =
       params.query_is_aligned && params.key_is_aligned && params.value_is_aligned;
-  if (attention.attn_bias != nullptr || attention.channels > 2 || !is_aligned) {
+  if (params.attention.channels > 2 || !is_aligned) {
     return launch_instance<Element, kHeadDim, Extras::kGeneral>(params, stream);
   }
-  switch (attention.channels) {
+  switch (params.attention.channels) {
     case 0:
       return launch_instance<Element, kHeadDim, Extras::kNone>(params, stream);
     case 1:
@@ -184,6 +181,11 @@ cudaError_t launch_forward(const ForwardParams& params, cudaStream_t stream) {
     default:
       return launch_instance<Element, kHeadDim, Extras::kTwoChannels>(params, stream);
   }
+}
+
+template <class Element, int kHeadDim>
+cudaError_t launch_dense_forward(const ForwardParams& params, cudaStream_t stream) {
+  return launch_instance<Element, kHeadDim, Extras::kDense>(params, stream);
 }
 
 }  // namespace guide::cuda::sm80

@@ -2,5 +2,6 @@
 #include "forward.cuh"
 
 namespace guide::cuda::sm80 {
-template cudaError_t launch_forward<BFloat16, 256>(const ForwardParams& params, cudaStream_t stream);
+template cudaError_t launch_forward<BFloat16, 256>(const ForwardParams& params,
+                                                   cudaStream_t stream);
 }  // namespace guide::cuda::sm80

@@ -83,9 +83,8 @@ class KeyVectors {
   static GUIDE_DEVICE int key_of_block() { return static_cast<int>(threadIdx.x % Traits::kBlockN); }
 
   GUIDE_DEVICE std::uint32_t address(int stage, int vector, int key) const {
-    return shared_memory_ +
-           static_cast<std::uint32_t>(stage * Traits::kVectorStageBytes +
-                                      (vector * Traits::kBlockN + key) * 4);
+    return shared_memory_ + static_cast<std::uint32_t>(stage * Traits::kVectorStageBytes +
+                                                       (vector * Traits::kBlockN + key) * 4);
   }
 
   std::uint32_t shared_memory_;

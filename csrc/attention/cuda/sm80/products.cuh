@@ -45,8 +45,7 @@ GUIDE_DEVICE void multiply_keys(std::uint32_t query_tile, const QueryPieces<Trai
                                 std::uint32_t key_tile, DotTiles<Traits>& dots) {
   const int lane = lane_index();
   const ChunkAddress<Traits::kHeadDim> query_source = query_address<Traits>(query_tile);
-  const ChunkAddress<Traits::kHeadDim> key_source(key_tile, lane % 8 + lane / 16 * 8,
-                                                  lane / 8 % 2);
+  const ChunkAddress<Traits::kHeadDim> key_source(key_tile, lane % 8 + lane / 16 * 8, lane / 8 % 2);
 #pragma unroll
   for (int row_tile = 0; row_tile < Traits::kRowTiles; ++row_tile) {
 #pragma unroll
@@ -93,8 +92,8 @@ GUIDE_DEVICE void multiply_values(const DotTiles<Traits>& prob, std::uint32_t va
     std::uint32_t weights[Traits::kRowTiles][4];
 #pragma unroll
     for (int row_tile = 0; row_tile < Traits::kRowTiles; ++row_tile) {
-      const float(&left)[4] = prob[row_tile][2 * step];
-      const float(&right)[4] = prob[row_tile][2 * step + 1];
+      const float (&left)[4] = prob[row_tile][2 * step];
+      const float (&right)[4] = prob[row_tile][2 * step + 1];
       weights[row_tile][0] = ptx::pack<Element>(left[0], left[1]);
       weights[row_tile][1] = ptx::pack<Element>(left[2], left[3]);
       weights[row_tile][2] = ptx::pack<Element>(right[0], right[1]);

@@ -26,9 +26,9 @@ class ChunkAddress {
  public:
   // `tile` is a multiple of 128, as the bits that are permuted must be free in it.
   GUIDE_DEVICE ChunkAddress(std::uint32_t tile, int row, int chunk)
-      : first_(tile + static_cast<std::uint32_t>(row * kRowBytes + chunk / kPermuted * kGroupBytes +
-                                                 (chunk % kPermuted ^ row_bits(row)) *
-                                                     kChunkBytes)) {}
+      : first_(tile +
+               static_cast<std::uint32_t>(row * kRowBytes + chunk / kPermuted * kGroupBytes +
+                                          (chunk % kPermuted ^ row_bits(row)) * kChunkBytes)) {}
 
   // `rows` further down and `chunks` to the right; neither may carry into the bits that the first
   // row and chunk have set.
@@ -44,7 +44,9 @@ class ChunkAddress {
   static constexpr int kPermuted = kChunks % 8 == 0 ? 8 : 4;  // chunks that change places
   static constexpr int kGroupBytes = kPermuted * kChunkBytes;
 
-  static GUIDE_DEVICE int row_bits(int row) { return (kPermuted == 8 ? row : row >> 1) % kPermuted; }
+  static GUIDE_DEVICE int row_bits(int row) {
+    return (kPermuted == 8 ? row : row >> 1) % kPermuted;
+  }
 
   std::uint32_t first_;
 };
@@ -123,10 +125,9 @@ class TileCopy {
     for (int pass = 0; pass < kRows / kRowsPerPass; ++pass) {
 #pragma unroll 1
       for (int group = 0; group < kChunks / kLanes; ++group) {
-        ptx::store_shared_chunk(
-            target.at(pass * kRowsPerPass, group * kLanes),
-            gather_chunk(rows_, row_begin + first_row() + pass * kRowsPerPass,
-                         first_chunk() + group * kLanes));
+        ptx::store_shared_chunk(target.at(pass * kRowsPerPass, group * kLanes),
+                                gather_chunk(rows_, row_begin + first_row() + pass * kRowsPerPass,
+                                             first_chunk() + group * kLanes));
       }
     }
   }

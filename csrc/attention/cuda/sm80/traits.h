@@ -11,14 +11,16 @@ enum class Extras {
   kNone,         // key_bias alone
   kOneChannel,   // and one influence channel
   kTwoChannels,  // and two
-  kGeneral       // and up to kMaxChannels of them, a dense attn_bias, rows that are not aligned
+  kGeneral,      // and up to kMaxChannels of them, also of rows that are not aligned
+  kDense         // and a dense attn_bias
 };
 
 template <class Element_, int kHeadDim_, Extras kExtras>
 struct Traits {
   using Element = Element_;  // BFloat16 or Float16
   static constexpr int kHeadDim = kHeadDim_;
-  static constexpr bool kIsGeneral = kExtras == Extras::kGeneral;
+  static constexpr bool kIsDense = kExtras == Extras::kDense;
+  static constexpr bool kIsGeneral = kExtras == Extras::kGeneral || kIsDense;
   static constexpr int kChannels =
       kIsGeneral ? static_cast<int>(kMaxChannels) : static_cast<int>(kExtras);
 
@@ -26,15 +28,16 @@ struct Traits {
   // weights while the other multiplies; 32 would halve the shared-memory reads of K and V, but its
   // sums do not fit in 255 registers at head_dim 128 (docs/cuda_kernels.md).
   static constexpr int kRowTiles = 1;
-  static constexpr int kWarps = kHeadDim <= 128 ? 8 : 4;
+  static constexpr int kWarps = kHeadDim == 32 || kHeadDim == 256 ? 4 : 8;
   static constexpr int kBlockM = kWarps * kRowTiles * 16;
   static constexpr int kThreads = kWarps * 32;
   // Thread blocks that must fit on a multiprocessor, which bounds the registers.
-  static constexpr int kMinBlocks = kHeadDim <= 64 && !kIsGeneral ? 2 : 1;
-  // Keys of a block: 64 where the registers hold their scores, and at most 99 KiB are needed.
-  static constexpr int kBlockN =
-      (kHeadDim == 64 && !kIsGeneral) || (kHeadDim == 128 && kIsGeneral) || kHeadDim == 256 ? 32
-                                                                                            : 64;
+  static constexpr int kMinBlocks = kIsGeneral ? 1 : kHeadDim == 32 ? 4 : kHeadDim == 64 ? 2 : 1;
+  // Keys of a block: as many as leave every sum in a register. The same for all numbers of
+  // channels, so that asking for influence changes no bit of out.
+  static constexpr int kBlockN = kHeadDim == 96 || (kHeadDim == 128 && !kIsDense) ? 64
+                                 : kHeadDim == 256 && kIsDense                    ? 16
+                                                                                  : 32;
 
   static constexpr int kStages = 2;
   static constexpr int kTileBytes = kBlockN * kHeadDim * 2;  // of K or of V

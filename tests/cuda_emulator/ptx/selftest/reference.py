@@ -1,4 +1,4 @@
-# SPDX - License - Identifier : MIT
+# SPDX-License-Identifier: MIT
 """What PTX instructions compute, in exact arithmetic, and numbers that are likely to go wrong."""
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def saturate(x: float) -> float:
     return 0.0 if math.isnan(x) or x <= 0 else min(x, 1.0)
 
 
-# -- -- Numbers -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -
+# ---- Numbers -------------------------------------------------------------------------------------
 
 
 def edge_integers(bits: int) -> list[int]:

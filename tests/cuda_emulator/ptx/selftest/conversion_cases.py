@@ -1,4 +1,4 @@
-#SPDX - License - Identifier : MIT
+# SPDX-License-Identifier: MIT
 """Comparisons, selections, conversions and moves, and what they should compute."""
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-from cuda_emulator.selftest import ptx_reference as ref
-from cuda_emulator.selftest.ptx_case import Case, Compute, simple, to_signed, width
-from cuda_emulator.selftest.ptx_integer_cases import clamped
+from . import reference as ref
+from .case import Case, Compute, simple, to_signed, width
+from .integer_cases import clamped
 
-#-- -- Comparison -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- --
+# ---- Comparison ----------------------------------------------------------------------------------
 
 _ORDER = {
     "eq": operator.eq,
@@ -34,9 +34,7 @@ def _compared(name: str) -> Compute:
         return lambda a, b: int((math.isnan(a) or math.isnan(b)) == (name == "nan"))
     is_unordered = name.endswith("u")
     test = _ORDER[name.removesuffix("u")]
-    return lambda a, b: int(
-        is_unordered if math.isnan(a) or math.isnan(b) else test(a, b)
-    )
+    return lambda a, b: int(is_unordered if math.isnan(a) or math.isnan(b) else test(a, b))
 
 
 def comparisons() -> Iterator[Case]:
@@ -51,10 +49,8 @@ def comparisons() -> Iterator[Case]:
     for kind in ("f32", "f64"):
         for name in names:
             yield simple(f"setp.{name}", kind, 2, _compared(name), "pred")
-    yield simple(
-        "setp.eq.ftz", "f32", 2, lambda a, b: int(ref.flush(a) == ref.flush(b)), "pred"
-    )
-#Both destinations count : % d becomes the first and twice the second.
+    yield simple("setp.eq.ftz", "f32", 2, lambda a, b: int(ref.flush(a) == ref.flush(b)), "pred")
+    # Both destinations count: %d becomes the first and twice the second.
     both = "selp.u32 %d, 1, 0, %p; @%q add.u32 %d, %d, 2;"
     for kind in ("s32", "f32"):
         less = _compared("lt")
@@ -71,8 +67,7 @@ def comparisons() -> Iterator[Case]:
                     "u32",
                     (kind, kind, "pred"),
                     lambda a, b, c, f=combine, less=less, sign=sign: (
-                        f(less(a, b), c ^ (sign == "!"))
-                        + 2 * f(1 - less(a, b), c ^ (sign == "!"))
+                        f(less(a, b), c ^ (sign == "!")) + 2 * f(1 - less(a, b), c ^ (sign == "!"))
                     ),
                 )
     for kind in ("b16", "u32", "s64", "f32", "f64"):
@@ -85,7 +80,8 @@ def comparisons() -> Iterator[Case]:
     sources = ("u32", "u32", "f32")
     yield Case(code, "u32", sources, lambda a, b, c: a if ref.flush(c) >= 0 else b)
 
-#-- -- Conversion -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- --
+
+# ---- Conversion ----------------------------------------------------------------------------------
 
 _INTEGERS = tuple(f"{sign}{bits}" for sign in "us" for bits in (8, 16, 32, 64))
 _ROUND: dict[str, Callable[[float], float]] = {
@@ -135,15 +131,16 @@ def conversions() -> Iterator[Case]:
                 code = f"cvt.{rounding}.{to}.{of} %d, %a;"
                 yield Case(code, to, (of,), _to_integer(to, of, rounding))
             yield Case(f"cvt.{rounding}.{of}.{of} %d, %a;", of, (of,), compute)
-yield Case(f "cvt.sat.{of}.{of} %d, %a;", of, (of, ), ref.saturate) yield
-    Case("cvt.rni.ftz.s32.f32 %d, %a;", "s32", ("f32", ), _to_integer("s32", "f32", "rni")) yield
-    Case("cvt.rpi.ftz.f32.f32 %d, %a;", "f32", ("f32", ),
-         lambda a : float(np.ceil(ref.flush(a)))) yield
-    Case("cvt.f64.f32 %d, %a;", "f64", ("f32", ),
-         lambda a : a) narrow = ref.exactly(lambda a : a, lambda a : a, "rn") yield
-                                Case("cvt.rn.f32.f64 %d, %a;", "f32", ("f64", ), narrow)
+        yield Case(f"cvt.sat.{of}.{of} %d, %a;", of, (of,), ref.saturate)
+    yield Case("cvt.rni.ftz.s32.f32 %d, %a;", "s32", ("f32",), _to_integer("s32", "f32", "rni"))
+    yield Case(
+        "cvt.rpi.ftz.f32.f32 %d, %a;", "f32", ("f32",), lambda a: float(np.ceil(ref.flush(a)))
+    )
+    yield Case("cvt.f64.f32 %d, %a;", "f64", ("f32",), lambda a: a)
+    narrow = ref.exactly(lambda a: a, lambda a: a, "rn")
+    yield Case("cvt.rn.f32.f64 %d, %a;", "f32", ("f64",), narrow)
     yield Case("cvt.rn.ftz.f32.f64 %d, %a;", "f32", ("f64",), lambda a: ref.flush(narrow(a)))
-#From a wider register, only the low bits count.
+    # From a wider register, only the low bits count.
     yield Case("cvt.s32.s8 %d, %a; // wide", "s32", ("u32",), lambda a: to_signed(a & 0xFF, 8))
     yield Case("cvt.u64.u16 %d, %a; // wide", "u64", ("u64",), lambda a: a & 0xFFFF)
     yield from _half_conversions()

@@ -1,4 +1,4 @@
-# SPDX - License - Identifier : MIT
+# SPDX-License-Identifier: MIT
 """Builds translated PTX with the emulator's runtime and runs its kernels on numpy arrays."""
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from cuda_emulator.ptx import translate  # by its full name: two packages up
 
-from cuda_emulator.ptx import translate
-
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 EMULATOR = ROOT / "tests" / "cuda_emulator"
 BUILD = ROOT / "build" / "cuda_emulator" / "ptx_selftest"
 _FLAGS = ["-std=c++17", "-O1", "-fPIC", "-ffp-contract=off", f"-I{EMULATOR}"]
@@ -71,7 +70,7 @@ def _runtime() -> Path:
     """Build the emulator's runtime with the glue, all of its symbols visible."""
     sources = [
         *sorted((EMULATOR / "runtime").glob("*.cpp")),
-        Path(__file__).parent / "ptx_launch.cpp",
+        EMULATOR / "selftest" / "ptx_launch.cpp",
     ]
     headers = [*EMULATOR.glob("*.h"), *(EMULATOR / "runtime").glob("*.h")]
     key = [path.read_bytes() for path in sorted([*sources, *headers])]
@@ -139,14 +138,15 @@ class Unit:
         )
         runtime.ptx_clear_ranges()
         assert error == 0
-        return runtime.cuda_emulator_take_reports().decode()
+        return str(runtime.cuda_emulator_take_reports().decode())
 
 
 def _parameter_block(arguments: Sequence[np.ndarray | np.generic]) -> bytes:
     """Lay arguments out as a launch does: in order, each aligned to its size."""
     block = b""
     for argument in arguments:
-        is_array = isinstance(argument, np.ndarray)
-        value = np.uint64(argument.ctypes.data) if is_array else argument
+        value = argument
+        if isinstance(argument, np.ndarray):
+            value = np.uint64(argument.ctypes.data)
         block += b"\0" * (-len(block) % value.nbytes) + value.tobytes()
     return block

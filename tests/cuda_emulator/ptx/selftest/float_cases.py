@@ -1,4 +1,4 @@
-# SPDX - License - Identifier : MIT
+# SPDX-License-Identifier: MIT
 """Float arithmetic, and what it should compute."""
 
 from __future__ import annotations
@@ -6,13 +6,14 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
-from cuda_emulator.selftest import ptx_reference as ref
-from cuda_emulator.selftest.ptx_case import Case, Compute, simple
+from . import reference as ref
+from .case import Case, Compute, simple
 
-# -- -- Floats -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- --
+# ---- Floats --------------------------------------------------------------------------------------
 
 
 def _flushed(compute: Compute) -> Compute:
@@ -21,13 +22,10 @@ def _flushed(compute: Compute) -> Compute:
 
 def _extremum(pick: Callable[..., float], is_nan: bool) -> Compute:
     def compute(a: float, b: float) -> float:
-        if math.isnan(a) or math.isnan(b):
-            return (
-                math.nan
-                if is_nan or math.isnan(a) and math.isnan(b)
-                else (b if math.isnan(a) else a)
-            )
-        return pick((a, b), key=lambda x: (x, math.copysign(1, x)))
+        numbers = [x for x in (a, b) if not math.isnan(x)]
+        if not numbers or (is_nan and len(numbers) == 1):
+            return math.nan
+        return pick(numbers, key=lambda x: (x, math.copysign(1, x)))
 
     return compute
 
@@ -40,6 +38,14 @@ def _product(mode: str, target: ref.Format = ref.SINGLE) -> Compute:
     return ref.exactly(operator.mul, operator.mul, mode, target)
 
 
+def _is_normal(smallest: float, a: float) -> bool:
+    return math.isfinite(a) and abs(a) >= smallest
+
+
+def _is_subnormal(smallest: float, a: float) -> bool:
+    return 0 < abs(a) < smallest
+
+
 def floats() -> Iterator[Case]:
     """``add sub mul fma div rcp sqrt`` in all modes, ``min max abs neg copysign testp``."""
     for kind, target in (("f32", ref.SINGLE), ("f64", ref.DOUBLE)):
@@ -49,7 +55,8 @@ def floats() -> Iterator[Case]:
             yield simple(f"mul.{mode}", kind, 2, _product(mode, target))
             yield simple(f"fma.{mode}", kind, 3, ref.exact_fma(mode, target))
             yield simple(f"div.{mode}", kind, 2, _quotient(mode, target))
-            yield simple(f"rcp.{mode}", kind, 1, lambda a, f=_quotient(mode, target): f(1.0, a))
+            quotient = _quotient(mode, target)
+            yield simple(f"rcp.{mode}", kind, 1, lambda a, f=quotient: f(1.0, a))
         yield simple("add", kind, 2, ref.exact_sum("rn", 1, target))
         yield simple("min", kind, 2, _extremum(min, is_nan=False))
         yield simple("max", kind, 2, _extremum(max, is_nan=False))
@@ -57,13 +64,13 @@ def floats() -> Iterator[Case]:
         yield simple("neg", kind, 1, operator.neg)
         yield simple("copysign", kind, 2, lambda a, b: math.copysign(b, a))
         smallest = 2.0**-126 if kind == "f32" else 2.0**-1022
-        classes = {
+        classes: dict[str, Callable[[float], bool]] = {
             "finite": math.isfinite,
             "infinite": math.isinf,
             "number": lambda a: not math.isnan(a),
             "notanumber": math.isnan,
-            "normal": lambda a, least=smallest: math.isfinite(a) and abs(a) >= least,
-            "subnormal": lambda a, least=smallest: 0 < abs(a) < least,
+            "normal": partial(_is_normal, smallest),
+            "subnormal": partial(_is_subnormal, smallest),
         }
         for name, test in classes.items():
             yield simple(f"testp.{name}", kind, 1, lambda a, test=test: int(test(a)), "pred")
@@ -106,7 +113,8 @@ def _approximations() -> Iterator[Case]:
         return math.nan if not a > 0 else (math.inf if math.isinf(a) else math.log2(a))
 
     def exp2(a: float) -> float:
-        return float(np.exp2(np.float64(a)).astype(np.float32))
+        with np.errstate(over="ignore"):
+            return float(np.exp2(np.float64(a)).astype(np.float32))
 
     def coarse_quotient(a: float, b: float) -> float:
         if 2.0**126 < abs(b) < math.inf:

@@ -1,4 +1,4 @@
-#SPDX - License - Identifier : MIT
+# SPDX-License-Identifier: MIT
 """One-instruction kernels: how they are written, which operands they get, what counts as right."""
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cuda_emulator.selftest import ptx_reference as ref
+from . import reference as ref
 
 HEADER = ".version 9.0\n.target sm_80\n.address_size 64\n"
 
@@ -61,7 +61,9 @@ def width(kind: str) -> int:
 def to_signed(value: int, bits: int) -> int:
     """Read a pattern as a signed number."""
     return value - (1 << bits) if value >> (bits - 1) & 1 else value
-#-- -- The kernel -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- --
+
+
+# ---- The kernel ----------------------------------------------------------------------------------
 
 
 def _register(kind: str) -> str:
@@ -121,8 +123,8 @@ def module(cases: Iterable[Case]) -> str:
     """Return the PTX of all kernels."""
     return HEADER + "".join(map(kernel, cases))
 
-#-- -- Operands and \
-    results -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- --
+
+# ---- Operands and results ------------------------------------------------------------------------
 
 
 def _choices(kind: str) -> Sequence[Number]:
@@ -165,7 +167,7 @@ def mismatches(
     for values, result in zip(given, results.tolist(), strict=True):
         expected = case.compute(*values)
         if case.result[0] == "f":
-        is_right = _floats_agree(float(result), float(expected), results.dtype, case.ulps)
+            is_right = _floats_agree(float(result), float(expected), results.dtype, case.ulps)
         else:
             expected = _extended(case.result, int(expected))
             is_right = result == expected

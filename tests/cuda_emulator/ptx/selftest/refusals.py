@@ -1,24 +1,26 @@
-# SPDX - License - Identifier : MIT
+# SPDX-License-Identifier: MIT
 """PTX that must be refused, and what the refusal says: one of each kind."""
 
 from __future__ import annotations
 
-from cuda_emulator.selftest.ptx_case import HEADER
+from .case import HEADER
 
 _DECLARED = (
     ".reg .pred %p<4>; .reg .b16 %rs<4>; .reg .b32 %r<8>; .reg .b64 %rd<8>; .reg .f32 %f<8>; "
     ".reg .f64 %fd<4>;\nmov.u32 %r1, 1; mov.u32 %r2, 2; mov.u64 %rd1, 1; mov.f32 %f1, 0f00000000; "
-    "mov.f32 %f2, %f1; mov.u16 %rs1, 1; setp.eq.u32 %p1, %r1, %r2; mov.f64 %fd1, 0d0000000000000000;"
+    "mov.f32 %f2, %f1; mov.u16 %rs1, 1; setp.eq.u32 %p1, %r1, %r2; "
+    "mov.f64 %fd1, 0d0000000000000000;"
 )
 
 
 def kernel(body: str) -> str:
     """Return a module of one kernel with registers; the body is on line 7."""
-    return f"{HEADER}.extern .shared .align 16 .b8 memory[];\n.entry k(.param .u64 p0) {{ {_DECLARED}\n{body}\nret; }}"
+    memory = ".extern .shared .align 16 .b8 memory[];"
+    return f"{HEADER}{memory}\n.entry k(.param .u64 p0) {{ {_DECLARED}\n{body}\nret; }}"
 
 
 STATEMENTS = {
-    # -- -- opcodes and modifiers
+    # ---- opcodes and modifiers
     "frobnicate.u32 %r3, %r1;": "instruction frobnicate.u32 is not supported",
     "wgmma.fence.sync.aligned;": "instruction wgmma.fence.sync.aligned is not supported",
     "atom.global.add.u32 %r3, [%rd1], 1;": "is not supported",
@@ -61,15 +63,15 @@ STATEMENTS = {
     "cp.async.wait_group -1;": "negative",
     "ldmatrix.sync.aligned.m8n8.x4.b16 {%r3, %r4, %r5, %r6}, [%r1];": "expected .shared",
     "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%r3, %r4}, [%r1];": "expected a vector of 4",
-    "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%f3}, {%r1}, {%r1}, {%f1};": "found .m16n8k8",
-    "mma.sync.aligned.m16n8k16.row.col.f32.f16.bf16.f32 {%f3}, {%r1}, {%r1}, {%f1};": "found .bf16",
+    "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%f3}, {%r1}, {%r1}, {};": "found .m16n8k8",
+    "mma.sync.aligned.m16n8k16.row.col.f32.f16.bf16.f32 {%f3}, {%r1}, {%r1}, {};": "found .bf16",
     "shfl.bfly.b32 %r3, %r1, 1, 31;": "is not supported",
     "shfl.sync.bfly.b64 %rd3, %rd1, 1, 31, -1;": "found .b64",
     "bar.red.popc.u32 %r3, 0, %p1;": "found .red",
     "bar.arrive 0;": "expected 2 operands",
     "barrier.cluster.arrive;": "found .cluster",
     "call f, ();": "functions and calls",
-    # -- -- operands
+    # ---- operands
     "add.u32 %r3, %r1;": "expected 3 operands, found 2",
     "add.u32 %r3, %r1, %r9;": "%r9 is not declared",
     "add.u32 %r3, %r1, %clock;": "%clock is not declared or not supported",
@@ -91,13 +93,13 @@ STATEMENTS = {
     "mov.u16 %rs3, memory;": "an address of 32 bits does not fit",
     "mov.b32 {%r3, %r4, %r5}, %r1;": "way to split",
     "@%r1 bra done; done:": "is no predicate",
-    # -- -- control flow and registers
+    # ---- control flow and registers
     "bra nowhere;": "there is no label 'nowhere'",
     "one: one:": "label is there twice",
     "brx.idx %r1, targets;": "is not declared",
     "add.u32 %r3, %r1, %r4;": "register r4 is read but never written",
     "@%p1 setp.eq.u32 %p2, %r1, 3; @%p2 ret;": "predicate p2 may be read before it is written",
-    # -- -- directives
+    # ---- directives
     ".local .align 4 .b8 depot[16];": "local memory",
     ".shared .align 4 .b8 tile[16];": "directive .shared is not supported here",
     ".reg .f16 %h<4>;": "registers of this type",

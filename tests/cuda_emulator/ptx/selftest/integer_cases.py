@@ -1,28 +1,24 @@
-#SPDX - License - Identifier : MIT
-""
-    "Integer arithmetic, logic and shifts, and what they should compute."
-    ""
+# SPDX-License-Identifier: MIT
+"""Integer arithmetic, logic and shifts, and what they should compute."""
 
-    from __future__ import annotations
+from __future__ import annotations
 
-        import
-        operator from collections
-            .abc import Iterator
+import operator
+from collections.abc import Iterator
 
-                from cuda_emulator.selftest.ptx_case import Case,
-    Compute, simple,
-    width
+from .case import Case, Compute, simple, width
 
-#-- -- Integers -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- --
+# ---- Integers ------------------------------------------------------------------------------------
 
-        def _truncated(a : int, b : int)
-            ->int : quotient = abs(a)  // abs(b)
-                               return quotient if (a < 0) == (b < 0) else -
-                                                                 quotient
 
-                                                                 def _remainder(a : int, b : int)
-                                                                     ->int
-    : return a - b * _truncated(a, b)
+def _truncated(a: int, b: int) -> int:
+    quotient = abs(a) // abs(b)
+    return quotient if (a < 0) == (b < 0) else -quotient
+
+
+def _remainder(a: int, b: int) -> int:
+    return a - b * _truncated(a, b)
+
 
 def clamped(low: int, high: int, compute: Compute) -> Compute:
     return lambda *values: min(max(int(compute(*values)), low), high)
@@ -44,7 +40,7 @@ def integers() -> Iterator[Case]:
         yield simple("mad.hi", kind, 3, lambda a, b, c, bits=bits: (a * b >> bits) + c)
         yield simple("min", kind, 2, min)
         yield simple("max", kind, 2, max)
-#A divisor of 0 would be reported, so it becomes 1.
+        # A divisor of 0 would be reported, so it becomes 1.
         guarded = f"setp.eq.b{bits} %p, %b, 0; @%p mov.b{bits} %b, 1;"
         for name, compute in (("div", _truncated), ("rem", _remainder)):
             code = f"{guarded} {name}.{kind} %d, %a, %b;"
@@ -72,7 +68,8 @@ def integers() -> Iterator[Case]:
                 "u32",
             )
 
-#-- -- Bits -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- -- --
+
+# ---- Bits ----------------------------------------------------------------------------------------
 
 
 def _bit_field(value: int, position: int, length: int, bits: int, is_signed: bool) -> int:
