@@ -175,6 +175,8 @@ def _check_numbers(
         _fail(f"scale must be finite in float32, got {scale:g}")
     if not (softcap == 0.0 or _FLOAT32.tiny <= softcap <= _FLOAT32.max):
         _fail(f"softcap must be 0 (off) or positive and normal in float32, got {softcap:g}")
+    if softcap and scale is not None and abs(scale) > _FLOAT32.max * softcap:
+        _fail(f"scale / softcap must be finite in float32, got {scale:g} / {softcap:g}")
 
 
 def _check_layout(name: str, tensor: Tensor) -> None:

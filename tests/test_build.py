@@ -96,6 +96,49 @@ def test_library_exports_one_function():
     assert [name for kind, name in exported if kind == "T"] == ["guide_ext_cpu_instruction_set"]
 
 
+# ---- the CUDA library
+
+needs_cuda_library = pytest.mark.skipif(
+    not _libraries.CUDA_LIBRARY_PATH.exists(), reason="the CUDA library was not built"
+)
+
+
+@needs_cuda_library
+@needs_nm
+def test_cuda_library_needs_only_the_stable_shims_and_the_system():
+    allowed = re.compile(
+        r"(aoti_)?torch_\w+"
+        r"|.+@(GLIBC|GLIBCXX|CXXABI|GCC)_[\d.]+"
+        r"|__gmon_start__|_ITM_\w+TMCloneTable"
+    )
+    symbols = _symbols(_libraries.CUDA_LIBRARY_PATH, "--dynamic", "--undefined-only")
+    assert any(name == "aoti_torch_get_current_cuda_stream" for _, name in symbols)
+    for kind, name in symbols:
+        assert allowed.fullmatch(name), (kind, name)
+
+
+@needs_cuda_library
+@needs_nm
+def test_cuda_library_exports_one_function():
+    exported = _symbols(_libraries.CUDA_LIBRARY_PATH, "--dynamic", "--defined-only")
+    assert [name for kind, name in exported if kind == "T"] == ["guide_ext_cuda_obstacle"]
+
+
+@needs_cuda_library
+@pytest.mark.skipif(shutil.which("readelf") is None, reason="no readelf (binutils)")
+def test_cuda_library_finds_its_symbols_in_the_torch_that_loads_it():
+    dynamic = subprocess.run(
+        ["readelf", "--dynamic", str(_libraries.CUDA_LIBRARY_PATH)],
+        check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    needed = set(re.findall(r"\(NEEDED\).*\[(.+)\]", dynamic))
+    assert {"libtorch_cpu.so", "libtorch_cuda.so"} <= needed
+    # The CUDA runtime is inside, the driver is asked for at run time.
+    assert not any(name.startswith(("libcuda.", "libcudart.")) for name in needed)
+    assert "RPATH" not in dynamic
+    assert "RUNPATH" not in dynamic
+
+
 # ---- instruction sets
 
 CHILD = """

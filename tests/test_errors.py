@@ -164,6 +164,14 @@ def test_bad_argument(way, argument, bad, text):
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_scale_and_softcap_together(way):
+    options = {"scale": -1e30, "softcap": 1e-37}
+    assert _message(way, GOOD.tensors(), options) == (
+        "biased_attention: scale / softcap must be finite in float32, got -1e+30 / 1e-37"
+    )
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_companions_of_a_float64_query(way):
     tensors = GOOD.but(dtype=torch.float64).tensors()
     tensors["key_bias"] = tensors["key_bias"].half()

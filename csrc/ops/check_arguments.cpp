@@ -278,6 +278,10 @@ void check_arguments(const Arguments& arguments) {
   if (!(softcap == 0.0 || (softcap >= kSmallest && softcap <= kLargest))) {
     fail("softcap must be 0 (off) or positive and normal in float32, got " + text_of(softcap));
   }
+  if (softcap != 0.0 && arguments.scale && std::abs(*arguments.scale) > kLargest * softcap) {
+    fail("scale / softcap must be finite in float32, got " + text_of(*arguments.scale) + " / " +
+         text_of(softcap));
+  }
 }
 
 }  // namespace guide

@@ -36,7 +36,7 @@ sources for {ARCHITECTURE}. Tables 3 to 5 are predictions of a model (`roofline.
 that knows rates, but no latency, bank conflicts or caches: kernels are slower than its bounds.
 Use them to compare tiles and to see what an instruction costs, not to promise speed.
 
-bf16 and fp16 kernels of the same tile are alike in every figure, so they share a row. *Channels*
+bf16 and fp16 kernels share a row where they are alike in every figure. *Channels*
 are influence channels; every kernel takes a key bias, a soft-cap, masks and windows at run time.
 *any*: up to eight at a time, and rows that are not aligned; its figures are those of a call that
 has neither. *dense*: a dense `attn_bias` besides, read from global memory score by score, of which
@@ -113,13 +113,13 @@ def write_page(kernels: Iterable[Kernel], tiles: Mapping[tuple[int, str], Tile])
 
 
 def collect(kernels: Iterable[Kernel], tiles: Mapping[tuple[int, str], Tile]) -> list[Row]:
-    """Return the rows of `ARCHITECTURE`, one for all element types.
+    """Return the rows of `ARCHITECTURE`: one for all element types where they are alike.
 
     Raises:
-        ValueError: If two element types differ, or a kernel has no main loop.
+        ValueError: If a kernel has no main loop.
 
     """
-    rows: dict[tuple[int, str], Row] = {}
+    rows: dict[tuple[int, str], list[Row]] = {}
     for kernel in kernels:
         instance = parse_name(kernel.name)
         if kernel.architecture != ARCHITECTURE or instance is None:
@@ -129,10 +129,12 @@ def collect(kernels: Iterable[Kernel], tiles: Mapping[tuple[int, str], Tile]) ->
             raise ValueError(f"{instance.label} has no loop that multiplies")
         key = (instance.head_dim, instance.extras)
         row = Row(tiles[key], kernel.registers, count(loop.path), len(loop.body))
-        if rows.setdefault(key, row) != row:
-            raise ValueError(f"{instance.label} differs from the same kernel of another element")
+        same = rows.setdefault(key, [])
+        if row not in same:
+            same.append(row)
     order = all_extras()
-    return [rows[key] for key in sorted(rows, key=lambda key: (key[0], order.index(key[1])))]
+    ordered = sorted(rows, key=lambda key: (key[0], order.index(key[1])))
+    return [row for key in ordered for row in rows[key]]
 
 
 def _resources(rows: list[Row]) -> str:
