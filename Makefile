@@ -14,13 +14,13 @@ JOBS   ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 VENV := .venv
 BIN  := $(VENV)/bin
 NATIVE_SOURCES := $(shell find csrc cmake -type f 2>/dev/null) CMakeLists.txt setup.py
-CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' 2>/dev/null)
+CXX_SOURCES := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
 
 export GUIDE_CUDA := $(CUDA)
 export MAX_JOBS := $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench doctor model wheel clean
+.PHONY: help setup demo test lint format bench doctor model wheel wheel-cuda clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -71,6 +71,11 @@ model: setup  ## train the embedded model again from nothing (about 15 minutes a
 
 wheel: setup  ## a wheel in dist/
 	$(BIN)/python -m build --wheel --no-isolation
+
+wheel-cuda: $(VENV)/.dependencies  ## the same with kernels for every GPU from sm_80 to sm_120
+	$(BIN)/python cmake/find_nvcc.py >/dev/null || $(BIN)/python -m pip install --quiet --group cuda
+	GUIDE_CUDA=ON CMAKE_ARGS='-DGUIDE_CUDA_ARCHITECTURES=80;86;89;90;100;120' \
+	  $(BIN)/python -m build --wheel --no-isolation
 
 clean:  ## remove everything that was built, the virtual environment too
 	rm -rf $(VENV) build dist *.egg-info guide_ext/*.so compile_commands.json

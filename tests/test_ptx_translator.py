@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import functools
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from cuda_emulator.ptx.selftest import case as cases
 from cuda_emulator.ptx.selftest.case import HEADER, Case
 from cuda_emulator.ptx.selftest.conversion_cases import comparisons, conversions
 from cuda_emulator.ptx.selftest.float_cases import floats
-from cuda_emulator.ptx.selftest.harness import Unit, find_compiler
+from cuda_emulator.ptx.selftest.harness import SANITIZE, Unit, find_compiler
 from cuda_emulator.ptx.selftest.integer_cases import bits, integers
 
 needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="there is no C++ compiler")
@@ -42,6 +45,18 @@ def test_instruction(family: str, case: Case) -> None:
     )
     assert not reports
     assert cases.mismatches(case, given, results)[:5] == []
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_no_instruction_is_undefined_behaviour() -> None:
+    # In a process of its own, which ends where the sanitizer finds something.
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    environment = {**os.environ, SANITIZE: "1"}
+    done = subprocess.run(
+        [*command, "-k", "test_instruction"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 # ---- Memory and parameters -----------------------------------------------------------------------
@@ -211,6 +226,45 @@ def test_a_register_that_is_read_too_early_is_poison() -> None:
     assert target[0] == 1
     assert np.isnan(target[2])
     assert target.view(np.uint32)[[1, 3]].tolist() == [5, 0xFFFFFFFF]
+
+
+# Two warps copy, meet, and read what the other has copied; then one tells the other to go on.
+COPIES = f"""{HEADER}
+.extern .shared .align 16 .b8 memory[];
+.visible .entry copies(.param .u64 source, .param .u64 target, .param .u32 size)
+.reqntid 64
+{{
+.reg .pred %p<2>; .reg .b32 %r<8>; .reg .b64 %rd<8>;
+ld.param.u64 %rd1, [source]; ld.param.u64 %rd2, [target]; ld.param.u32 %r7, [size];
+mov.u32 %r1, %tid.x; mul.wide.u32 %rd3, %r1, 8; add.u64 %rd4, %rd1, %rd3; add.u64 %rd5, %rd2, %rd3;
+mov.u32 %r2, memory; mad.lo.u32 %r3, %r1, 8, %r2;
+cp.async.ca.shared.global.L2::128B [%r3], [%rd4], 8, %r7;
+cp.async.wait_all;
+barrier.cta.sync.aligned 1, 64;
+xor.b32 %r4, %r1, 63; mad.lo.u32 %r4, %r4, 8, %r2; ld.shared.u64 %rd6, [%r4];
+st.global.u64 [%rd5], %rd6;
+barrier.sync 0;
+setp.lt.u32 %p1, %r1, 32;
+@!%p1 bra take;
+st.shared.u32 [%r3], %r1; bar.arrive 2, 64; exit;
+take: bar.sync 2, 64; ld.shared.u32 %r5, [%r3+-256]; st.global.u32 [%rd5+4], %r5;
+}}
+"""
+
+
+@needs_compiler
+@pytest.mark.parametrize("schedule", [("in-order", 0), ("reverse", 0), ("random", 1)])
+def test_copies_and_barriers(schedule: tuple[str, int]) -> None:
+    unit = Unit(COPIES)
+    source = np.arange(128, dtype=np.uint32).reshape(64, 2) + 1000
+    target = np.zeros((64, 2), dtype=np.uint32)
+    arguments = (source, target, np.uint32(4))
+    assert not unit.launch("copies", *arguments, threads=64, shared_bytes=512, schedule=schedule)
+    assert np.array_equal(target[:, 0], source[::-1, 0])
+    assert target[:32, 1].tolist() == [0] * 32
+    assert target[32:, 1].tolist() == list(range(32))
+    reports = unit.launch("copies", *arguments, threads=128, shared_bytes=1024)
+    assert "another number of threads than .reqntid" in reports
 
 
 def warp_kernel(name: str, body: str) -> str:

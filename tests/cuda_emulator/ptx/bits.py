@@ -55,7 +55,7 @@ def lop3(operation: Operation) -> str:
     return operation.write(d, kind, f"ptx::look_up({values}, {immediate}u)")
 
 
-def _amount(operation: Operation, operand: Operand, kind: Type) -> str | None:
+def _constant_amount(operand: Operand, kind: Type) -> str | None:
     """Return a constant shift amount below the width, which needs no clamp; None of another."""
     if isinstance(operand, Integer) and 0 <= operand.value < kind.bits:
         return str(operand.value)
@@ -67,7 +67,7 @@ def shl(operation: Operation) -> str:
     kind = operation.require_type(*_BITS)
     d, a, amount = operation.operands(3)
     value = operation.read(a, kind)
-    if constant := _amount(operation, amount, kind):
+    if constant := _constant_amount(amount, kind):
         return operation.write(d, kind, narrowed(f"{value} << {constant}", kind))
     call = f"ptx::shift_left({value}, {operation.read(amount, _U32)})"
     return operation.write(d, kind, call)
@@ -78,7 +78,7 @@ def shr(operation: Operation) -> str:
     kind = operation.require_type(*_BITS, "u16", "u32", "u64", "s16", "s32", "s64")
     d, a, amount = operation.operands(3)
     value = operation.read(a, kind)
-    constant = _amount(operation, amount, kind)
+    constant = _constant_amount(amount, kind)
     if constant and kind.kind is not Kind.SIGNED:
         return operation.write(d, kind, narrowed(f"{value} >> {constant}", kind))
     if constant:

@@ -8,25 +8,14 @@ from pathlib import Path
 
 from . import instructions
 from .definedness import Step, read_before_written
-from .operation import Operation, literal, variable_name
-from .syntax import (
-    PREDICATE,
-    TYPES,
-    Instruction,
-    Kernel,
-    Kind,
-    Label,
-    Module,
-    PtxError,
-    Register,
-    Variable,
-)
+from .operation import Operation, variable_name
+from .syntax import PREDICATE, Instruction, Kernel, Label, Module, PtxError, Variable
 
 _INCLUDES = ("cfenv", "cmath", "cstdint", "cstring", "limits", "string", "type_traits")
 _UNUSED = ("unused-but-set-variable", "unused-variable", "unused-label")
 _LEAVE = frozenset(["ret", "exit"])
-_PER_LINE = 4
-_ROOM = 64
+_PER_LINE = 4  # registers
+_ROOM = 64  # bytes
 
 
 def emit(module: Module) -> str:
@@ -143,8 +132,8 @@ class _KernelEmitter:
         self._check_early()
         by_type: dict[str, list[str]] = {}
         for register in self._kernel.registers.values():
-            declared = f"{register.name} = {_poison(register)}"
-            by_type.setdefault(register.type.storage, []).append(declared)
+            storage = register.type.storage
+            by_type.setdefault(storage, []).append(f"{register.name} = ptx::poison<{storage}>")
         for storage, names in by_type.items():
             for i in range(0, len(names), _PER_LINE):
                 yield f"  {storage} {', '.join(names[i : i + _PER_LINE])};"
@@ -168,13 +157,3 @@ class _KernelEmitter:
             if name in step.reads and isinstance(statement, Instruction):
                 return statement.line, statement.text
         return self._kernel.line, self._kernel.name
-
-
-def _poison(register: Register) -> str:
-    """All ones: of floats, NaN. Of a predicate it would mean nothing."""
-    kind = register.type
-    if kind == PREDICATE:
-        return "false"
-    if kind.kind is not Kind.FLOAT:
-        return literal(-1, kind)
-    return f"ptx::bits<{kind.storage}>({literal(-1, TYPES[f'b{kind.bits}'])})"

@@ -2,7 +2,8 @@
 """The instructions of PTX: one small function per family, in one table.
 
 Each function takes what it understands of the opcode and returns C++ statements. What nobody has
-taken is an error, so no modifier is ever ignored.
+taken is an error, so no modifier is ever ignored. A new instruction is a function and an entry in
+the table of its file; a new target a name in `parse.TARGETS`.
 """
 
 from __future__ import annotations

@@ -23,6 +23,17 @@ PTX_INLINE To bits(From value) {
   return __builtin_bit_cast(To, value);
 }
 
+// What a register holds that has not been written: all ones, of floats NaN. Of a predicate it would
+// mean nothing, so the translator refuses to read one too early.
+template <class T>
+constexpr T poison = static_cast<T>(~T{0});
+template <>
+constexpr bool poison<bool> = false;
+template <>
+constexpr float poison<float> = __builtin_bit_cast(float, ~std::uint32_t{0});
+template <>
+constexpr double poison<double> = __builtin_bit_cast(double, ~std::uint64_t{0});
+
 // ---- Integers --------------------------------------------------------------------------------
 
 // Shift amounts are clamped to the width: then the result is all zeros, or all signs.
@@ -109,7 +120,6 @@ PTX_INLINE T extract_bit_field(T value, std::uint32_t position, std::uint32_t le
   position &= 0xff;
   length &= 0xff;
   const T shifted = is_signed ? shift_right_signed(value, position) : shift_right(value, position);
-  if (length == 0) return T{0};
   if (length >= kBits<T>) return shifted;
   const std::uint32_t unused = kBits<T> - length;
   const T left = shift_left(shifted, unused);

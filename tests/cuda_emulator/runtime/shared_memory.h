@@ -12,7 +12,7 @@ struct Thread;
 
 // What sm_90 lets a block have; sm_80 has 163 KiB.
 constexpr std::size_t kMaxSharedBytes = 227 * 1024;
-// The first address. Every 32-bit NVIDIA GPU since sm_80 keeps 1 KiB below it for itself.
+// The first address. GPUs since sm_80 keep the 1 KiB below it for themselves.
 constexpr std::uint32_t kSharedBase = 1024;
 // What memory holds before anything is written, and while a copy to it is under way: a NaN in each
 // of the types that kernels compute in.

@@ -21,6 +21,9 @@ EMULATOR = ROOT / "tests" / "cuda_emulator"
 BUILD = ROOT / "build" / "cuda_emulator" / "ptx_selftest"
 _FLAGS = ["-std=c++17", "-O1", "-fPIC", "-ffp-contract=off", f"-I{EMULATOR}"]
 _WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Werror"]
+# Undefined behaviour in a translated unit ends the process.
+SANITIZE = "PTX_SELFTEST_SANITIZE"
+_SANITIZER = ["-fsanitize=undefined,float-cast-overflow", "-fsanitize-undefined-trap-on-error"]
 
 
 def find_compiler() -> str | None:
@@ -85,10 +88,11 @@ class Unit:
         BUILD.mkdir(parents=True, exist_ok=True)
         runtime = _runtime()
         key = [code.encode(), runtime.name.encode()]
+        options = [*_WARNINGS, *(_SANITIZER if os.environ.get(SANITIZE) else [])]
         with tempfile.TemporaryDirectory(dir=BUILD) as folder:
             source = Path(folder) / "unit.cpp"
             source.write_text(code, encoding="utf-8")
-            self._library = ctypes.CDLL(str(_build("unit", key, _WARNINGS, [source, runtime])))
+            self._library = ctypes.CDLL(str(_build("unit", key, options, [source, runtime])))
         self._runtime = ctypes.CDLL(str(runtime))
         self._runtime.cuda_emulator_take_reports.restype = ctypes.c_char_p
 
