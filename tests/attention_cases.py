@@ -87,7 +87,7 @@ def naive_attention(
     score = query * scale @ key.mT if exact else query.to(dtype) @ key.mT * scale
     if softcap := options.get("softcap", 0.0):
         score = torch.tanh(score / softcap) * softcap
-    mask = _position_mask(q_start, seqlen_q, seqlen_k, options)
+    mask = _position_mask(q_start, seqlen_q, seqlen_k, options).to(query.device)
     if attn_bias is not None and attn_bias.dtype == torch.bool:
         mask = mask & attn_bias
     elif attn_bias is not None:

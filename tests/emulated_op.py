@@ -92,8 +92,10 @@ def build(target: str) -> Path:
 
 
 def define(namespace: str) -> None:
-    """Give a namespace the op's schema."""
-    torch.library.define(f"{namespace}::biased_attention", _ops.SIGNATURE)
+    """Give a namespace the op's schema, and its gradients."""
+    name = f"{namespace}::biased_attention"
+    torch.library.define(name, _ops.SIGNATURE)
+    torch.library.register_autograd(name, _ops._backward, setup_context=_ops._setup_context)
 
 
 def load(path: Path, namespace: str) -> EmulatedOp:

@@ -50,14 +50,18 @@ def _exact_gradients(tensors, case, weights):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_gradients_are_as_good_as_naive_ones(backend, assert_accurate, case, dtype):
-    tensors = case.but(dtype=dtype).tensors(backend.device)
+    tensors = backend.draw(case.but(dtype=dtype))
     inputs = _with_gradients(tensors)
     outputs = backend.run(*tensors.values(), **case.options)
     # A row that sees nothing has lse -inf: no gradient comes from there.
-    weights = [torch.randn(o.shape).masked_fill_(o.isinf(), 0.0).double() for o in outputs]
+    weights = [
+        torch.randn(o.shape, device=o.device).masked_fill_(o.isinf(), 0.0).double() for o in outputs
+    ]
     actual = _gradients(outputs, weights, inputs)
     exact = _exact_gradients(tensors, case, weights)
-    naive = _gradients(naive_attention(tensors, case.options, dtype), weights, inputs)
+    naive = _gradients(
+        naive_attention(tensors, case.options, tensors["query"].dtype), weights, inputs
+    )
     names = [name for name in TENSORS if tensors[name] is not None and tensors[name].requires_grad]
     for name, result, truth, other in zip(names, actual, exact, naive, strict=True):
         assert result.dtype == tensors[name].dtype
@@ -67,13 +71,18 @@ def test_gradients_are_as_good_as_naive_ones(backend, assert_accurate, case, dty
 @pytest.mark.parametrize("only", range(3), ids=["out", "influence_out", "lse"])
 def test_each_output_alone(backend, assert_accurate, only):
     case = Case(options={"is_causal": True}, sinks=True)
-    tensors = case.tensors(backend.device)
+    tensors = backend.draw(case)
     inputs = _with_gradients(tensors)
     outputs = backend.run(*tensors.values(), **case.options)
-    weights = [torch.randn(o.shape).double() if i == only else None for i, o in enumerate(outputs)]
+    weights = [
+        torch.randn(o.shape, device=o.device).double() if i == only else None
+        for i, o in enumerate(outputs)
+    ]
     actual = _gradients(outputs, weights, inputs)
     exact = _exact_gradients(tensors, case, weights)
-    naive = _gradients(naive_attention(tensors, case.options, torch.float32), weights, inputs)
+    naive = _gradients(
+        naive_attention(tensors, case.options, tensors["query"].dtype), weights, inputs
+    )
     for result, truth, other in zip(actual, exact, naive, strict=True):
         assert_accurate(result, truth, other, "gradient")
 
@@ -85,7 +94,7 @@ def test_gradcheck(backend, name):
         dtype=torch.float64, key_bias=(1, 1), attn_bias=CASES[name].attn_bias and (1, 1),
         q_start=CASES[name].q_start and (1, 3),
     )  # fmt: skip
-    tensors = case.tensors(backend.device)
+    tensors = backend.draw(case)
     for bias in ("key_bias", "influence", "sinks", "attn_bias"):
         if tensors[bias] is not None and tensors[bias].is_floating_point():
             tensors[bias] = tensors[bias].double()
@@ -100,7 +109,7 @@ def test_gradcheck(backend, name):
 @pytest.mark.parametrize("wanted", FLOATING[:5])
 def test_one_gradient_at_a_time(backend, wanted):
     case = Case(options={"is_causal": True})
-    tensors = case.tensors(backend.device)
+    tensors = backend.draw(case)
     inputs = _with_gradients(tensors)
     everything = torch.autograd.grad(
         sum(o.sum() for o in backend.run(*tensors.values(), **case.options)), inputs
@@ -113,7 +122,7 @@ def test_one_gradient_at_a_time(backend, wanted):
 
 def test_equal_backward_calls_give_equal_bits(backend):
     case = Case(options={"is_causal": True}, sinks=True, dtype=torch.bfloat16)
-    tensors = case.tensors(backend.device)
+    tensors = backend.draw(case)
     inputs = _with_gradients(tensors)
     runs = [
         torch.autograd.grad(backend.run(*tensors.values(), **case.options)[0].sum(), inputs)
