@@ -20,7 +20,7 @@ export GUIDE_CUDA := $(CUDA)
 export MAX_JOBS := $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench doctor model wheel wheel-cuda clean
+.PHONY: help setup demo test lint format sanitize bench doctor model wheel wheel-cuda clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -58,6 +58,9 @@ format: setup  ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+sanitize: setup  ## the CPU kernels under address, undefined-behaviour and thread sanitizers
+	$(BIN)/python tests/sanitizers/run.py
 
 bench: setup  ## benchmarks of the op, verified first (JSON under bench_results/)
 	@mkdir -p bench_results

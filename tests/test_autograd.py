@@ -94,7 +94,7 @@ def test_gradcheck(backend, name):
         dtype=torch.float64, key_bias=(1, 1), attn_bias=CASES[name].attn_bias and (1, 1),
         q_start=CASES[name].q_start and (1, 3),
     )  # fmt: skip
-    tensors = backend.draw(case)
+    tensors = case.tensors(backend.device)
     for bias in ("key_bias", "influence", "sinks", "attn_bias"):
         if tensors[bias] is not None and tensors[bias].is_floating_point():
             tensors[bias] = tensors[bias].double()

@@ -55,10 +55,8 @@ def run_tests(build_dir: Path) -> int:
     )
     call("cmake", "--build", build_dir)
     call("cmake", "--install", build_dir, "--prefix", package)
-    compiler = os.environ.get("CXX", "g++")
-    runtime = subprocess.run(
-        [compiler, "-print-file-name=libasan.so"], check=True, capture_output=True, text=True
-    ).stdout.strip()
+    # Both before Python: AddressSanitizer looks for the function that throws when it is loaded.
+    runtime = " ".join(library_path(name) for name in ("libasan.so", "libstdc++.so"))
     for instruction_set in instruction_sets():
         sys.stdout.write(f"instruction set: {instruction_set}\n")
         environment = os.environ | {
@@ -80,6 +78,12 @@ def run_tests(build_dir: Path) -> int:
         if tests.returncode != 0:
             return tests.returncode
     return 0
+
+
+def library_path(name: str) -> str:
+    """Return where the compiler has a library."""
+    command = [os.environ.get("CXX", "g++"), f"-print-file-name={name}"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def instruction_sets() -> list[str]:
