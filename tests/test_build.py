@@ -55,7 +55,7 @@ def _symbols(path, *flags):
 
 def _kernel_objects():
     objects = sorted(
-        (ROOT / "build").glob("**/guide_attention_cpu.dir/**/forward_*.o"),
+        (ROOT / "build" / "cmake").glob("**/guide_attention_cpu.dir/**/forward_*.o"),
         key=lambda path: path.stat().st_mtime,
     )
     return {path.name.split(".")[0].removeprefix("forward_"): path for path in objects}

@@ -22,7 +22,8 @@ from cuda_mutants import PTX_MUTANTS, SOURCE_MUTANTS, Mutant, mutate_ptx, mutate
 
 ROOT = emulated_op.ROOT
 NAMESPACE = "guide_mutant"
-KERNEL = "forward_bfloat16_hd128"  # the unit whose instances the cases run on
+# The units whose instances the cases run on.
+KERNEL, DENSE_KERNEL = "forward_bfloat16_hd128", "dense_forward_hd128"
 SCHEDULES = [("in-order", 0), ("reverse", 0), ("random", 1)]
 
 
@@ -136,7 +137,7 @@ class Workshop:
             shutil.copytree(ROOT / "csrc", csrc)
             path = csrc / "attention" / "cuda" / mutant.path
             path.write_text(mutate_source(path.read_text(), mutant))
-            unit = self._unit(mutant.path if mutant.path.endswith(".cpp") else f"{KERNEL}.cu")
+            unit = self._unit(_compiled_file(mutant))
             changed = self._compile(unit, {str(ROOT / "csrc"): str(csrc)}, f"{index}.o")
         else:
             ptx = self.folder / f"{index}.ptx"
@@ -147,6 +148,13 @@ class Workshop:
             original = str(self.build_dir / f"ptx/{KERNEL}.cpp")
             changed = self._compile(unit, {original: str(cpp)}, f"{index}.o")
         return self._link(str(index), {op_unit: self.op_object, unit: changed})
+
+
+def _compiled_file(mutant: Mutant) -> str:
+    """Name the file to compile anew for a mutant of the source."""
+    if mutant.path.endswith(".cpp"):
+        return mutant.path
+    return f"{DENSE_KERNEL if 'dense' in mutant.path else KERNEL}.cu"
 
 
 @pytest.fixture(scope="module", params=[emulated_op.SOURCE, emulated_op.PTX])
