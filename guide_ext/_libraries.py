@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -94,10 +95,10 @@ def _load(path: Path, how_to_build: str) -> str | None:
 
 def _why_cuda_was_skipped() -> str:
     try:
-        from guide_ext import _C
+        build_info = importlib.import_module("guide_ext._C").build_info()
     except ImportError:
         return "nvcc and `pip install .` build it"
-    skipped = _C.build_info()["cuda_skipped_because"]
+    skipped = build_info["cuda_skipped_because"]
     return f"the build skipped it: {skipped}" if skipped else "nvcc and `pip install .` build it"
 
 

@@ -9,7 +9,7 @@ template is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Protocol
 
@@ -76,7 +76,8 @@ def encode_chat(
         Ids, offsets, rendered text, spans of characters and of tokens.
 
     Raises:
-        TagError: If a tag cannot be read, or stands in a role that is not trusted.
+        TagError: If a tag cannot be read, stands in a role that is not trusted, or in a field of a
+            message that is not its content.
         ValueError: If the template drops, cuts or transforms marked text, or for the reasons of
             :func:`guide_ext.tokens.encode`.
         TypeError: If ``messages`` is not a list of messages.
@@ -146,6 +147,8 @@ def render_chat(
         where += [f"messages[{index}] (role {message['role']!r})"] * len(found)
         is_trusted = message["role"] in trusted_roles
         texts += [_read(text, where[-1], untrusted_tags, is_trusted=is_trusted) for text in found]
+        if is_trusted or untrusted_tags == "error":
+            _refuse_tags_outside_content(message, f"messages[{index}] (role {message['role']!r})")
 
     def render(plain: Iterable[str]) -> str:
         following = iter(plain)
@@ -280,6 +283,33 @@ def _texts(message: Message) -> list[str | MarkedText]:
     found: list[str | MarkedText] = []
     _replace_texts(message, found.append)
     return found
+
+
+def _refuse_tags_outside_content(message: Message, where: str) -> None:
+    """Templates print other fields too, such as tool calls; a tag there would reach the model."""
+    for name, field in message.items():
+        if name in ("role", "content"):
+            continue
+        for text in _strings(field):
+            for tag in scan(text):
+                if not tag.problem:
+                    raise tag.error(
+                        text,
+                        f"tag {tag.source} in the field {name!r}, which is never parsed",
+                        "Only content is. Mark text there, or take the tag out of this field.",
+                    ).within(where)
+
+
+def _strings(value: object) -> Iterator[str]:
+    """Yield every string inside a field of a message."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _strings(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _strings(part)
 
 
 def _literal(text: str | MarkedText) -> MarkedText:

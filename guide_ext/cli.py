@@ -21,6 +21,7 @@ from guide_ext.report.terminal import print_error
 
 EMBEDDED = "embedded"
 BAD_INPUT = 2  # exit code, as for wrong options
+MAX_SEED = (1 << 63) - 1
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -138,6 +139,15 @@ def _read_prompt(prompt: str | None, file: Path | None) -> str:
         raise ValueError(f"{file or 'standard input'} must be UTF-8 text: {error}") from None
     if not text.strip():
         raise ValueError("the prompt is empty: write one, or see --help")
+    return _checked_text("the prompt", text)
+
+
+def _checked_text(name: str, text: str) -> str:
+    """Return text from the command line; bytes that are no UTF-8 arrive as lone surrogates."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} must be UTF-8 text: {error}") from None
     return text
 
 
@@ -194,7 +204,7 @@ def demo(
         Path, typer.Option("--out", "-o", help="Folder for results.json and figure.png.")
     ] = Path("demo_results"),
     documents: Annotated[int, typer.Option(help="Documents per task.", min=2)] = 120,
-    seed: Annotated[int, typer.Option(help="Seed of the documents.")] = 2026,
+    seed: Annotated[int, typer.Option(help="Seed of the documents.", min=0, max=MAX_SEED)] = 2026,
     as_json: JsonOption = False,
 ) -> None:
     """Steer the embedded model on unseen documents: plain against guided, counted and timed."""
@@ -202,6 +212,7 @@ def demo(
     from guide_ext.report.figures import draw_demo
     from guide_ext.report.terminal import demo_report
 
+    out.mkdir(parents=True, exist_ok=True)  # before the work, in case it cannot be made
     with _progress() as progress:
         bar = progress.add_task("guided answers", total=None)
 
@@ -235,10 +246,12 @@ def generate(
     temperature: Annotated[
         float, typer.Option(help="0 for greedy decoding, else sample.", min=0.0)
     ] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.", min=0, max=MAX_SEED)] = 0,
     system: SystemOption = None,
     chat: ChatOption = True,
-    dtype: Annotated[str, typer.Option(help="'auto' (as stored) or e.g. bfloat16.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="'auto' (as stored), float32, bfloat16, float16 or float64.")
+    ] = "auto",
     device: Annotated[
         str | None, typer.Option(help="e.g. cuda:0. Default: a GPU if there is one.")
     ] = None,
@@ -252,6 +265,7 @@ def generate(
     steered_layers = parse_layers(layers)
     steering = Steering.guide(delta, layers=steered_layers)
     text = _read_prompt(prompt, file)
+    system = None if system is None else _checked_text("--system", system)
     _hint_if_nothing_is_marked(system, text)
     language_model, tokenizer = integration.load(_model_name(model), dtype=dtype, device=device)
     wrapped = integration.as_prompt(tokenizer, text, system=system, chat=chat)
@@ -294,15 +308,18 @@ def spans(
     from guide_ext import integration
     from guide_ext.chat import encode_chat
     from guide_ext.report.terminal import marked_tokens
+    from guide_ext.steering import Steering
     from guide_ext.tokens import encode
 
     text = _read_prompt(prompt, file)
+    system = None if system is None else _checked_text("--system", system)
     tokenizer = integration.load_tokenizer(_model_name(model))
     wrapped = integration.as_prompt(tokenizer, text, system=system, chat=chat)
     if isinstance(wrapped, str):
         encoding = encode(tokenizer, wrapped)
     else:
         encoding = encode_chat(tokenizer, wrapped)
+    Steering.guide(delta).bias(encoding)  # refuses what generate would refuse
     pieces = tokenizer.convert_ids_to_tokens(encoding.input_ids)
     if as_json:
         record = {"text": encoding.text, "tokens": pieces, "input_ids": encoding.input_ids}

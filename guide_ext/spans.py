@@ -67,7 +67,10 @@ def parse(text: str) -> MarkedText:
 def escape(text: str) -> str:
     r"""Make every tag in a text literal, so that text from elsewhere can be put into a prompt.
 
-    ``parse(escape(text))`` is the text itself, without spans, for every text.
+    ``parse(escape(text))`` is the text itself, without spans, for every text. Escape a text as a
+    whole: pieces of a tag are no tags, so two pieces that are escaped apart and then joined may make
+    one, and a backslash that stands before an escaped text belongs to its first tag. Adding a
+    string to a `MarkedText` has no such edges: it is taken literally.
 
     Args:
         text: Any text.

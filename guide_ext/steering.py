@@ -8,6 +8,7 @@ of some keys in some heads; they differ in which keys, which constant and which 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -247,6 +248,11 @@ def collate(
     if not encodings:
         raise ValueError("prompts must be at least one, got none")
     steerings = [steerings] * len(encodings) if isinstance(steerings, Steering) else steerings
+    if isinstance(steerings, str) or not isinstance(steerings, Sequence):
+        raise ValueError(f"steering must be a Steering or a list of them, got {steerings!r}")
+    for steering in steerings:
+        if not isinstance(steering, Steering):
+            raise ValueError(f"steering must be Steering objects, got {steering!r}")
     if len(steerings) != len(encodings):
         raise ValueError(
             f"steering must be one, or one per prompt: {len(encodings)}, got {len(steerings)}"
@@ -281,18 +287,33 @@ def _log(name: str, value: float) -> float:
 def _indices(name: str, values: Iterable[int] | None) -> tuple[int, ...] | None:
     if values is None:
         return None
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValueError(
+            f"{name} must be several whole numbers, such as [0, 1], or None for all, got {values!r}"
+        )
     chosen = tuple(values)
     if not chosen:
         raise ValueError(f"{name} must name at least one, or be None for all, got none")
-    for value in chosen:
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise ValueError(f"{name} must be whole numbers from 0, got {value!r}")
-    return chosen
+    return tuple(_index(name, value) for value in chosen)
+
+
+def _index(name: str, value: object) -> int:
+    """Return a whole number from 0 of any integer type, numpy's and torch's too."""
+    try:
+        index = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        index = -1
+    if isinstance(value, bool) or index < 0:
+        raise ValueError(f"{name} must be whole numbers from 0, got {value!r}")
+    return index
 
 
 def _by_layer(heads: Mapping[int, Iterable[int]]) -> tuple[tuple[int, tuple[int, ...]], ...]:
-    _indices("layers", heads)
-    return tuple((layer, _indices("heads", chosen) or ()) for layer, chosen in heads.items())
+    if not isinstance(heads, Mapping):
+        raise ValueError(f"heads must be {{layer: [head, ...]}}, or None for all, got {heads!r}")
+    layers = _indices("layers", heads) or ()
+    chosen = (_indices("heads", of_layer) or () for of_layer in heads.values())
+    return tuple(zip(layers, chosen, strict=True))
 
 
 def _check_range(name: str, index: int, size: int) -> None:

@@ -210,8 +210,8 @@ SOURCE_MUTANTS = [
     ),
 ]
 
-# The same for the PTX that nvcc emits: what only the strings of ptx.cuh can get wrong. The passage is
-# a regular expression.
+# The same for the PTX that nvcc emits: what only the strings of ptx.cuh can get wrong. The passage
+# is a regular expression.
 PTX_MUTANTS = [
     Mutant("a matrix is read untransposed", "", r"\.x4\.trans\.shared", ".x4.shared"),
     Mutant("a matrix is read transposed", "", r"\.x4\.shared", ".x4.trans.shared"),

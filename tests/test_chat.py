@@ -176,6 +176,18 @@ def test_tags_of_others_are_refused(text):
         assert way in message
 
 
+@pytest.mark.parametrize("role", ["user", "tool"])
+@pytest.mark.parametrize(
+    "field", ["a <!->b<-!>", {"function": {"arguments": '{"q": "<!->b<-!>"}'}}, [1, ["<!->b<-!>"]]]
+)
+def test_tags_outside_the_content_are_refused(role, field):
+    messages = [*chat("<!->a<-!>"), {"role": role, "content": "c", "reasoning_content": field}]
+    with pytest.raises(TagError, match=r"in the field 'reasoning_content', which is never parsed"):
+        render_chat(build("unigram"), messages)
+    messages[-1]["reasoning_content"] = "a -> b"
+    assert render_chat(build("unigram"), messages).spans
+
+
 def test_lookalikes_of_others_are_fine():
     messages = [{"role": "tool", "content": "<!-- x --> a->b <!loud-> <-!!!!>"}]
     assert "<!loud->" in render_chat(build("unigram"), messages).text

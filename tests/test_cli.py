@@ -137,6 +137,13 @@ def test_doctor_tells_what_serves_this_machine(run):
         (("generate", PROMPT, "--file", "x.txt"), "not both"),
         (("spans", "a <-!> b"), "<-!>"),
         (("demo", "--documents", "0"), "--documents"),
+        (("generate", PROMPT, "--dtype", "float8_e4m3fn"), "dtype must be one of 'auto'"),
+        (("generate", PROMPT, "--device", "meta"), "'meta', which holds no numbers"),
+        (("generate", PROMPT, "--temperature", "1e-40"), "temperature must be 0 (greedy) or"),
+        (("generate", PROMPT, "--seed", "9" * 26), "--seed"),
+        (("spans", "--delta", "1e308", "--json", "<!!!->hi<-!!!>"), "finite nats in float32"),
+        (("spans", "<!->a\udcff<-!>"), "the prompt must be UTF-8 text"),
+        (("generate", PROMPT, "--system", "a\udcff"), "--system must be UTF-8 text"),
     ],
 )
 def test_bad_input_is_one_clean_message_and_exit_code_2(run, arguments, expected):
@@ -144,6 +151,32 @@ def test_bad_input_is_one_clean_message_and_exit_code_2(run, arguments, expected
     assert result.exit_code == cli.BAD_INPUT
     assert expected in result.output
     assert "Traceback" not in result.output
+
+
+def test_a_prompt_longer_than_the_model_knows_positions(run):
+    result = run("generate", "<!!->go<-!!>" + " fish" * 2000)
+    assert result.exit_code == cli.BAD_INPUT
+    assert "fewer tokens than the 1024 positions that the model knows, got 2" in result.output
+
+
+def test_demo_refuses_a_folder_that_it_cannot_make_before_it_works(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("guide_ext.experiments.demo.run_demo", None)
+    (tmp_path / "file").touch()
+    result = run("demo", "--out", str(tmp_path / "file"))
+    assert result.exit_code == cli.BAD_INPUT, result.output
+    assert "file" in result.output
+
+
+def test_an_instruction_set_that_does_not_exist_is_no_fault_of_the_model():
+    done = subprocess.run(
+        [sys.executable, "-c", "from guide_ext.cli import main; main()", "generate", PROMPT],
+        env=os.environ | {"GUIDE_EXT_CPU_ISA": "mmx"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if "was not built" in done.stderr:
+        pytest.skip("no compiled library")
+    assert done.returncode == cli.BAD_INPUT, done.stderr
+    assert "GUIDE_EXT_CPU_ISA=mmx names no instruction set" in done.stderr
+    assert "architecture" not in done.stderr
 
 
 def test_bytes_that_are_no_text(run, tmp_path):

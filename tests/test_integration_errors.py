@@ -9,7 +9,7 @@ import models
 import pytest
 import torch
 from models import logits, snapshot
-from transformers import DynamicCache, T5Config, T5ForConditionalGeneration
+from transformers import DynamicCache, StaticCache, T5Config, T5ForConditionalGeneration
 
 import guide_ext.integration as guide
 from guide_ext.integration import verify
@@ -242,6 +242,69 @@ class TestArguments:
 
         handle = model.model.embed_tokens.register_forward_pre_hook(call_badly)
         assert torch.equal(logits(model, inputs, guide_bias=with_value(2.0)), wanted)
+
+
+CACHES = {
+    "none": lambda model: None,
+    "dynamic": lambda model: DynamicCache(config=model.config),
+    "static": lambda model: StaticCache(config=model.config, max_cache_len=40),
+}
+
+
+@pytest.mark.parametrize("make_cache", CACHES.values(), ids=CACHES)
+class TestCaches:
+    """A cache that somebody passes in switches no check off."""
+
+    @pytest.mark.parametrize("tokens", [3, 8, 10, 50])
+    def test_length_of_forward(self, model, inputs, make_cache, tokens):
+        cache = make_cache(model)
+        with pytest.raises(ValueError, match=rf"\[2, 9\], aligned .* got shape \[2, {tokens}\]"):
+            model(**inputs, past_key_values=cache, guide_bias=bias(tokens=tokens))
+        assert cache is None or int(cache.get_seq_length()) == 0
+
+    @pytest.mark.parametrize("tokens", [3, 8, 10, 50])
+    def test_length_of_generate(self, model, inputs, make_cache, tokens):
+        with pytest.raises(ValueError, match=rf"\[2, 9\], aligned .* got shape \[2, {tokens}\]"):
+            model.generate(
+                **inputs, past_key_values=make_cache(model), guide_bias=bias(tokens=tokens)
+            )
+
+    @pytest.mark.parametrize("tokens", [2, 8, 10])
+    def test_length_of_a_continued_forward(self, model, make_cache, tokens):
+        if (cache := make_cache(model)) is None:
+            pytest.skip("nothing to continue without a cache")
+        ids = models.prompts(padding=0)["input_ids"]
+        with torch.no_grad():
+            model(input_ids=ids[:, :7], past_key_values=cache, guide_bias=bias(tokens=7))
+            with pytest.raises(ValueError, match=r"\[2, 9\], aligned with the whole text, 7 token"):
+                model(input_ids=ids[:, 7:], past_key_values=cache, guide_bias=bias(tokens=tokens))
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_values_of_one_token(self, model, make_cache, value):
+        with pytest.raises(ValueError, match="guide_bias must be finite"):
+            model(
+                input_ids=torch.ones(1, 1, dtype=torch.long),
+                past_key_values=make_cache(model),
+                guide_bias=torch.full((1, 1), value),
+            )
+
+    def test_product_of_bias_and_strength(self, model, inputs, make_cache):
+        strength = torch.full((2, 2, 4), 10.0)
+        for call in (model, model.generate):
+            with pytest.raises(ValueError, match="guide_bias times guide_strength must be finite"):
+                call(
+                    **inputs,
+                    past_key_values=make_cache(model),
+                    guide_bias=bias(value=3e38),
+                    guide_strength=strength,
+                )
+
+    def test_padding_tokens_after_a_token_without_a_mask(self, model, make_cache):
+        ids = models.prompts(padding=0)["input_ids"]
+        ids[:, -2:] = 0
+        model.generation_config.pad_token_id = 0
+        with pytest.raises(ValueError, match="left"):
+            model.generate(input_ids=ids, past_key_values=make_cache(model), guide_bias=bias())
 
 
 class TestNotEnabled:

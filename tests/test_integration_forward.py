@@ -94,7 +94,7 @@ class TestEqualsEager:
                     attention_mask=inputs["attention_mask"][:, :end],
                     position_ids=positions[:, start:end],
                     past_key_values=cache,
-                    guide_bias=bias,
+                    guide_bias=bias[:, :end],
                 )
             pieces.append(out.logits)
             start = end

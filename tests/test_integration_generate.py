@@ -81,6 +81,20 @@ class TestEqualsEager:
         models.assert_same_generation(found, wanted)
 
 
+class TestModesOfEveryModel:
+    @pytest.mark.parametrize("options", MODES.values(), ids=MODES.keys())
+    def test_rows_are_repeated(self, name, options):
+        inputs, bias = models.prompts(), models.marks()
+        wanted = models.reference_generation(models.shared(name), inputs, bias, **options)
+        models.assert_same_generation(steered(name, inputs, bias, **options), wanted)
+
+    def test_prompt_in_chunks(self, name):
+        inputs, bias = models.prompts(), models.marks()
+        wanted = models.reference_generation(models.shared(name), inputs, bias)
+        found = steered(name, inputs, bias, prefill_chunk_size=4)
+        models.assert_same_generation(found, wanted)
+
+
 class TestModes:
     @pytest.mark.parametrize("strength", [None, random_strength()], ids=["all", "strength"])
     @pytest.mark.parametrize("options", MODES.values(), ids=MODES.keys())
@@ -135,7 +149,8 @@ class TestModes:
                 input_ids=tokens[:, :9], attention_mask=whole["attention_mask"][:, :9],
                 guide_bias=bias,
             ).past_key_values  # fmt: skip
-            model(input_ids=tokens[:, 9:10], past_key_values=cache, guide_bias=bias)
+            padded = torch.nn.functional.pad(bias, (0, 1))
+            model(input_ids=tokens[:, 9:10], past_key_values=cache, guide_bias=padded)
             wanted = model(input_ids=tokens[:, 10:], past_key_values=cache, guide_bias=longer)
         models.assert_logits_close(found.logits[0], wanted.logits[:, -1])
 

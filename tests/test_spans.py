@@ -182,6 +182,13 @@ def test_error_survives_pickle_and_copy():
 
 
 @PROPERTY
+@given(st.lists(st.text("<!->?\\a") | st.text(), max_size=6))
+def test_strings_added_to_marked_text_are_inert_whatever_their_edges(pieces):
+    prompt = sum(pieces, parse("<!->x<-!>\\"))
+    assert prompt.text == "x\\" + "".join(pieces)
+    assert len(prompt.spans) == 1
+
+
 @given(TAG_SOUP | st.text())
 def test_escape_makes_any_text_inert(text):
     assert parse(escape(text)) == MarkedText(text)

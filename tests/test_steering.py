@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -54,6 +55,22 @@ class TestBias:
     def test_nothing_marked_is_no_bias(self, steering):
         prompt = encoding(3, Span(0, 2, group="rule"))
         assert torch.equal(steering.bias(prompt), torch.zeros(3))
+
+    def test_selections_of_numpy_integers(self):
+        assert Steering.guide(1.0, layers=np.arange(2)).layers == (0, 1)
+
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (lambda: Steering.guide(1.0, layers=3), "layers must be several whole numbers"),
+            (lambda: Steering.guide(1.0, heads="01"), "heads must be several whole numbers"),
+            (lambda: Steering.pasta(0.1, heads=[1, 2]), r"heads must be \{layer: \[head"),
+            (lambda: Steering.pasta(0.1, heads={0: 1}), "heads must be several whole numbers"),
+        ],
+    )
+    def test_selections_of_other_kinds_raise(self, make, message):
+        with pytest.raises(ValueError, match=message):
+            make()
 
     def test_overflow_raises(self):
         with pytest.raises(ValueError, match="marks must add up to finite nats in float32"):

@@ -61,7 +61,10 @@ class Generate(_Method):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Generate; see `GenerationMixin.generate`."""
         arguments.check_companions(kwargs.get("guide_bias"), kwargs.get("guide_strength"), [])
-        if kwargs.get("guide_bias") is not None:
+        # An assistant is called by the generate() of the main model, with that one's bias, which is
+        # the prompt's and was looked at, and with a text that grows.
+        is_assistant = current() is not None
+        if kwargs.get("guide_bias") is not None and not is_assistant:
             self._check(args, kwargs)
         # Frames of calls that are nested in this one find it as their outer frame.
         with using(Frame(configs=state_of(self._model).findings.configs)):

@@ -16,6 +16,13 @@ from guide_ext.steering import Steering
 
 Prompt = str | Sequence[dict[str, Any]]
 
+# What models compute in; torch has other dtypes, for storage.
+_DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+# Logits divided by less than this leave the range of float32.
+_LOWEST_TEMPERATURE = 1e-4
+# What torch.manual_seed takes.
+_SEEDS = range(-(1 << 63), 1 << 64)
+
 
 def load_tokenizer(name: str) -> Any:
     """Load a tokenizer ready for generation: left padding, a padding token.
@@ -47,7 +54,7 @@ def load(
 
     Args:
         name: A local folder or a hub id, as ``from_pretrained`` takes it.
-        dtype: ``"auto"`` (as stored), or a torch dtype's name such as ``"float32"``.
+        dtype: ``"auto"`` (as stored), ``"float32"``, ``"bfloat16"``, ``"float16"``, ``"float64"``.
         device: Where to put the model, e.g. ``"cuda:0"``. Default: a GPU if there is one, else CPU.
         steerable: False leaves the model as it was loaded, as the baseline of a comparison.
 
@@ -67,8 +74,8 @@ def load(
         (True, torch.float32)
 
     """
-    if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
-        msg = f"dtype must be 'auto' or the name of a torch dtype such as 'float32', got {dtype!r}"
+    if dtype not in _DTYPES:
+        msg = f"dtype must be one of {', '.join(map(repr, _DTYPES))}, got {dtype!r}"
         raise ValueError(msg)
     where = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     tokenizer = load_tokenizer(name)
@@ -86,6 +93,8 @@ def _device(name: str) -> torch.device:
         reason = str(error).split("\n")[0]
         msg = f"device must be one of this machine, such as 'cpu', got {name!r}: {reason}"
         raise ValueError(msg) from None
+    if device.type == "meta":
+        raise ValueError("device must be one of this machine, got 'meta', which holds no numbers")
     return device
 
 
@@ -136,7 +145,8 @@ def complete(
         prompts: Texts or chats, with tags.
         delta: Strength of level 2 in nats; levels 1 and 3 are half and twice of it.
         steering: Another way to steer than GUIDE on all layers and heads; overrides ``delta``.
-        max_new_tokens: Most tokens to write per prompt.
+        max_new_tokens: Most tokens to write per prompt; fewer where the model knows no further
+            positions.
         temperature: 0 for greedy decoding, else multinomial sampling at this temperature.
         seed: Seed of the sampling; the same seed and batches give the same text.
         batch_size: Prompts per call of ``generate``.
@@ -147,15 +157,21 @@ def complete(
         One string per prompt, special tokens removed.
 
     Raises:
-        ValueError: A prompt's tags are wrong, or an argument is out of range.
+        ValueError: A prompt's tags are wrong, a prompt has more tokens than the model knows
+            positions, or an argument is out of range.
 
     """
     if isinstance(prompts, str) or (prompts and isinstance(prompts[0], Mapping)):
         msg = "prompts must be a list of texts or chats, got a single one; write [prompt]"
         raise ValueError(msg)
-    if not 0 <= temperature < math.inf:
-        msg = f"temperature must be a finite number from 0, got {temperature!r}"
+    if not (temperature == 0 or _LOWEST_TEMPERATURE <= temperature < math.inf):
+        msg = (
+            f"temperature must be 0 (greedy) or a finite number from {_LOWEST_TEMPERATURE}, "
+            f"got {temperature!r}"
+        )
         raise ValueError(msg)
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed not in _SEEDS:
+        raise ValueError(f"seed must be a whole number of 64 bits, got {seed!r}")
     if batch_size < 1:
         msg = f"batch_size must be at least 1, got {batch_size}"
         raise ValueError(msg)
@@ -175,6 +191,7 @@ def complete(
         for start in range(0, len(prompts), batch_size):
             batch = list(prompts[start : start + batch_size])
             inputs = encode(model, tokenizer, batch, steering=steering or Steering.guide(delta))
+            how["max_new_tokens"] = _new_tokens(model, inputs["input_ids"].shape[1], max_new_tokens)
             with torch.inference_mode():
                 ids = model.generate(**inputs, **how)  # type: ignore[operator]
             new = ids[:, inputs["input_ids"].shape[1] :]
@@ -182,3 +199,16 @@ def complete(
             if on_batch is not None:
                 on_batch(len(batch))
     return answers
+
+
+def _new_tokens(model: PreTrainedModel, tokens: int, wanted: int) -> int:
+    """Return how many tokens a prompt may be continued by; raise ValueError if by none."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is None:
+        return wanted
+    if tokens >= positions:
+        raise ValueError(
+            f"prompts must have fewer tokens than the {positions} positions that the model knows, "
+            f"got {tokens}; shorten the prompt"
+        )
+    return min(wanted, int(positions) - tokens)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from guide_ext._libraries import library_status
 from guide_ext.integration.frame import Frame, Recorder, using
 
 # Largest difference of the logits, relative to the largest logit: float32 models differ by about
@@ -60,13 +61,19 @@ def calibrate(model: Any) -> Findings:
 
     Raises:
         UnsupportedModelError: If the outputs differ, with dense masks too.
+        ValueError: If GUIDE_EXT_CPU_ISA names no instruction set, so that the op cannot run.
 
     """
     name = type(model).__name__
+    status = library_status()
+    if status.loaded and status.instruction_set is None:
+        raise ValueError(status.reason)  # the op cannot run: no fault of the model
     input_ids, attention_mask = _tiny_batch(model)
     with _evaluation(model), keeping_implementation(model), torch.no_grad():
         try:
             wanted, _ = _run(model, "eager", input_ids, attention_mask)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
         except Exception as error:
             raise UnsupportedModelError(
                 f"enable() must be able to run {name} on token ids alone, got {error!r}"
@@ -81,6 +88,8 @@ def calibrate(model: Any) -> Findings:
         for implementation in ("guide", "guide_dense"):
             try:
                 found, recorder = _run(model, implementation, input_ids, attention_mask)
+            except (MemoryError, torch.OutOfMemoryError):
+                raise
             except Exception as error:
                 failures.append(f"{implementation!r} fails with {error!r}")
                 continue

@@ -184,7 +184,9 @@ def _numbers(dtype: torch.dtype) -> NDArray[np.float32]:
         np.finfo(np.float32).max, -np.finfo(np.float32).max, 1e-45, -1e-45, 1.17e-38, 6e-8, 3e-8,
     ]  # fmt: skip
     with np.errstate(over="ignore"):
-        parts = [t.numpy().astype(np.float32) for t in (exact, middles, middles - ulp, middles + ulp)]
+        parts = [
+            t.numpy().astype(np.float32) for t in (exact, middles, middles - ulp, middles + ulp)
+        ]
     everything = np.concatenate([*parts, random.view(np.float32), np.float32(specials)])
     return _whole_items(everything)
 
@@ -215,7 +217,9 @@ def exp2() -> Expectation:
     # Where the bound leaves open whether the result is normal, it may be flushed.
     open_question = np.abs(exact / SMALLEST_NORMAL - 1) < 2 * EXP2_RELATIVE_ERROR
     allowed = np.where(open_question, 2 * SMALLEST_NORMAL, allowed)
-    return Expectation(x.tobytes(), wanted, np.where(exact > np.finfo(np.float32).max, 0.0, allowed))
+    return Expectation(
+        x.tobytes(), wanted, np.where(exact > np.finfo(np.float32).max, 0.0, allowed)
+    )
 
 
 def max_or_nan() -> Expectation:
