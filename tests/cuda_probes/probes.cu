@@ -45,55 +45,47 @@ const Probe kProbes[] = {
     {"max_or_nan", launch<max_or_nan>, 8 * kLanes, 4 * kLanes},
 };
 
-// Bytes of the device: memory of the GPU, or of this process under emulation.
+// Bytes of the device: memory of the GPU, or of this process under emulation. The first error of
+// its life is kept.
 class DeviceBytes {
  public:
-  explicit DeviceBytes(std::size_t bytes) : bytes_(bytes) {
 #ifdef GUIDE_CUDA_EMULATED
-    storage_.resize(bytes / sizeof(uint4) + 1);
-    pointer_ = reinterpret_cast<std::uint8_t*>(storage_.data());
+  DeviceBytes(std::size_t bytes, bool is_writable)
+      : bytes_(bytes), storage_(bytes / sizeof(uint4) + 1) {
+    cuda_emulator::add_global_range(storage_.data(), bytes, is_writable ? "out" : "in",
+                                    is_writable);
+  }
+  ~DeviceBytes() { cuda_emulator::clear_global_ranges(); }
+  std::uint8_t* get() { return reinterpret_cast<std::uint8_t*>(storage_.data()); }
+  void set(const void* source) { std::memcpy(get(), source, bytes_); }
+  void copy_to(void* target) { std::memcpy(target, get(), bytes_); }
 #else
-    void* pointer = nullptr;
-    error = cudaMalloc(&pointer, bytes);
-    pointer_ = static_cast<std::uint8_t*>(pointer);
-#endif
+  DeviceBytes(std::size_t bytes, bool) : bytes_(bytes) { keep(cudaMalloc(&pointer_, bytes)); }
+  ~DeviceBytes() { cudaFree(pointer_); }
+  std::uint8_t* get() { return static_cast<std::uint8_t*>(pointer_); }
+  void set(const void* source) {
+    if (error == cudaSuccess) keep(cudaMemcpy(pointer_, source, bytes_, cudaMemcpyHostToDevice));
   }
-  ~DeviceBytes() {
-#ifndef GUIDE_CUDA_EMULATED
-    cudaFree(pointer_);
-#endif
+  // Waits for the kernel, and reports what went wrong in it.
+  void copy_to(void* target) {
+    if (error == cudaSuccess) keep(cudaMemcpy(target, pointer_, bytes_, cudaMemcpyDeviceToHost));
   }
+#endif
   DeviceBytes(const DeviceBytes&) = delete;
   DeviceBytes& operator=(const DeviceBytes&) = delete;
 
-  std::uint8_t* get() const { return pointer_; }
-
-  cudaError_t set(const void* source) {
-#ifdef GUIDE_CUDA_EMULATED
-    std::memcpy(pointer_, source, bytes_);
-    return cudaSuccess;
-#else
-    return cudaMemcpy(pointer_, source, bytes_, cudaMemcpyHostToDevice);
-#endif
-  }
-
-  // Waits for the kernel.
-  cudaError_t copy_to(void* target) const {
-#ifdef GUIDE_CUDA_EMULATED
-    std::memcpy(target, pointer_, bytes_);
-    return cudaSuccess;
-#else
-    return cudaMemcpy(target, pointer_, bytes_, cudaMemcpyDeviceToHost);
-#endif
+  void keep(cudaError_t what) {
+    if (error == cudaSuccess) error = what;
   }
 
   cudaError_t error = cudaSuccess;
 
  private:
   std::size_t bytes_;
-  std::uint8_t* pointer_ = nullptr;
 #ifdef GUIDE_CUDA_EMULATED
   std::vector<uint4> storage_;
+#else
+  void* pointer_ = nullptr;
 #endif
 };
 
@@ -113,14 +105,14 @@ GUIDE_EXPORT int run_probe(const char* name, const void* in, std::size_t in_byte
     if (items == 0 || items * probe.in_bytes != in_bytes || items * probe.out_bytes != out_bytes) {
       return kWrongSizes;
     }
-    DeviceBytes source(in_bytes), target(out_bytes);
+    DeviceBytes source(in_bytes, false), target(out_bytes, true);
+    source.set(in);
     if (source.error != cudaSuccess) return source.error;
     if (target.error != cudaSuccess) return target.error;
-    if (const cudaError_t error = source.set(in); error != cudaSuccess) return error;
     const Buffers buffers{source.get(), target.get(), probe.in_bytes, probe.out_bytes};
-    const cudaError_t error = probe.launch(static_cast<unsigned>(items), buffers);
-    if (error != cudaSuccess) return error;
-    return target.copy_to(out);
+    target.keep(probe.launch(static_cast<unsigned>(items), buffers));
+    target.copy_to(out);
+    return target.error;
   }
   return kUnknownProbe;
 }
