@@ -20,7 +20,7 @@ export GUIDE_CUDA := $(CUDA)
 export MAX_JOBS := $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format sanitize bench doctor model wheel wheel-cuda clean
+.PHONY: help setup demo test lint format sanitize bench gpu doctor model wheel wheel-cuda clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -65,6 +65,9 @@ sanitize: setup  ## the CPU kernels under address, undefined-behaviour and threa
 bench: setup  ## benchmarks of the op, verified first (JSON under bench_results/)
 	@mkdir -p bench_results
 	$(BIN)/python -m pytest benchmarks --benchmark-json=bench_results/attention.json
+
+gpu:  ## on a machine with a GPU: build, test, sanitize, time (about ten minutes, resumable)
+	$(PYTHON) benchmarks/gpu_day.py $(if $(ONLY),--only $(ONLY))
 
 doctor: setup  ## what was built, which kernel serves this machine, why not a faster one
 	$(BIN)/guide-ext doctor
