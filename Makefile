@@ -35,6 +35,7 @@ $(VENV)/.dependencies: pyproject.toml
 	$(BIN)/python -m pip install --quiet "pip>=25.1"
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --group dev
+	$(BIN)/python -m pip install --quiet --no-deps --group oracle
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.dependencies $(NATIVE_SOURCES)

@@ -68,9 +68,10 @@ def escape(text: str) -> str:
     r"""Make every tag in a text literal, so that text from elsewhere can be put into a prompt.
 
     ``parse(escape(text))`` is the text itself, without spans, for every text. Escape a text as a
-    whole: pieces of a tag are no tags, so two pieces that are escaped apart and then joined may make
-    one, and a backslash that stands before an escaped text belongs to its first tag. Adding a
-    string to a `MarkedText` has no such edges: it is taken literally.
+    whole: pieces of a tag are no tags, so pieces that are escaped apart and then joined may make
+    one, and a backslash that stands before an escaped text belongs to its first tag. White
+    space between them keeps them apart. Adding a string to a `MarkedText` has no such edges: it is
+    taken literally.
 
     Args:
         text: Any text.

@@ -156,7 +156,7 @@ def test_bad_input_is_one_clean_message_and_exit_code_2(run, arguments, expected
 def test_a_prompt_longer_than_the_model_knows_positions(run):
     result = run("generate", "<!!->go<-!!>" + " fish" * 2000)
     assert result.exit_code == cli.BAD_INPUT
-    assert "fewer tokens than the 1024 positions that the model knows, got 2" in result.output
+    assert "fewer tokens than the 1024 positions that the model knows, got 4" in result.output
 
 
 def test_demo_refuses_a_folder_that_it_cannot_make_before_it_works(run, tmp_path, monkeypatch):

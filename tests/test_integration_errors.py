@@ -12,7 +12,7 @@ from models import logits, snapshot
 from transformers import DynamicCache, StaticCache, T5Config, T5ForConditionalGeneration
 
 import guide_ext.integration as guide
-from guide_ext.integration import verify
+from guide_ext.integration import arguments, verify
 from guide_ext.integration.frame import current
 
 
@@ -131,6 +131,17 @@ class TestArguments:
         wanted = bias().requires_grad_()
         with pytest.raises(ValueError, match="guide_bias must not require a gradient"):
             model(**inputs, guide_bias=wanted)
+
+    def test_input_without_a_batch(self, model, inputs):
+        row = inputs["input_ids"][0]
+        with pytest.raises(ValueError, match=r"input_ids must be \[batch, tokens\] .* shape \[9\]"):
+            model(row, guide_bias=bias())
+        with pytest.raises(ValueError, match=r"inputs_embeds must be .* got shape \[9, 32\]"):
+            model(inputs_embeds=model.get_input_embeddings()(row), guide_bias=bias())
+
+    def test_part_of_the_model(self, model, inputs):
+        with pytest.raises(ValueError, match="guide_bias must go to the model that was enabled"):
+            model.model(inputs["input_ids"], guide_bias=bias())
 
     def test_no_input(self, model):
         with pytest.raises(ValueError, match="input_ids or inputs_embeds must be given"):
@@ -307,6 +318,58 @@ class TestCaches:
             model.generate(input_ids=ids, past_key_values=make_cache(model), guide_bias=bias())
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_arguments_by_position(name, inputs):
+    # Where the cache stands in a signature differs between models.
+    model, ids = guide.enable(models.make(name)), inputs["input_ids"]
+    cache = logits_and_cache(model, ids[:, :7], bias(tokens=7))
+    before = {"llama": (None, None), "gpt2": ()}[name]
+    with torch.no_grad():
+        with pytest.raises(ValueError, match=r"\[2, 9\], aligned with the whole text, 7 token"):
+            model(ids[:, 7:], *before, cache, guide_bias=bias(tokens=2))
+        model(ids[:, 7:], *before, cache, guide_bias=bias())
+
+
+def test_cache_of_another_kind(model, inputs):
+    # Nothing to count: at least the new tokens must have a number.
+    assert arguments.seen_tokens(object()) is None
+    with pytest.raises(ValueError, match=r"at least the 9 new token\(s\) .* got shape \[2, 8\]"):
+        arguments.check_tokens(bias(tokens=8), 9, None)
+    arguments.check_tokens(bias(tokens=12), 9, None)
+
+
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+def test_values_are_looked_at_once_per_generation(model, inputs, monkeypatch, cache):
+    looked = []
+    check = arguments.check_values
+    monkeypatch.setattr(arguments, "check_values", lambda *given: looked.append(check(*given)))
+    models.generation(model, {**inputs, "guide_bias": bias()}, cache_implementation=cache)
+    assert len(looked) == 1
+    with torch.no_grad():
+        model(**inputs, guide_bias=bias())
+    assert len(looked) == 2
+
+
+def test_generation_inside_another_one_is_checked(model, inputs):
+    # Such as the contrast of a logits processor; only an assistant may get its prompt's bias.
+    found = []
+
+    def contrast(_ids, scores):
+        with pytest.raises(ValueError, match="aligned with the input") as caught:
+            models.generation(model, {**inputs, "guide_bias": bias(tokens=3)})
+        found.append(caught)
+        return scores
+
+    models.generation(model, inputs, logits_processor=[contrast], max_new_tokens=1)
+    assert len(found) == 1
+
+
+def logits_and_cache(model, ids, table):
+    cache = DynamicCache(config=model.config)
+    logits(model, {"input_ids": ids, "past_key_values": cache}, guide_bias=table)
+    return cache
+
+
 class TestNotEnabled:
     def test_generate(self, inputs):
         with pytest.raises(ValueError, match=r"not used by the model: .*guide_bias"):
@@ -385,6 +448,29 @@ class TestRefusal:
             guide.enable(model)
         monkeypatch.undo()
         assert snapshot(model) == before
+
+    @pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+    def test_memory_is_no_fault_of_the_model(self, monkeypatch, error):
+        model = models.make("llama")
+        before = snapshot(model)
+
+        def fail(*_args, **_kwargs):
+            raise error
+
+        monkeypatch.setattr(type(model), "forward", fail)
+        with pytest.raises(error):
+            guide.enable(model)
+        monkeypatch.undo()
+        assert snapshot(model) == before
+
+    def test_failure_under_guide_is_chained(self, monkeypatch):
+        def fail(*_args, **_kwargs):
+            raise IndexError("a mask that is too small")
+
+        monkeypatch.setattr("guide_ext.integration.attention.biased_attention", fail)
+        with pytest.raises(guide.UnsupportedModelError, match="'guide' fails with") as caught:
+            guide.enable(models.make("llama"))
+        assert isinstance(caught.value.__cause__, IndexError)
 
     def test_failure_half_way(self, monkeypatch):
         model = models.make("llama")

@@ -86,6 +86,19 @@ class TestEncode:
         with pytest.raises(ValueError, match="delta must be None when steering is given"):
             guide.encode(model, tokenizer, "say", delta=1.0, steering=Steering.guide(1.0))
 
+    @pytest.mark.parametrize(
+        ("steering", "message"),
+        [
+            ("x", "steering must be a Steering or a list of them, got 'x'"),
+            (Steering, "steering must be a Steering or a list of them, got <class"),
+            ([Steering], "steering must be Steering objects, got <class"),
+            (2.0, "steering must be a Steering or a list of them, got 2.0"),
+        ],
+    )
+    def test_steering(self, model, tokenizer, steering, message):
+        with pytest.raises(ValueError, match=message):
+            guide.encode(model, tokenizer, "say", steering=steering)
+
     @pytest.mark.parametrize("delta", [math.nan, math.inf])
     def test_delta(self, model, tokenizer, delta):
         with pytest.raises(ValueError, match="delta must be a finite number of nats"):
@@ -130,15 +143,41 @@ class TestEncode:
 
 
 class TestComplete:
-    @pytest.mark.parametrize("temperature", [-1.0, math.nan, math.inf])
+    @pytest.mark.parametrize("temperature", [-1.0, 1e-40, math.nan, math.inf])
     def test_temperature(self, model, tokenizer, temperature):
-        with pytest.raises(ValueError, match="temperature must be a finite number from 0"):
+        with pytest.raises(ValueError, match=r"temperature must be 0 \(greedy\) or a finite"):
             guide.complete(model, tokenizer, ["say it"], temperature=temperature)
+
+    @pytest.mark.parametrize("seed", [1.5, True, None, 1 << 64, -(1 << 64)])
+    def test_seed(self, model, tokenizer, seed):
+        with pytest.raises(ValueError, match="seed must be a whole number of 64 bits, got"):
+            guide.complete(model, tokenizer, ["say it"], seed=seed)
+
+    def test_writes_no_further_than_the_model_knows_positions(self, tokenizer):
+        model = guide.enable(models.make("gpt2", max_position_embeddings=8))
+        asked = []
+        handle = model.register_forward_pre_hook(lambda *_: asked.append(1))
+        guide.complete(model, tokenizer, ["say it twice"], max_new_tokens=50)
+        assert len(asked) == 8 - 3
+        with pytest.raises(ValueError, match=r"fewer tokens than the 8 .* got 9; shorten"):
+            guide.complete(model, tokenizer, ["say it twice " * 3])
+        handle.remove()
 
     @pytest.mark.parametrize("prompts", ["say it", [{"role": "user", "content": "say it"}]])
     def test_single_prompt(self, model, tokenizer, prompts):
         with pytest.raises(ValueError, match=r"prompts must be a list .* write \[prompt\]"):
             guide.complete(model, tokenizer, prompts)
+
+
+class TestLoad:
+    @pytest.mark.parametrize("dtype", [None, torch.float32, "float7", "float8_e4m3fn", "int8"])
+    def test_dtype(self, dtype):
+        with pytest.raises(ValueError, match="dtype must be one of 'auto', 'float32'"):
+            guide.load("no such folder", dtype=dtype)
+
+    def test_device_without_numbers(self):
+        with pytest.raises(ValueError, match="got 'meta', which holds no numbers"):
+            guide.load("no such folder", device="meta")
 
 
 class TestLoadEmbedded:

@@ -189,6 +189,14 @@ def test_strings_added_to_marked_text_are_inert_whatever_their_edges(pieces):
     assert len(prompt.spans) == 1
 
 
+@PROPERTY
+@given(st.lists(st.text("<!->?\\a") | TAG_SOUP | st.text(), max_size=6), st.sampled_from(" \n\t"))
+def test_texts_that_are_escaped_apart_are_inert_with_space_between(pieces, space):
+    escaped = space.join(escape(piece) for piece in pieces)
+    assert parse(escaped) == MarkedText(space.join(pieces))
+
+
+@PROPERTY
 @given(TAG_SOUP | st.text())
 def test_escape_makes_any_text_inert(text):
     assert parse(escape(text)) == MarkedText(text)

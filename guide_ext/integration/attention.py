@@ -55,7 +55,7 @@ def guide_attention(
             arrive on a model that was not enabled, or if the mask is an integer one.
 
     """
-    _refuse(dropout, kwargs)
+    _refuse(module, dropout, kwargs)
     frame = current()
     if frame is not None and frame.recorder is not None and attention_mask is not None:
         frame.recorder.layers.append((module, query.shape[1]))
@@ -89,7 +89,7 @@ def guide_attention(
     return out.transpose(1, 2), None
 
 
-def _refuse(dropout: float, kwargs: dict[str, Any]) -> None:
+def _refuse(module: nn.Module, dropout: float, kwargs: dict[str, Any]) -> None:
     if dropout:
         raise ValueError(
             f"attention dropout must be 0 under attn_implementation='guide', got {dropout:g}; "
@@ -101,6 +101,11 @@ def _refuse(dropout: float, kwargs: dict[str, Any]) -> None:
             "the attention matrix; load the model with attn_implementation='eager' to see it"
         )
     for name in ("guide_bias", "guide_strength"):
+        if kwargs.get(name) is not None and hasattr(module, LAYER_ATTRIBUTE):
+            raise ValueError(
+                f"{name} must go to the model that was enabled, got a part of it; "
+                "call that model, which passes it on to its parts"
+            )
         if kwargs.get(name) is not None:
             raise ValueError(
                 f"{name} must go to an enabled model, got one that was not; "

@@ -42,6 +42,7 @@ class Frame:
         bias_by_length: Dense models only: the bias of the keys, ``[batch, seqlen_k]``, by the
             number of keys. Two layer types with the same number of keys hold the same slots.
         recorder: Set during calibration alone.
+        is_generation: Whether this is the frame of a steered `generate()`, not of one call in it.
         handed_on: Frames of `generate()` only: the bias of the step at hand, whose values were
             looked at before the first step.
         outer: The frame of the call that this one is nested in.
@@ -54,6 +55,7 @@ class Frame:
     applied: bool = False
     bias_by_length: dict[int, Tensor] = field(default_factory=dict)
     recorder: Recorder | None = None
+    is_generation: bool = False
     handed_on: Tensor | None = None
     outer: Frame | None = None
 

@@ -63,11 +63,14 @@ class Generate(_Method):
         arguments.check_companions(kwargs.get("guide_bias"), kwargs.get("guide_strength"), [])
         # An assistant is called by the generate() of the main model, with that one's bias, which is
         # the prompt's and was looked at, and with a text that grows.
-        is_assistant = current() is not None
-        if kwargs.get("guide_bias") is not None and not is_assistant:
+        outer = current()
+        is_assistant = outer is not None and outer.is_generation
+        is_steered = kwargs.get("guide_bias") is not None
+        if is_steered and not is_assistant:
             self._check(args, kwargs)
+        configs = state_of(self._model).findings.configs
         # Frames of calls that are nested in this one find it as their outer frame.
-        with using(Frame(configs=state_of(self._model).findings.configs)):
+        with using(Frame(configs=configs, is_generation=is_steered)):
             return self._wrapped(*args, **kwargs)
 
     def _check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -143,7 +146,8 @@ class PrepareInputs(_Method):
             if guide_strength is not None:
                 size = table_size(model)
                 frame.strength = arguments.check_strength(guide_strength, len(input_ids), *size)
-        in_generate = current() is not None
+        outer = current()
+        in_generate = outer is not None and outer.is_generation
         if frame.bias is not None and kwargs.get("is_first_iteration") and not in_generate:
             arguments.check_values(frame.bias, frame.strength)  # a loop that somebody wrote
         with using(frame):
@@ -169,7 +173,7 @@ class PrepareInputs(_Method):
         if strength is not None:
             inputs["guide_strength"] = strength
         generation = current()
-        if generation is not None:
+        if generation is not None and generation.is_generation:
             generation.handed_on = bias
 
 

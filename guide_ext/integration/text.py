@@ -204,11 +204,11 @@ def complete(
 def _new_tokens(model: PreTrainedModel, tokens: int, wanted: int) -> int:
     """Return how many tokens a prompt may be continued by; raise ValueError if by none."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if positions is None:
+    if not isinstance(positions, int) or positions <= 0:
         return wanted
     if tokens >= positions:
         raise ValueError(
             f"prompts must have fewer tokens than the {positions} positions that the model knows, "
             f"got {tokens}; shorten the prompt"
         )
-    return min(wanted, int(positions) - tokens)
+    return min(wanted, positions - tokens)

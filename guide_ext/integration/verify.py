@@ -84,7 +84,7 @@ def calibrate(model: Any) -> Findings:
                 f"that in {wanted.dtype} on a left-padded batch; load the model in another dtype"
             )
         allowed = _TOLERANCE.get(wanted.dtype, 1e-3) * float(wanted.abs().max())
-        failures = []
+        failures, cause = [], None
         for implementation in ("guide", "guide_dense"):
             try:
                 found, recorder = _run(model, implementation, input_ids, attention_mask)
@@ -92,6 +92,7 @@ def calibrate(model: Any) -> Findings:
                 raise
             except Exception as error:
                 failures.append(f"{implementation!r} fails with {error!r}")
+                cause = error
                 continue
             difference = float((found.double() - wanted.double()).abs().max())
             if not difference <= allowed:  # NaN too
@@ -104,7 +105,7 @@ def calibrate(model: Any) -> Findings:
         f"enable() must find the logits of {name} equal to those of eager attention within "
         f"{allowed:.3g}, got: {'; '.join(failures)}. This architecture cannot be steered exactly "
         "and the model was left as it was; use it unsteered, or report the architecture"
-    )
+    ) from cause
 
 
 @contextmanager

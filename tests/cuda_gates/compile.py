@@ -6,6 +6,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from .tools import ROOT, MissingToolError, find_nvcc
 
 
 def product_flags(source: Path) -> list[str]:
-    """Return nvcc and the flags that the last build compiled a source with, as Ninja knows them.
+    """Return nvcc and the flags that setup.py's build compiles a source with, as Ninja knows them.
 
     Without those that say what to write, where, and for which GPU.
 
@@ -22,7 +23,7 @@ def product_flags(source: Path) -> list[str]:
 
     """
     ninja = shutil.which("ninja", path=sysconfig.get_path("scripts")) or shutil.which("ninja")
-    folder = (ROOT / "compile_commands.json").resolve().parent
+    folder = ROOT / "build" / "cmake" / str(sys.implementation.cache_tag)
     if ninja is None or not (folder / "build.ninja").exists():
         raise MissingToolError("no build folder of Ninja: run make setup")
     commands = subprocess.run(

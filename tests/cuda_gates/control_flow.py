@@ -44,15 +44,7 @@ class MainLoop:
 
 
 def find_main_loop(instructions: tuple[Instruction, ...]) -> MainLoop | None:
-    """Return the main loop of a kernel, or None if no loop multiplies.
-
-    Example:
-        >>> code = [("@P0 BRA", 0x30), ("HMMA", 0), ("NOP", 0), ("HMMA", 0), ("@P1 BRA", 0x00)]
-        >>> loop = find_main_loop(_parse(code))
-        >>> len(loop.path), len(loop.body), loop.fewest_multiplies
-        (5, 5, 1)
-
-    """
+    """Return the main loop of a kernel, or None if no loop multiplies."""
     graph = Graph(instructions)
     loops = graph.loops()
     candidates = []
@@ -235,13 +227,3 @@ def _targets(
 def _is_plain(branch: Instruction) -> bool:
     """Whether a branch has no predicate among its operands (``BRA.DIV UR4, 0x10``)."""
     return branch.operands.startswith("0x")
-
-
-def _parse(code: list[tuple[str, int]]) -> tuple[Instruction, ...]:
-    """Make instructions for the example above: opcode with guard, and target."""
-    made = []
-    for index, (text, target) in enumerate(code):
-        guard, opcode = text.split() if " " in text else ("", text)
-        operands = f"0x{target:x}" if opcode == "BRA" else ""
-        made.append(Instruction(16 * index, guard.removeprefix("@"), opcode, operands))
-    return tuple(made)

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from .control_flow import MainLoop, find_main_loop
 from .disassembly import Kernel, count
 from .roofline import DEVICES, occupancy
+from .spec import Limits
 from .tiles import ELEMENTS, Instance, Tile, exact_counts, most_counts, parse_name
 
-Limits = Mapping[tuple[int, str], int]
 Tiles = Mapping[tuple[int, str], Tile]
 
 # What ptxas says when it makes a kernel slower than it was written. C75xx: it serialised wgmma.
@@ -29,7 +29,7 @@ def check_library(kernels: Iterable[Kernel], tiles: Tiles, limits: Limits) -> li
         violations += check_kernel(kernel)
         if instance := parse_name(kernel.name):
             key = (instance.head_dim, instance.extras)
-            violations += check_forward(kernel, tiles[key], limits.get(key))
+            violations += check_forward(kernel, tiles[key], limits.of(kernel.architecture, *key))
     for architecture in sorted({kernel.architecture for kernel in kernels}):
         there = {
             parse_name(kernel.name) for kernel in kernels if kernel.architecture == architecture

@@ -21,6 +21,7 @@ COMMAND = "python -m tests.cuda_gates --write"
 # The kernels of the oldest GPU are in every build; newer ones take a few instructions more.
 ARCHITECTURE = "sm_80"
 _PREDICTED = ("sm_80", "sm_90")
+_INSTRUCTIONS_OF_COPY = 7  # address and predicate: from kernels that differ in copies only
 _CHANNELS = {"None": "0", "OneChannel": "1", "TwoChannels": "2", "General": "any", "Dense": "dense"}
 _COUNTED = (
     *("HMMA.16816", "LDSM.x4", "LDGSTS.16", "MUFU.EX2", "F2FP", "FFMA", "FADD", "FMNMX"),
@@ -75,9 +76,10 @@ _TILES = """
 ## 5. Sixteen or thirty-two queries a warp (predicted)
 
 A warp reads all of K and V from shared memory, whatever number of queries it holds: with 32, half
-as often. Estimated per 128 queries and 64 keys for a kernel without influence, whose addresses and
-branches take what they take now. Registers decide: compiled with `kRowTiles = 2` and four warps,
-head_dim 64 needs 254 and spills none; head_dim 128 spills, even with 32 keys a block.
+as often. Estimated per 128 queries and 64 keys for a kernel without influence, whose queries stay
+in shared memory if a warp has 32. Registers decide. Compiled with `kRowTiles = 2`, four warps and
+32 keys a block, ptxas spills nothing up to head_dim 96 (64 keys: up to 64), and 8 to 76 bytes
+at 128 (64 keys: 112 to 164).
 """
 
 
@@ -234,13 +236,17 @@ def _tiles(rows: list[Row]) -> str:
         header += [f"{name} tensor", "shared", "issue", "bound by", "peak"]
 
     def cells(row: Row, row_tiles: int) -> list[str]:
-        tile = dataclasses.replace(row.tile, row_tiles=row_tiles, warps=8 // row_tiles, block_n=64)
-        if row_tiles > 1:  # no room for queries in registers
-            tile = dataclasses.replace(tile, query_in_registers=False)
+        tile = dataclasses.replace(
+            row.tile,
+            row_tiles=row_tiles,
+            warps=8 // row_tiles,
+            block_n=64,
+            query_in_registers=row.tile.query_in_registers and row_tiles == 1,
+        )
         needed = exact_counts(tile) | most_counts(tile)
-        # Whoever copies half as many bytes computes half as many addresses.
-        copies = needed["LDGSTS.16"] / exact_counts(row.tile)["LDGSTS.16"]
-        needed["all"] = round(sum(needed.values()) + _rest(row) * copies)
+        further_copies = needed["LDGSTS.16"] - row.counts["LDGSTS.16"]
+        rest = _rest(row) + _INSTRUCTIONS_OF_COPY * further_copies
+        needed["all"] = sum(needed.values()) + rest
         made = []
         for architecture in _PREDICTED:
             cycles = cycles_of(DEVICES[architecture], tile, needed)
@@ -253,7 +259,7 @@ def _tiles(rows: list[Row]) -> str:
         (
             [str(row.tile.head_dim), str(16 * row_tiles), *cells(row, row_tiles)]
             for row in rows
-            if row.tile.extras == "None" and row.tile.head_dim in (64, 128)
+            if row.tile.extras == "None" and row.tile.head_dim in (64, 96, 128)
             for row_tiles in (1, 2)
         ),
     )

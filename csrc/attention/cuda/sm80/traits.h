@@ -24,15 +24,15 @@ struct Traits {
   static constexpr int kChannels =
       kIsGeneral ? static_cast<int>(kMaxChannels) : static_cast<int>(kExtras);
 
-  // A warp holds kRowTiles times 16 queries. With 16, two warps share a scheduler and one computes
-  // weights while the other multiplies; 32 would halve the shared-memory reads of K and V, but its
-  // sums do not fit in 255 registers at head_dim 128 (docs/cuda_kernels.md).
-  static constexpr int kRowTiles = 1;
-  static constexpr int kWarps = kHeadDim == 32 || kHeadDim == 256 ? 4 : 8;
+  // A warp holds kRowTiles times 16 queries. With 32 it reads K and V from shared memory half as
+  // often, which is what bounds the loop (docs/cuda_kernels.md); from head_dim 96 on their sums do
+  // not fit in 255 registers on every GPU, and at 32 the exponentials bound the loop anyway.
+  static constexpr int kRowTiles = kHeadDim == 64 ? 2 : 1;
+  static constexpr int kWarps = kHeadDim == 96 || kHeadDim == 128 ? 8 : 4;
   static constexpr int kBlockM = kWarps * kRowTiles * 16;
   static constexpr int kThreads = kWarps * 32;
   // Thread blocks that must fit on a multiprocessor, which bounds the registers.
-  static constexpr int kMinBlocks = kIsGeneral ? 1 : kHeadDim == 32 ? 4 : kHeadDim == 64 ? 2 : 1;
+  static constexpr int kMinBlocks = kHeadDim == 32 && !kIsGeneral ? 4 : 1;
   // Keys of a block: as many as leave every sum in a register. The same for all numbers of
   // channels, so that asking for influence changes no bit of out.
   static constexpr int kBlockN = kHeadDim == 96 || (kHeadDim == 128 && !kIsDense) ? 64
