@@ -81,7 +81,8 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
   const ScoreFactors factors = score_factors(params.scale, params.softcap, kLog2E);
 
   if (first_block < end_block) {
-    // The queries may borrow the stage after the first block's; both are of the same parity.
+    // Queries that move on to registers borrow the stage of the second block, which is filled after
+    // the next barrier.
     const std::uint32_t borrowed =
         Traits::kQueryInRegisters
             ? shared + (first_block + 1) % Traits::kStages * Traits::kStageBytes
