@@ -212,7 +212,10 @@ def demo(
     from guide_ext.report.figures import draw_demo
     from guide_ext.report.terminal import demo_report
 
-    out.mkdir(parents=True, exist_ok=True)  # before the work, in case it cannot be made
+    try:
+        out.mkdir(parents=True, exist_ok=True)  # before the work, in case it cannot be made
+    except OSError as error:
+        raise ValueError(f"--out must be a folder, got {str(out)!r}: {error.strerror}") from None
     with _progress() as progress:
         bar = progress.add_task("guided answers", total=None)
 
