@@ -68,7 +68,7 @@ bench: setup  ## benchmarks of the op, verified first (JSON under bench_results/
 	$(BIN)/python -m pytest benchmarks --benchmark-json=bench_results/attention.json
 
 gpu:  ## on a machine with a GPU: build, test, sanitize, time (about ten minutes, resumable)
-	$(PYTHON) benchmarks/gpu_day.py $(if $(ONLY),--only $(ONLY))
+	$(PYTHON) benchmarks/gpu_day.py $(if $(ONLY),--only $(ONLY)) $(if $(OUT),--out $(OUT)) $(GPU_ARGS)
 
 doctor: setup  ## what was built, which kernel serves this machine, why not a faster one
 	$(BIN)/guide-ext doctor

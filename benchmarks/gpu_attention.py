@@ -15,7 +15,7 @@ from tolerance import assert_accurate
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from guide_ext.attention import biased_attention
+from guide_ext.attention import biased_attention, explain_dispatch
 
 # A dense mask or matrix beyond this is not worth waiting for.
 LARGEST_MATRIX = 8 << 30
@@ -37,6 +37,7 @@ class Problem:
     head_dim: int
     is_causal: bool
     dtype: torch.dtype = torch.bfloat16
+    times_flex: bool = False  # it compiles for seconds a problem
 
     def __str__(self) -> str:
         """Give an id that reads."""
@@ -70,9 +71,9 @@ def prefill(batch: int, heads: int, seqlen: int, head_dim: int, **options: Any) 
 
 # Most important first: a run that is out of time leaves the end out.
 PROBLEMS = [
-    *prefill(2, 32, 8192, 128),
+    *prefill(2, 32, 8192, 128, times_flex=True),
     *prefill(4, 32, 4096, 128),
-    *prefill(2, 32, 8192, 64),
+    *prefill(2, 32, 8192, 64, times_flex=True),
     *prefill(2, 16, 8192, 256),
     *prefill(16, 32, 1024, 128),
     *prefill(2, 32, 8192, 128, num_kv_heads=8),
@@ -121,18 +122,23 @@ class Inputs:
 class Call:
     """One implementation on one problem: what it computes, and how to run it.
 
-    `run` gives out and, with `channels`, influence_out ``[batch, channels, heads, seqlen_q]``.
+    `run` gives out and, with `channels`, influence_out ``[batch, channels, heads, seqlen_q]``, of
+    scores and weights in float32 or, as peers do it, in the dtype of the operands.
     """
 
     run: Callable[[], tuple[Tensor, Tensor | None]]
     is_biased: bool
     channels: int
+    weighs_in_float32: bool = False
 
 
 def guide(inputs: Inputs, *, is_biased: bool = True, channels: int = 1) -> Call:
-    """Run the op of this package."""
+    """Run the op of this package; its kernels, where the inputs are on a GPU."""
     key_bias = inputs.key_bias if is_biased else None
     influence = inputs.influence[:, :channels].contiguous() if channels else None
+    served = explain_dispatch(inputs.query, inputs.key, inputs.value, key_bias, influence)
+    if inputs.query.is_cuda and not served.kernel.startswith("cuda/"):
+        raise RuntimeError(f"no CUDA kernel serves this call: {served}")
 
     def run() -> tuple[Tensor, Tensor | None]:
         out, influence_out, _ = biased_attention(
@@ -141,7 +147,7 @@ def guide(inputs: Inputs, *, is_biased: bool = True, channels: int = 1) -> Call:
         )
         return out, influence_out if channels else None
 
-    return Call(run, is_biased, channels)
+    return Call(run, is_biased, channels, weighs_in_float32=True)
 
 
 def sdpa(inputs: Inputs, *, backend: SDPBackend, is_biased: bool = False) -> Call:
@@ -155,15 +161,18 @@ def sdpa(inputs: Inputs, *, backend: SDPBackend, is_biased: bool = False) -> Cal
     if is_biased:
         mask = _dense_mask(inputs)
         is_causal = False
-    groups = problem.num_heads // problem.num_kv_heads
-    # Not every backend takes grouped heads.
-    key, value = (t.repeat_interleave(groups, 1) for t in (inputs.key, inputs.value))
+    key, value = inputs.key, inputs.value
+    takes_groups = backend is not SDPBackend.EFFICIENT_ATTENTION
+    if not takes_groups:  # expanded beforehand, in its favour
+        groups = problem.num_heads // problem.num_kv_heads
+        key, value = (t.repeat_interleave(groups, 1) for t in (key, value))
 
     def run() -> tuple[Tensor, None]:
         with sdpa_kernel(backend):
             return F.scaled_dot_product_attention(
-                inputs.query, key, value, attn_mask=mask, is_causal=is_causal
-            ), None
+                *(inputs.query, key, value),
+                attn_mask=mask, is_causal=is_causal, enable_gqa=takes_groups,
+            ), None  # fmt: skip
 
     return Call(run, is_biased, 0)
 
@@ -172,6 +181,8 @@ def flex(inputs: Inputs, *, channels: int = 0) -> Call:
     """Run FlexAttention with the bias; with influence in a second pass, whose values it is."""
     if inputs.query.device.type != "cuda":
         raise UnavailableError("needs a GPU")
+    if not inputs.problem.times_flex:
+        raise UnavailableError("compiles for seconds: timed at the first sizes only")
     from torch.nn.attention.flex_attention import create_block_mask
 
     problem, bias = inputs.problem, inputs.key_bias[:, 0]
@@ -281,6 +292,8 @@ def verify(call: Call, inputs: Inputs) -> None:
             if influence_out is None:
                 continue
             share = influence_out[-1:, :, head : head + 1, row : row + 1]
+            if call.weighs_in_float32:
+                naive = naive_attention(tensors, options, torch.float32)
             # Flex rounds it to the dtype of the operands.
             policy = naive[1].to(share.dtype)
             assert_accurate(share, exact[1], policy, f"influence_out of head {head}, row {row}")

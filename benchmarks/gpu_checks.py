@@ -2,9 +2,10 @@
 """What only a GPU can show of the op, besides its tests: graphs, streams, memory, dispatch.
 
     PYTHONPATH=.:tests:benchmarks python benchmarks/gpu_checks.py           every check
-    PYTHONPATH=.:tests:benchmarks python benchmarks/gpu_checks.py --calls   a dozen small calls
+    PYTHONPATH=.:tests:benchmarks python benchmarks/gpu_checks.py --only small_calls
 
-The calls are for compute-sanitizer. Prints one JSON object; exits with 1 if a check failed.
+`small_calls` alone is for compute-sanitizer, `dispatch` for whoever must know that the kernels
+serve, `large_call` for a profiler. Prints one JSON object; exits with 1 if a check failed.
 """
 
 from __future__ import annotations
@@ -56,6 +57,13 @@ def small_calls() -> None:
     for case in SMALL:
         tensors = draw(case)
         judge(tensors, case.options, run(tensors, case))
+
+
+def large_call() -> None:
+    """Run one prefill of a size that fills the GPU."""
+    operands = (torch.randn(2, 32, 8192, 128, device="cuda").bfloat16() for _ in range(3))
+    marks = torch.rand(2, 1, 8192, device="cuda")
+    torch.ops.guide.biased_attention(*operands, marks, marks, is_causal=True)
 
 
 def dispatch() -> None:
@@ -152,13 +160,11 @@ CHECKS: dict[str, Callable[[], None]] = {
 def main() -> int:
     """Run the checks."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--calls", action="store_true", help="only the small calls")
-    if parser.parse_args().calls:
-        small_calls()
-        torch.cuda.synchronize()
-        return 0
+    parser.add_argument("--only", choices=[*CHECKS, large_call.__name__])
+    only = parser.parse_args().only
+    every = CHECKS | {large_call.__name__: large_call}
     found = {}
-    for name, check in CHECKS.items():
+    for name, check in {only: every[only]}.items() if only else CHECKS.items():
         try:
             check()
             torch.cuda.synchronize()
@@ -168,7 +174,7 @@ def main() -> int:
         except (Exception, pytest.fail.Exception) as error:
             traceback.print_exc()
             found[name] = f"failed: {type(error).__name__}: {error}"
-    sys.stdout.write(json.dumps(found, indent=1) + "\n")
+    sys.stdout.write("\n" + json.dumps(found, indent=1) + "\n")
     return 1 if any(word.startswith("failed") for word in found.values()) else 0
 
 

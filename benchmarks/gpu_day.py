@@ -2,240 +2,236 @@
 """Everything that needs a GPU, in about ten minutes: `make gpu`.
 
 Builds with this machine's torch, runs the tests of the op on the GPU, sanitizes, checks graphs and
-streams, and times. Every part has a time limit and a log; one that fails does not stop the next,
-and one that passed is not repeated until --again. The folder of results is ready to be committed.
+streams, and times. Every part has a time limit; one that fails does not stop the next, and one that
+passed is not repeated, unless the sources changed or --again says so. The folder of results is
+ready to be committed: summary.md, state.json, log.txt, and the benchmark's bench.md and bench.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
+import hashlib
 import json
 import os
-import re
-import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-ROOT = Path(__file__).resolve().parents[1]
-PYTHON = sys.executable
-SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
+sys.path.insert(0, str(Path(__file__).parent))  # also when it is loaded from its path
+from gpu_parts import PYTHON, ROOT, SECONDS, SERVES, Part, is_missing, parts, search_path
+
 NO_GPU = 2
+LEAST_SECONDS = 20  # with less, a part is not begun
+RESERVE_SECONDS = 30  # what a benchmark needs beyond the time that it is told
+KEPT_BYTES = 1 << 20  # of the output of a command
+LOG_BYTES = 12 << 20
+
+State = dict[str, dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Part:
-    """A step: commands run one after another, and what their logs say.
+class Day:
+    """One run: where results go, when it ends, and what is known of the machine."""
 
-    Attributes:
-        name: For --only, and of its log.
-        seconds: Time limit of all its commands together.
-        commands: As for subprocess.
-        summarise: From the folder of results and the log, facts for the summary.
-        needs: Program without which the part is skipped.
-
-    """
-
-    name: str
-    seconds: float
-    commands: Sequence[Sequence[str]]
-    summarise: Callable[[Path, str], dict[str, Any]] = lambda folder, log: {}
-    needs: str | None = None
-
-
-def parts(folder: Path) -> list[Part]:
-    """List every part, in the order in which they run."""
-    build_dir = str(ROOT / "build" / "gpu")
-    pytest = (PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider")
-    tests = str(folder / "tests.xml")
-    return [
-        Part(
-            "build",
-            100,
-            [
-                [
-                    *("cmake", "-S", str(ROOT), "-B", build_dir, "-G", "Ninja"),
-                    f"-DPython_EXECUTABLE={PYTHON}",
-                    "-DGUIDE_CUDA=ON",
-                    "-DGUIDE_CUDA_ARCHITECTURES=80;90",
-                ],
-                ["cmake", "--build", build_dir],
-                ["cmake", "--install", build_dir, "--prefix", str(ROOT)],
-            ],
-        ),
-        Part(
-            "tests",
-            110,
-            [
-                [
-                    *(*pytest, "tests/test_attention.py", "tests/test_autograd.py"),
-                    *("-k", "cuda", f"--junitxml={tests}"),
-                ]
-            ],
-            lambda folder, log: count_tests(folder / "tests.xml"),
-        ),
-        Part(
-            "probes",
-            40,
-            [[*pytest, "tests/test_cuda_probes.py"]],
-            lambda folder, log: _read_json(folder / "probes.json"),
-        ),
-        Part("checks", 60, [[PYTHON, "benchmarks/gpu_checks.py"]], lambda f, log: last_json(log)),
-        Part(
-            "sanitize",
-            120,
-            [
-                [
-                    *("compute-sanitizer", f"--tool={tool}", "--error-exitcode=9"),
-                    *(PYTHON, "benchmarks/gpu_checks.py", "--calls"),
-                ]
-                for tool in SANITIZERS
-            ],
-            lambda folder, log: {"errors": re.findall(r"ERROR SUMMARY: (\d+)", log)},
-            needs="compute-sanitizer",
-        ),
-        Part(
-            "bench",
-            165,
-            [[PYTHON, "benchmarks/gpu_bench.py", "--out", str(folder), "--seconds", "140"]],
-        ),
-    ]
-
-
-def run_part(part: Part, folder: Path) -> dict[str, Any]:
-    """Run the commands of a part; every one of them, unless time runs out."""
-    if part.needs is not None and shutil.which(part.needs) is None:
-        return {"state": "skipped", "why": f"no {part.needs} on PATH"}
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(str(ROOT / name) for name in (".", "tests", "benchmarks")),
-        "PYTHONUNBUFFERED": "1",
-        "GUIDE_PROBE_SUMMARY": str(folder / "probes.json"),
-    }
-    log_path, begin, codes = folder / f"{part.name}.log", time.monotonic(), []
-    with log_path.open("w") as log:
-        for command in part.commands:
-            log.write(f"$ {' '.join(command)}\n")
-            log.flush()
-            left = part.seconds - (time.monotonic() - begin)
-            codes.append(_run(command, log, max(left, 1.0), environment))
-    text = log_path.read_text(errors="replace")
-    record: dict[str, Any] = {
-        "state": "passed" if not any(codes) else "failed",
-        "exit_codes": codes,
-        "seconds": round(time.monotonic() - begin, 1),
-    }
-    try:
-        record |= {"found": part.summarise(folder, text)}
-    except (OSError, ValueError, ElementTree.ParseError) as error:
-        record |= {"found": f"no summary: {error}"}
-    if record["state"] == "failed":
-        record["last_lines"] = text.splitlines()[-12:]
-    return record
-
-
-def _run(command: Sequence[str], log: Any, seconds: float, environment: dict[str, str]) -> int:
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, stdout=log, stderr=log, timeout=seconds, check=False
+    def __init__(self, folder: Path, seconds: float) -> None:
+        """Read what earlier runs left in the folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.begin = time.monotonic()
+        self.end = self.begin + seconds
+        self.sources = sources_digest()
+        self.path = search_path()
+        self._state_path = folder / "state.json"
+        self.state: State = (
+            json.loads(self._state_path.read_text()) if self._state_path.exists() else {}
         )
-    except subprocess.TimeoutExpired:
-        log.write(f"stopped after {seconds:.0f} s\n")
-        return 124
-    except OSError as error:
-        log.write(f"{error}\n")
-        return 127
-    return done.returncode
+        self._serves: bool | None = None
+
+    def say(self, text: str) -> None:
+        """Print a line with the time."""
+        sys.stdout.write(f"[{time.monotonic() - self.begin:5.0f} s] {text}\n")
+        sys.stdout.flush()
+
+    def run(self, chosen: Sequence[Part], again: bool = False) -> None:
+        """Run what has not passed before; write state and summary after every part."""
+        for part in chosen:
+            if not again and self._holds(part):
+                self.say(f"{part.name}: passed before")
+                continue
+            if why := self._obstacle(part):
+                record = {"state": "skipped" if part.needs and "PATH" in why else "not run"}
+                record["why"] = why
+            else:
+                self.say(f"{part.name} …")
+                record = self._run_part(part)
+            self.say(f"{part.name}: {record['state']} {record.get('why', '')}")
+            self.state[part.name] = record | {"sources": self.sources}
+            self._state_path.write_text(json.dumps(self.state, indent=1) + "\n")
+            (self.folder / "summary.md").write_text(summary_page(self.state, machine(self)))
+
+    def _holds(self, part: Part) -> bool:
+        record = self.state.get(part.name, {})
+        if record.get("state") != "passed" or record.get("sources") != self.sources:
+            return False
+        # What was built on another machine is not here.
+        return part.still_holds is None or self._call(part.still_holds, 60)[0] == 0
+
+    def _obstacle(self, part: Part) -> str | None:
+        """Say why a part is not begun."""
+        if is_missing(part.needs, self.path):
+            return f"no {part.needs} on PATH or beside nvcc"
+        if self.end - time.monotonic() < LEAST_SECONDS:
+            return "out of time"
+        if part.needs_kernels:
+            if not self._serves:
+                self._serves = self._call(SERVES, 60)[0] == 0
+            if not self._serves:
+                return "the CUDA kernels do not serve; see the part build"
+        return None
+
+    def _run_part(self, part: Part) -> dict[str, Any]:
+        begin = time.monotonic()
+        end = min(begin + part.seconds, self.end)
+        codes: list[int | None] = []
+        outputs: list[str] = []
+        for command in part.commands:
+            left = end - time.monotonic()
+            if left < 1:
+                codes.append(None)  # not begun
+                continue
+            told = str(max(1, int(left - RESERVE_SECONDS)))
+            command = [told if word == SECONDS else word for word in command]
+            code, output = self._call(command, left, part.environment)
+            codes.append(code)
+            outputs.append(output)
+            self._log(part.name, command, code, output)
+        record: dict[str, Any] = {
+            "state": "passed" if all(code == 0 for code in codes) else "failed",
+            "exit_codes": codes,
+            "seconds": round(time.monotonic() - begin, 1),
+        }
+        try:
+            found = part.summarise(self.folder, outputs)
+            record["state"] = found.pop("state", record["state"])
+            record["found"] = found
+        except (OSError, ValueError, IndexError, ElementTree.ParseError) as error:
+            record |= {"state": "failed", "found": f"no summary: {scrubbed(str(error))}"}
+        if record["state"] == "failed":
+            record["last_lines"] = scrubbed("\n".join(outputs)).splitlines()[-12:]
+        return record
+
+    def _call(
+        self, command: Sequence[str], seconds: float, variables: Any = None
+    ) -> tuple[int, str]:
+        """Run a command and everything that it starts, which ends with it."""
+        environment = os.environ | {
+            "PATH": self.path,
+            "PYTHONPATH": os.pathsep.join(str(ROOT / n) for n in (".", "tests", "benchmarks")),
+            "PYTHONUNBUFFERED": "1",
+            **(variables or {}),
+        }
+        with (self.folder / "running.log").open("w+b") as output:
+            try:
+                process = subprocess.Popen(
+                    command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )  # fmt: skip
+            except OSError as error:
+                return 127, f"{error}\n"
+            try:
+                code = process.wait(timeout=seconds)
+            except subprocess.TimeoutExpired:
+                code = 124
+            finally:
+                # A tool that watches a program leaves it running, on the GPU, when it is killed.
+                _kill_group(process)
+            output.seek(0)
+            text = output.read().decode(errors="replace")
+        (self.folder / "running.log").unlink()
+        return code, text + (f"stopped after {seconds:.0f} s\n" if code == 124 else "")
+
+    def _log(self, name: str, command: Sequence[str], code: int, output: str) -> None:
+        """Append an output to the log, its middle left out where it is too long."""
+        if len(output) > KEPT_BYTES:
+            output = f"{output[: KEPT_BYTES // 4]}\n[…]\n{output[-3 * KEPT_BYTES // 4 :]}"
+        text = scrubbed(f"==== {name}: {' '.join(command)}\n{output}---- exit status {code}\n\n")
+        path = self.folder / "log.txt"
+        before = path.read_text() if path.exists() else ""
+        path.write_text((before + text)[-LOG_BYTES:])
 
 
-def count_tests(path: Path) -> dict[str, Any]:
-    """Read a JUnit file: how many ran, and which failed."""
-    suite = ElementTree.parse(path).getroot()
-    cases = suite.iter("testcase")
-    outcome: dict[str, list[str]] = {"failed": [], "skipped": [], "passed": []}
-    for case in cases:
-        kinds = {child.tag for child in case}
-        kind = "failed" if kinds & {"failure", "error"} else "skipped" if "skipped" in kinds else ""
-        outcome[kind or "passed"].append(f"{case.get('classname')}::{case.get('name')}")
-    return {
-        "passed": len(outcome["passed"]),
-        "skipped": len(outcome["skipped"]),
-        "failed": outcome["failed"],
-    }
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
-def last_json(log: str) -> dict[str, Any]:
-    """Return the JSON object that ends a log."""
-    begin = log.rfind("\n{")
-    found: dict[str, Any] = json.loads(log[begin + 1 :])
-    return found
+def scrubbed(text: str) -> str:
+    """Take the folders of this machine out of what is published."""
+    return text.replace(str(ROOT), ".").replace(sys.prefix, "python")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+def sources_digest() -> str:
+    """Identify what is built and measured, where there may be no git."""
+    digest = hashlib.sha256()
+    files = [ROOT / "CMakeLists.txt", *sorted((ROOT / "cmake").rglob("*.*"))]
+    files += [path for path in sorted((ROOT / "csrc").rglob("*")) if path.is_file()]
+    for path in [*files, *sorted((ROOT / "guide_ext").rglob("*.py"))]:
+        if "__pycache__" not in path.parts:
+            digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
-def summary_page(state: dict[str, Any], machine: dict[str, str]) -> str:
+def machine(day: Day) -> dict[str, str]:
+    """Ask in another process: the library of this one may be older than the build."""
+    facts = {"sources": day.sources}
+    code = "import json, gpu_facts; print('\\n' + json.dumps(gpu_facts.gpu_facts()))"
+    status, output = day._call([PYTHON, "-c", code], 60)
+    try:
+        asked: dict[str, str] = json.loads(output[output.rfind("\n{") + 1 :])
+        return facts | asked
+    except ValueError:
+        return facts | {"unknown": f"exit status {status}: {scrubbed(output)[-200:]}"}
+
+
+def summary_page(state: State, facts: dict[str, str]) -> str:
     """Write what failed first, then the machine, then every part."""
     failed = [name for name, record in state.items() if record["state"] == "failed"]
+    undone = [name for name, record in state.items() if record["state"] == "not run"]
     verdict = f"Failed: {', '.join(failed)}." if failed else "Nothing failed."
+    verdict += f" Not run: {', '.join(undone)}." if undone else ""
     lines = ["# A run on a GPU", "", verdict, "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in machine.items()]
+    lines += [f"| {name} | {value} |" for name, value in facts.items()]
     lines += ["", "| part | | seconds | |", "|---|---|---:|---|"]
     for name, record in state.items():
         found = json.dumps(record.get("found", record.get("why", "")))
         short = found if len(found) < 400 else f"{found[:400]}…"
-        seconds = record.get("seconds", "")
-        lines.append(f"| {name} | {record['state']} | {seconds} | {short.replace('|', '/')} |")
+        other = "" if record.get("sources") == facts.get("sources") else " (of other sources)"
+        row = (name, record["state"] + other, record.get("seconds", ""), short.replace("|", "/"))
+        lines.append(f"| {' | '.join(map(str, row))} |")
     for name in failed:
         lines += ["", f"## {name}", "", "```", *state[name].get("last_lines", []), "```"]
-    return "\n".join([*lines, "", "Times: [bench.md](bench.md).", ""])
-
-
-def run_all(chosen: Sequence[Part], folder: Path, again: bool) -> dict[str, Any]:
-    """Run what was not passed before; keep the state after every part."""
-    path = folder / "state.json"
-    state: dict[str, Any] = _read_json(path) if path.exists() else {}
-    begin = time.monotonic()
-    for part in chosen:
-        if not again and state.get(part.name, {}).get("state") == "passed":
-            sys.stdout.write(f"{part.name}: passed before\n")
-            continue
-        sys.stdout.write(f"[{time.monotonic() - begin:5.0f} s] {part.name} …\n")
-        sys.stdout.flush()
-        state[part.name] = run_part(part, folder)
-        sys.stdout.write(f"{part.name}: {state[part.name]['state']}\n")
-        path.write_text(json.dumps(state, indent=1) + "\n")
-    return state
-
-
-def _machine() -> dict[str, str]:
-    """Ask in another process: the library of this one may be older than the build."""
-    code = "import json, gpu_facts; print(json.dumps(gpu_facts.gpu_facts()))"
-    path = os.pathsep.join(str(ROOT / name) for name in (".", "benchmarks"))
-    done = subprocess.run(
-        [PYTHON, "-c", code], cwd=ROOT, env=os.environ | {"PYTHONPATH": path},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return json.loads(done.stdout) if done.returncode == 0 else {"unknown": done.stderr[-200:]}
+    return "\n".join([*lines, "", "Times: [bench.md](bench.md). Outputs: log.txt.", ""])
 
 
 def main() -> int:
-    """Run the parts; 0 if all passed, 1 if one failed, 2 without a GPU."""
-    import torch
-
+    """Run the parts; 0 if all is done, 1 if a part failed or was not run, 2 without a GPU."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="folder of results")
     parser.add_argument("--only", help="parts, such as build,tests")
+    parser.add_argument("--seconds", type=float, default=570.0, help="of all parts together")
     parser.add_argument("--again", action="store_true", help="repeat parts that passed before")
     parser.add_argument("--dry-run", action="store_true", help="list the parts and their commands")
     options = parser.parse_args()
+    import torch
+
     has_gpu = torch.cuda.is_available()
     if not has_gpu and not options.dry_run:
         sys.stderr.write(
@@ -243,24 +239,23 @@ def main() -> int:
         )
         return NO_GPU
     name = torch.cuda.get_device_name().replace(" ", "-") if has_gpu else "no-gpu"
-    day = datetime.date.today().isoformat()
-    folder = (options.out or ROOT / "benchmarks" / "results" / f"{name}-{day}").resolve()
-    chosen = parts(folder)
-    if options.only:
-        wanted = options.only.split(",")
+    today = datetime.date.today().isoformat()
+    folder = (options.out or ROOT / "benchmarks" / "results" / f"{name}-{today}").resolve()
+    with tempfile.TemporaryDirectory() as scratch:
+        chosen = parts(folder, Path(scratch))
+        wanted = options.only.split(",") if options.only else [part.name for part in chosen]
         if unknown := set(wanted) - {part.name for part in chosen}:
             parser.error(f"--only must name parts of {[p.name for p in chosen]}, got {unknown}")
         chosen = [part for part in chosen if part.name in wanted]
-    if options.dry_run:
-        for part in chosen:
-            sys.stdout.write(f"{part.name} (at most {part.seconds:.0f} s)\n")
-            sys.stdout.writelines(f"    {' '.join(command)}\n" for command in part.commands)
-        return 0
-    folder.mkdir(parents=True, exist_ok=True)
-    state = run_all(chosen, folder, options.again)
-    (folder / "summary.md").write_text(summary_page(state, _machine()))
+        if options.dry_run:
+            for part in chosen:
+                sys.stdout.write(f"{part.name} (at most {part.seconds:.0f} s)\n")
+                sys.stdout.writelines(f"    {' '.join(command)}\n" for command in part.commands)
+            return 0
+        day = Day(folder, options.seconds)
+        day.run(chosen, options.again)
     sys.stdout.write(f"results: {folder}\n")
-    return int(any(record["state"] == "failed" for record in state.values()))
+    return int(any(day.state[part.name]["state"] in ("failed", "not run") for part in chosen))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ def gpu_facts() -> dict[str, str]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "git revision": _output("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
-        "nvcc": _output("nvcc", "--version").rpartition("release ")[2].partition("\n")[0],
-        "CUDA library": _libraries.cuda_status().reason,
+        "nvcc": _output(_nvcc(), "--version").rpartition("release ")[2].partition("\n")[0],
+        # Without the folder: results are published.
+        "CUDA library": _libraries.cuda_status().reason.replace(str(ROOT), "."),
     }
     if torch.cuda.is_available():
         device = torch.cuda.get_device_properties(0)
@@ -67,6 +69,11 @@ def _best(call: Any, seconds: float) -> float:
         end.synchronize()
         times.append(begin.elapsed_time(end) / 1e3)
     return min(times)
+
+
+def _nvcc() -> str:
+    """Return the nvcc that the build takes."""
+    return _output(sys.executable, str(ROOT / "cmake" / "find_nvcc.py")) or "nvcc"
 
 
 def _output(*command: str) -> str:
