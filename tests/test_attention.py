@@ -79,6 +79,18 @@ def test_heads(check, heads, dtype, lengths):
     )
 
 
+# The CPU kernel has instances by the rows of a group of heads, takes several tiles for more and
+# packs K and V for many; blocks of 128 keys, splits of 256 and more.
+@pytest.mark.parametrize("rows", [*range(1, 10), 16, 17, 31, 48, 49])
+@pytest.mark.parametrize("seqlen_k", [127, 128, 129, 513])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_rows_of_a_group(check, rows, seqlen_k, dtype):
+    seqlen_q = 2 if rows % 2 == 0 else 1
+    case = Case(num_heads=2 * rows // seqlen_q, num_kv_heads=2, seqlen_q=seqlen_q, dtype=dtype)
+    case = case.but(seqlen_k=seqlen_k, head_dim=72, head_dim_v=40, channels=2, sinks=True)
+    check(case.but(options={"is_causal": True, "window_left": seqlen_k - 7}))
+
+
 @pytest.mark.parametrize("head_dims", HEAD_DIMS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("seqlen_q", [1, 19])

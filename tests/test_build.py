@@ -151,8 +151,8 @@ for threads in (1, 2):
 torch.save((_libraries.library_status().instruction_set, answers), sys.argv[2])
 """
 
-# Each stresses one part of the kernel: ragged tiles, tiles that mix heads, key splits, masks,
-# sinks.
+# Each stresses one part of the kernel: ragged tiles, tiles that mix heads, few rows, key splits,
+# masks, sinks.
 SHARP_CASES = {
     "ragged": Case(seqlen_q=37, seqlen_k=259, head_dim=40, head_dim_v=9, channels=3,
                    options={"is_causal": True}),
@@ -160,6 +160,12 @@ SHARP_CASES = {
     "bias per head, mixed tiles": Case(seqlen_q=3, seqlen_k=130, num_kv_heads=1, key_bias=(1, 4)),
     "decode": Case(seqlen_q=1, seqlen_k=4200, head_dim=64, sinks=True, channels=2,
                    influence_batch=1, key_bias=(1, 4)),
+    "decode, bf16": Case(dtype=torch.bfloat16, num_heads=10, seqlen_q=1, seqlen_k=700, head_dim=72,
+                         head_dim_v=40),
+    "decode, fp16": Case(dtype=torch.float16, num_heads=7, num_kv_heads=1, seqlen_q=1,
+                         seqlen_k=131, head_dim=128, head_dim_v=128, options={"window_left": 100}),
+    "few rows": Case(num_kv_heads=1, seqlen_q=5, seqlen_k=257, head_dim_v=130,
+                     options={"is_causal": True, "softcap": 2.0}),
     "sinks above the scores": Case(seqlen_q=40, seqlen_k=3, key_bias=None, sinks=True),
     "dense mask": Case(seqlen_q=20, seqlen_k=40, attn_bias=(2, 4), q_start=(3, 21),
                        options={"is_causal": True, "window_right": 5}),

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "../static_dispatch.h"
+#include "decode-inl.h"
 #include "pack-inl.h"
 
 namespace guide::cpu::GUIDE_CPU_NAMESPACE {
@@ -13,27 +14,6 @@ inline void clear_state(const Plan& plan, const TileState& state) {
   const std::int64_t rows = plan.rows_per_tile;
   for (std::int64_t row = 0; row < rows; ++row) state.row_max[row] = -kInfinity;
   for (std::int64_t i = rows; i < plan.tile_state_floats; ++i) state.row_max[i] = 0.f;
-}
-
-// What the tile sees of the keys [k_begin, k_end). `row_limits` gets the limits of each row where
-// they differ, [2, rows].
-inline BlockView view_block(const TileRows& tile, std::int64_t rows, std::int64_t k_begin,
-                            std::int64_t k_end, std::int32_t* row_limits) {
-  const KeyRange seen = intersection(tile.visible_to_any, {k_begin, k_end});
-  BlockView view{};
-  view.begin = seen.begin - k_begin;
-  view.end = seen.end - k_begin;
-  if (tile.visible_to_all.begin <= seen.begin && seen.end <= tile.visible_to_all.end) return view;
-  const auto within_block = [&](std::int64_t k_idx) {
-    return static_cast<std::int32_t>(max_of(k_begin, min_of(k_idx, k_end)) - k_begin);
-  };
-  for (std::int64_t row = 0; row < rows; ++row) {
-    row_limits[row] = within_block(tile.visible[row].begin);
-    row_limits[rows + row] = within_block(tile.visible[row].end);
-  }
-  view.row_begin = row_limits;
-  view.row_end = row_limits + rows;
-  return view;
 }
 
 // One task, from its first key block to its last.
@@ -134,13 +114,12 @@ class Task {
 
 void run_task(const AttentionParams& params, const Plan& plan, std::int64_t task_idx,
               float* scratch, float* partials) {
+  if (plan.is_decode) return run_decode_task(params, plan, task_idx, scratch, partials);
   with_element_type(params.element_type, [&](auto element_type) {
     using Element = typename ElementOf<element_type.value>::Type;
     with_bool(params.softcap != 0.f, [&](auto has_softcap) {
-      with_bool(plan.vectors_per_tile == 1, [&](auto is_narrow) {
-        constexpr int kVectors = is_narrow.value ? 1 : kWideVectors;
-        Task<Element, kVectors, has_softcap.value>(params, plan, task_idx, scratch, partials).run();
-      });
+      Task<Element, kWideVectors, has_softcap.value>(params, plan, task_idx, scratch, partials)
+          .run();
     });
   });
 }
@@ -165,6 +144,9 @@ inline void merge_states(const Plan& plan, const TileState& state, const TileSta
 
 void merge_group(const AttentionParams& params, const Plan& plan, std::int64_t group_idx,
                  float* scratch_memory, float* partials) {
+  if (plan.is_decode) {
+    return merge_decode_group(params, plan, group_idx, scratch_memory, partials);
+  }
   const Group group = group_of(params, plan, group_idx);
   const Scratch scratch = layout_scratch(params, plan, scratch_memory);
   const std::int64_t rows = plan.rows_per_tile;

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: MIT
 #include "forward.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "kernel.h"
 
@@ -98,48 +100,55 @@ class Arena {
   float* memory_;
 };
 
-// Threads beyond the work are not asked for: waking one costs more than a small call.
+std::int64_t bytes_of_keys_and_values(const AttentionParams& params) {
+  const std::int64_t element_size = params.element_type == ElementType::kFloat32 ? 4 : 2;
+  return params.batch * params.num_kv_heads * params.seqlen_k *
+         (params.head_dim + params.head_dim_v) * element_size;
+}
+
+// Threads beyond the work are not asked for: waking one costs more than a small call. The work is
+// arithmetic, or with few queries the reading of keys and values.
 std::int64_t worker_count(const AttentionParams& params, const Plan& plan, std::int64_t threads) {
   constexpr double kProductsPerWorker = 1e6;
+  constexpr double kBytesPerWorker = 4e5;
   const double products =
       static_cast<double>(params.batch) * static_cast<double>(params.num_heads) *
       static_cast<double>(params.seqlen_q) * static_cast<double>(params.seqlen_k) *
       static_cast<double>(params.head_dim + params.head_dim_v);
-  std::int64_t workers = threads < plan.tasks ? threads : plan.tasks;
-  if (products / kProductsPerWorker < static_cast<double>(workers)) {
-    workers = static_cast<std::int64_t>(products / kProductsPerWorker);
-  }
-  return workers > 1 ? workers : 1;
+  const double bytes = static_cast<double>(bytes_of_keys_and_values(params));
+  const double useful = std::max(products / kProductsPerWorker, bytes / kBytesPerWorker);
+  std::int64_t workers = std::min(threads, plan.tasks);
+  if (useful < static_cast<double>(workers)) workers = static_cast<std::int64_t>(useful);
+  return std::max<std::int64_t>(workers, 1);
 }
 
-using Step = void (*)(const AttentionParams&, const Plan&, std::int64_t, float*, float*);
-
-// Everything that the workers of one step share.
+// Everything that the workers of one call share.
 struct Job {
   const AttentionParams& params;
   const Plan& plan;
-  Step step;
-  std::int64_t num_items;
+  const Kernel& kernel;
   float* scratch;  // plan.scratch_floats for each worker
   float* partials;
-  std::atomic<std::int64_t> next{0};
+  std::vector<std::atomic<std::int64_t>> finished_splits;  // of each group, with key splits
+  std::atomic<std::int64_t> next_task{0};
 };
 
-// Which worker takes which item is left to chance; no result depends on it.
-void run_step(Job& job, std::int64_t workers, const ThreadPool& pool) {
-  const auto body = [](void* context, std::int64_t worker) {
-    Job& shared = *static_cast<Job*>(context);
-    float* scratch = shared.scratch + worker * shared.plan.scratch_floats;
-    for (;;) {
-      const std::int64_t item = shared.next.fetch_add(1, std::memory_order_relaxed);
-      if (item >= shared.num_items) return;
-      shared.step(shared.params, shared.plan, item, scratch, shared.partials);
+// Which worker takes which task is left to chance; no result depends on it. The last to finish a
+// split of a group merges them all.
+void work(void* context, std::int64_t worker) {
+  Job& job = *static_cast<Job*>(context);
+  const Plan& plan = job.plan;
+  float* scratch = job.scratch + worker * plan.scratch_floats;
+  for (;;) {
+    const std::int64_t task_idx = job.next_task.fetch_add(1, std::memory_order_relaxed);
+    if (task_idx >= plan.tasks) return;
+    job.kernel.run_task(job.params, plan, task_idx, scratch, job.partials);
+    if (plan.key_splits == 1) continue;
+    const std::int64_t group_idx = task_idx / plan.key_splits;
+    auto& finished = job.finished_splits[static_cast<std::size_t>(group_idx)];
+    if (finished.fetch_add(1, std::memory_order_acq_rel) + 1 == plan.key_splits) {
+      job.kernel.merge_group(job.params, plan, group_idx, scratch, job.partials);
     }
-  };
-  if (workers == 1) {
-    body(&job, 0);
-  } else {
-    pool.run(workers, body, &job);
   }
 }
 
@@ -155,11 +164,14 @@ void forward(const AttentionParams& params, const ThreadPool& pool) {
   const Arena arena(workers * plan.scratch_floats + plan.partial_floats);
   float* partials = arena.at(workers * plan.scratch_floats);
 
-  Job tasks{params, plan, chosen.run_task, plan.tasks, arena.at(0), partials};
-  run_step(tasks, workers, pool);
-  if (plan.key_splits > 1) {
-    Job groups{params, plan, chosen.merge_group, plan.groups, arena.at(0), partials};
-    run_step(groups, workers < plan.groups ? workers : plan.groups, pool);
+  const std::int64_t counters = plan.key_splits > 1 ? plan.groups : 0;
+  Job job{params,   plan,
+          chosen,   arena.at(0),
+          partials, std::vector<std::atomic<std::int64_t>>(static_cast<std::size_t>(counters))};
+  if (workers == 1) {
+    work(&job, 0);
+  } else {
+    pool.run(workers, work, &job);
   }
 }
 

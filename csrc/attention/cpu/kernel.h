@@ -15,10 +15,10 @@ namespace guide::cpu {
 // have the same bits however many threads run.
 //
 // A task is (batch, kv head, block of queries, split of the keys); its rows are the queries of the
-// block for every head of the group, so that one packed block of keys serves them all. A tile is
-// as many rows as the registers hold.
+// block for every head of the group, so that one block of keys serves them all. A tile is as many
+// rows as the registers hold.
 struct Plan {
-  std::int64_t vectors_per_tile;
+  bool is_decode;  // few rows, K and V straight from memory: decode-inl.h, otherwise tile-inl.h
   std::int64_t rows_per_tile;
   std::int64_t queries_per_task;
   std::int64_t query_blocks;
@@ -27,7 +27,7 @@ struct Plan {
   std::int64_t tiles_per_task;
   std::int64_t groups;             // batch * num_kv_heads * query_blocks
   std::int64_t tasks;              // groups * key_splits
-  std::int64_t padded_head_dim_v;  // multiple of the value micro-tile
+  std::int64_t padded_head_dim_v;  // multiple of the value micro-tile, or of a pair of vectors
   std::int64_t tile_state_floats;
   std::int64_t scratch_floats;  // of one worker
   std::int64_t partial_floats;  // tile states of all tasks, when the keys are split

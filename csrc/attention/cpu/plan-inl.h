@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../score_mod.h"
+#include "decode_block-inl.h"
 #include "kernel.h"
 #include "tile-inl.h"
 
@@ -37,30 +38,84 @@ struct Scratch {
   std::int64_t num_floats;
 };
 
-// Lays the parts out one after another from `base`, each on a cache line.
+// Hands out parts of a memory one after another, each on a cache line; null pointers from a null
+// memory, to learn the size.
+class Carver {
+ public:
+  explicit Carver(float* base) : base_(base) {}
+
+  float* take(std::int64_t num_floats) {
+    constexpr std::int64_t kLineFloats = 16;
+    const std::int64_t offset = used_;
+    used_ += round_up(num_floats, kLineFloats);
+    return base_ == nullptr ? nullptr : base_ + offset;
+  }
+
+  TileRows* take_tiles(std::int64_t num_tiles) {
+    constexpr std::int64_t kTileFloats = ceil_div(sizeof(TileRows), sizeof(float));
+    return reinterpret_cast<TileRows*>(take(num_tiles * kTileFloats));
+  }
+
+  std::int64_t used() const { return used_; }
+
+ private:
+  float* base_;
+  std::int64_t used_ = 0;
+};
+
 inline Scratch layout_scratch(const AttentionParams& params, const Plan& plan, float* base) {
-  constexpr std::int64_t kLineFloats = 16;
-  std::int64_t used = 0;
-  const auto take = [&](std::int64_t num_floats) {
-    const std::int64_t offset = used;
-    used += round_up(num_floats, kLineFloats);
-    return base == nullptr ? nullptr : base + offset;
-  };
+  Carver carver(base);
   const std::int64_t rows = plan.rows_per_tile;
   const std::int64_t tiles = plan.tiles_per_task;
   Scratch scratch{};
-  scratch.key = take(kBlockN * params.head_dim);
-  scratch.value = take(kBlockN * plan.padded_head_dim_v);
-  scratch.influence = take(params.channels * kBlockN);
-  scratch.key_bias = take(kBlockN);
-  scratch.addends = take(plan.has_addends ? kBlockN * rows : 0);
-  scratch.scores = take(kBlockN * rows);
-  scratch.out_row = take(plan.padded_head_dim_v);
-  scratch.query_t = take(tiles * params.head_dim * rows);
-  scratch.states = take(plan.key_splits > 1 ? 0 : tiles * plan.tile_state_floats);
-  constexpr std::int64_t kTileFloats = ceil_div(sizeof(TileRows), sizeof(float));
-  scratch.tiles = reinterpret_cast<TileRows*>(take(tiles * kTileFloats));
-  scratch.num_floats = used;
+  scratch.key = carver.take(kBlockN * params.head_dim);
+  scratch.value = carver.take(kBlockN * plan.padded_head_dim_v);
+  scratch.influence = carver.take(params.channels * kBlockN);
+  scratch.key_bias = carver.take(kBlockN);
+  scratch.addends = carver.take(plan.has_addends ? kBlockN * rows : 0);
+  scratch.scores = carver.take(kBlockN * rows);
+  scratch.out_row = carver.take(plan.padded_head_dim_v);
+  scratch.query_t = carver.take(tiles * params.head_dim * rows);
+  scratch.states = carver.take(plan.key_splits > 1 ? 0 : tiles * plan.tile_state_floats);
+  scratch.tiles = carver.take_tiles(tiles);
+  scratch.num_floats = carver.used();
+  return scratch;
+}
+
+// Scratch memory of a worker that decodes.
+struct DecodeScratch {
+  float* scores;         // [rows, kScoreStride]
+  float* biases;         // [rows, kBlockN]
+  float* key_bias;       // [kBlockN]
+  float* influence;      // [kBlockN]
+  float* queries;        // [tiles, rows, head_dim], whole pairs as DotPairs has them
+  float* states;         // [tiles, tile_state_floats]
+  float* row_influence;  // [channels], of a row to write
+  float* row_out;        // [padded_head_dim_v]
+  float* row_buffer;     // [padded_head_dim_v]
+  TileRows* tiles;       // [tiles]
+  TileRows* single_row;  // a tile of one row
+  std::int64_t num_floats;
+};
+
+inline DecodeScratch layout_decode_scratch(const AttentionParams& params, const Plan& plan,
+                                           float* base) {
+  Carver carver(base);
+  const std::int64_t rows = plan.rows_per_tile;
+  const std::int64_t tiles = plan.tiles_per_task;
+  DecodeScratch scratch{};
+  scratch.scores = carver.take(rows * kScoreStride);
+  scratch.biases = carver.take(rows * kBlockN);
+  scratch.key_bias = carver.take(kBlockN);
+  scratch.influence = carver.take(kBlockN);
+  scratch.queries = carver.take(tiles * rows * num_pairs(params.head_dim) * kPairElements);
+  scratch.states = carver.take(plan.key_splits > 1 ? 0 : tiles * plan.tile_state_floats);
+  scratch.row_influence = carver.take(params.channels);
+  scratch.row_out = carver.take(plan.padded_head_dim_v);
+  scratch.row_buffer = carver.take(plan.padded_head_dim_v);
+  scratch.tiles = carver.take_tiles(tiles);
+  scratch.single_row = carver.take_tiles(1);
+  scratch.num_floats = carver.used();
   return scratch;
 }
 
@@ -85,28 +140,46 @@ inline std::int64_t choose_queries_per_task(const AttentionParams& params, std::
 }
 
 // Splits of the keys: only where batch, heads and queries give few tasks, as in decoding.
-inline std::int64_t choose_key_splits(const AttentionParams& params, std::int64_t groups) {
+inline std::int64_t choose_key_splits(const AttentionParams& params, const Plan& plan) {
   constexpr std::int64_t kEnoughTasks = 64;
-  constexpr std::int64_t kFewestKeys = 512;
-  const std::int64_t most_splits = params.seqlen_k / kFewestKeys;
-  return max_of(1, min_of(most_splits, ceil_div(kEnoughTasks, groups)));
+  const std::int64_t fewest_keys = plan.is_decode ? 256 : 512;
+  const std::int64_t most_splits = params.seqlen_k / fewest_keys;
+  return max_of(1, min_of(most_splits, ceil_div(kEnoughTasks, plan.groups)));
+}
+
+// Few rows: every tile reads K and V from memory, the second and later ones from the cache.
+inline void plan_decode_tiles(const AttentionParams& params, Plan& plan) {
+  const std::int64_t rows = params.group_size * params.seqlen_q;
+  plan.rows_per_tile = ceil_div(rows, ceil_div(rows, kMostDecodeRows));
+  plan.padded_head_dim_v = num_pairs(params.head_dim_v) * kPairElements;
+  plan.tile_state_floats =
+      (2 + params.channels) * kLanes + plan.rows_per_tile * plan.padded_head_dim_v;
+  plan.queries_per_task = params.seqlen_q;
+}
+
+// Many rows: keys and values are packed once for all tiles of a task.
+inline void plan_packed_tiles(const AttentionParams& params, Plan& plan) {
+  plan.rows_per_tile = kMaxRows;
+  plan.padded_head_dim_v = round_up(params.head_dim_v, kValueDims);
+  const std::int64_t state_floats = 2 + params.channels + plan.padded_head_dim_v;
+  plan.tile_state_floats = state_floats * plan.rows_per_tile;
+  plan.queries_per_task =
+      choose_queries_per_task(params, plan.rows_per_tile, state_floats + params.head_dim);
 }
 
 inline Plan make_plan(const AttentionParams& params) {
   Plan plan{};
-  plan.vectors_per_tile = params.group_size * params.seqlen_q <= kLanes ? 1 : kWideVectors;
-  plan.rows_per_tile = plan.vectors_per_tile * kLanes;
-  plan.padded_head_dim_v = round_up(params.head_dim_v, kValueDims);
-  const std::int64_t state_floats = 2 + params.channels + plan.padded_head_dim_v;
-  plan.tile_state_floats = state_floats * plan.rows_per_tile;
-
-  plan.queries_per_task =
-      choose_queries_per_task(params, plan.rows_per_tile, state_floats + params.head_dim);
+  plan.is_decode = params.group_size * params.seqlen_q <= kMostDecodeRowsOfTask;
+  if (plan.is_decode) {
+    plan_decode_tiles(params, plan);
+  } else {
+    plan_packed_tiles(params, plan);
+  }
   plan.query_blocks = ceil_div(params.seqlen_q, plan.queries_per_task);
   plan.tiles_per_task = ceil_div(plan.queries_per_task * params.group_size, plan.rows_per_tile);
   plan.groups = params.batch * params.num_kv_heads * plan.query_blocks;
 
-  const std::int64_t wanted_splits = choose_key_splits(params, plan.groups);
+  const std::int64_t wanted_splits = choose_key_splits(params, plan);
   plan.keys_per_split =
       max_of(kBlockN, round_up(ceil_div(params.seqlen_k, wanted_splits), kBlockN));
   plan.key_splits = max_of(1, ceil_div(params.seqlen_k, plan.keys_per_split));
@@ -116,7 +189,8 @@ inline Plan make_plan(const AttentionParams& params) {
 
   plan.partial_floats =
       plan.key_splits > 1 ? plan.tasks * plan.tiles_per_task * plan.tile_state_floats : 0;
-  plan.scratch_floats = layout_scratch(params, plan, nullptr).num_floats;
+  plan.scratch_floats = plan.is_decode ? layout_decode_scratch(params, plan, nullptr).num_floats
+                                       : layout_scratch(params, plan, nullptr).num_floats;
   return plan;
 }
 
@@ -170,6 +244,27 @@ inline void fill_tile_rows(const AttentionParams& params, const Plan& plan, cons
     tile.visible_to_all = intersection(tile.visible_to_all, visible);
   }
   tile.has_one_head = tile.head_idx[0] == tile.head_idx[plan.rows_per_tile - 1];
+}
+
+// What the tile sees of the keys [k_begin, k_end). `row_limits` gets the limits of each row where
+// they differ, [2, rows].
+inline BlockView view_block(const TileRows& tile, std::int64_t rows, std::int64_t k_begin,
+                            std::int64_t k_end, std::int32_t* row_limits) {
+  const KeyRange seen = intersection(tile.visible_to_any, {k_begin, k_end});
+  BlockView view{};
+  view.begin = seen.begin - k_begin;
+  view.end = seen.end - k_begin;
+  if (tile.visible_to_all.begin <= seen.begin && seen.end <= tile.visible_to_all.end) return view;
+  const auto within_block = [&](std::int64_t k_idx) {
+    return static_cast<std::int32_t>(max_of(k_begin, min_of(k_idx, k_end)) - k_begin);
+  };
+  for (std::int64_t row = 0; row < rows; ++row) {
+    row_limits[row] = within_block(tile.visible[row].begin);
+    row_limits[rows + row] = within_block(tile.visible[row].end);
+  }
+  view.row_begin = row_limits;
+  view.row_end = row_limits + rows;
+  return view;
 }
 
 }  // namespace
