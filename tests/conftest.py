@@ -27,11 +27,16 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{name}: {meaning}")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, default=0, help="another draw of every random input")
+
+
 @pytest.fixture(autouse=True)
-def seeds() -> None:
-    random.seed(0)
-    np.random.seed(0)
-    torch.manual_seed(0)
+def seeds(request: pytest.FixtureRequest) -> None:
+    seed = request.config.getoption("--seed")
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 EVERY_DTYPE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

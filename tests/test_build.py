@@ -15,6 +15,7 @@ from attention_cases import Case, naive_attention, oracle
 from guide_ext import _libraries
 
 ROOT = Path(__file__).resolve().parents[1]
+INSTRUCTION_SETS = ["avx512bf16", "avx512", "avx2", "portable"]
 STATUS = _libraries.library_status()
 needs_library = pytest.mark.skipif(not STATUS.loaded, reason=STATUS.reason)
 needs_nm = pytest.mark.skipif(shutil.which("nm") is None, reason="no nm (binutils)")
@@ -62,7 +63,7 @@ def _kernel_objects():
 
 
 @needs_nm
-@pytest.mark.parametrize("instruction_set", ["avx512", "avx2", "portable"])
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
 def test_instruction_set_objects_share_no_symbol(instruction_set):
     """A definition that two objects share would be linked once, for every processor."""
     path = _kernel_objects().get(instruction_set)
@@ -170,15 +171,19 @@ SHARP_CASES = {
     "dense mask": Case(seqlen_q=20, seqlen_k=40, attn_bias=(2, 4), q_start=(3, 21),
                        options={"is_causal": True, "window_right": 5}),
     "bf16": Case(dtype=torch.bfloat16, head_dim=128, head_dim_v=128, seqlen_q=70, seqlen_k=140),
+    "bf16, odd": Case(dtype=torch.bfloat16, head_dim=33, head_dim_v=17, seqlen_q=70, seqlen_k=131,
+                      channels=3, options={"is_causal": True, "window_left": 50}),
+    "bf16, softcap": Case(dtype=torch.bfloat16, head_dim=64, head_dim_v=40, seqlen_q=65,
+                          seqlen_k=259, channels=2, key_bias=(1, 4), options={"softcap": 2.0}),
     "fp16": Case(dtype=torch.float16, head_dim=24, head_dim_v=20, seqlen_q=70, seqlen_k=140),
 }  # fmt: skip
 
 
 def _supported_instruction_sets():
     best = torch.backends.cpu.get_cpu_capability()
-    return {"AVX512": ["avx512", "avx2", "portable"], "AVX2": ["avx2", "portable"]}.get(
-        best, ["portable"]
-    )
+    with_bf16 = ["avx512bf16"] if torch.cpu.get_capabilities().get("avx512_bf16") else []
+    supported = {"AVX512": [*with_bf16, "avx512", "avx2"], "AVX2": ["avx2"]}
+    return [*supported.get(best, []), "portable"]
 
 
 def _run_child(instruction_set, *arguments):
@@ -190,7 +195,7 @@ def _run_child(instruction_set, *arguments):
 
 
 @needs_library
-@pytest.mark.parametrize("instruction_set", ["avx512", "avx2", "portable"])
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
 def test_every_instruction_set_is_right(instruction_set, tmp_path, assert_accurate):
     if instruction_set not in _supported_instruction_sets():
         pytest.skip(f"this processor has no {instruction_set}")

@@ -302,7 +302,8 @@ def test_forced_instruction_set_is_explained(monkeypatch, forced):
         assert "RuntimeError" in done.stderr
 
 
-def test_explain_dispatch_of_the_compiled_kernel():
+def test_explain_dispatch_of_the_compiled_kernel(monkeypatch):
+    monkeypatch.delenv("GUIDE_EXT_CPU_ISA", raising=False)
     if not _libraries.library_status().loaded:
         pytest.skip(_libraries.library_status().reason)
     dispatch = explain_dispatch(*SMALL.tensors().values())
@@ -319,6 +320,7 @@ def test_explain_dispatch_tells_which_implementation_runs(
 ):
     if not _libraries.library_status().loaded:
         pytest.skip(_libraries.library_status().reason)
+    monkeypatch.delenv("GUIDE_EXT_CPU_ISA", raising=False)
     runs = []
     forward = _chunked.forward
     monkeypatch.setattr(_chunked, "forward", lambda call: runs.append(call) or forward(call))

@@ -48,15 +48,15 @@ GUIDE_INLINE std::int64_t num_pairs(std::int64_t num_elements) {
   return ceil_div(num_elements, kPairElements);
 }
 
-// sums[row * kKeys + k] += K[k] . Q[row] over one pair of vectors.
+// sums[row * sum_stride + k] += K[k] . Q[row] over one pair of vectors.
 template <class Element, int kRows, int kKeys>
 GUIDE_INLINE void add_products(const typename DotPairs<Element>::Pair (&keys)[kKeys],
                                const typename DotPairs<Element>::Pair* queries,
-                               std::int64_t query_stride, VecF (&sums)[kDots]) {
+                               std::int64_t query_stride, VecF* sums, int sum_stride) {
   for (int row = 0; row < kRows; ++row) {
     const auto query = queries[row * query_stride];
     for (int k = 0; k < kKeys; ++k) {
-      VecF& sum = sums[row * kKeys + k];
+      VecF& sum = sums[row * sum_stride + k];
       sum = DotPairs<Element>::add_product(keys[k], query, sum);
     }
   }
@@ -67,7 +67,11 @@ template <class Element, int kRows>
 void dot_rows(const KeyRows<Element>& key, const typename DotPairs<Element>::Pair* queries,
               std::int64_t begin, std::int64_t end, float* scores, Prefetcher& prefetcher) {
   using Dot = DotPairs<Element>;
+  using Pair = typename Dot::Pair;
   constexpr int kKeys = kDots / kRows;
+  // One or two keys at the same time: the processor's own prefetching follows memory in its order.
+  constexpr int kNear = sizeof(typename Element::Storage) == 2 ? 2 : 1;
+  constexpr int kTogether = kKeys % kNear == 0 ? kNear : 1;
   const std::int64_t query_stride = num_pairs(key.num_elements);
   const std::int64_t whole_pairs = key.num_elements / kPairElements;
   const std::int64_t remaining = key.num_elements % kPairElements;
@@ -78,20 +82,24 @@ void dot_rows(const KeyRows<Element>& key, const typename DotPairs<Element>::Pai
       rows[k] = key.first + min_of(k_idx + k, end - 1) * key.stride;
     }
     VecF sums[kDots] = {};
-    typename Dot::Pair keys[kKeys];
-    for (std::int64_t pair = 0; pair < whole_pairs; ++pair) {
-      for (int k = 0; k < kKeys; ++k) {
-        const auto* source = rows[k] + pair * kPairElements;
-        prefetcher.next<typename Element::Storage>();
-        keys[k] = Dot::load(source);
+#pragma GCC unroll 16
+    for (int k = 0; k < kKeys; k += kTogether) {
+      Pair keys[kTogether];
+      for (std::int64_t pair = 0; pair < whole_pairs; ++pair) {
+        for (int i = 0; i < kTogether; ++i) {
+          prefetcher.next<typename Element::Storage>();
+          keys[i] = Dot::load(rows[k + i] + pair * kPairElements);
+        }
+        add_products<Element, kRows, kTogether>(keys, queries + pair, query_stride, sums + k,
+                                                kKeys);
       }
-      add_products<Element, kRows, kKeys>(keys, queries + pair, query_stride, sums);
-    }
-    if (remaining != 0) {
-      for (int k = 0; k < kKeys; ++k) {
-        keys[k] = Dot::load_part(rows[k] + whole_pairs * kPairElements, remaining);
+      if (remaining != 0) {
+        for (int i = 0; i < kTogether; ++i) {
+          keys[i] = Dot::load_part(rows[k + i] + whole_pairs * kPairElements, remaining);
+        }
+        add_products<Element, kRows, kTogether>(keys, queries + whole_pairs, query_stride, sums + k,
+                                                kKeys);
       }
-      add_products<Element, kRows, kKeys>(keys, queries + whole_pairs, query_stride, sums);
     }
     float dots[kDots];
     for (int i = 0; i < kDots; i += kLanes) {
@@ -172,10 +180,10 @@ void influence_rows(const float* influence, std::int64_t begin, std::int64_t end
   store(sums, fmadd(load(sums), load(rescale), reduce_each<Add, kRows>(block_sums)));
 }
 
-// out[row] = out[row] * rescale[row] + sum over the keys of weight * V, for kPairs pairs of
-// vectors. The block is summed from zero and added once, which halves the rounding error of long
-// rows. kPart: the last pair of a row, of which a part exists.
-template <class Element, int kRows, int kPairs, bool kPart>
+// out[row] = out[row] * rescale[row] + sum over the keys of weight * V, for kRows rows and kPairs
+// pairs of vectors. The block is summed from zero and added once, which halves the rounding error
+// of long rows. kPart: the last pair of a row, of which a part exists.
+template <class Element, int kRows, int kPairs, bool kPart, bool kPrefetches>
 GUIDE_INLINE void value_strip(const KeyRows<Element>& value, std::int64_t first_pair,
                               std::int64_t begin, std::int64_t end, const float* weights,
                               const float* rescale, float* out, std::int64_t out_stride,
@@ -184,21 +192,20 @@ GUIDE_INLINE void value_strip(const KeyRows<Element>& value, std::int64_t first_
   const auto* source = value.first + begin * value.stride + first_pair * kPairElements;
   VecF sums[kRows][kPairs][2] = {};
   for (std::int64_t k = begin; k < end; ++k, source += value.stride) {
-    VecPair pairs[kPairs];
+    VecF weight[kRows];
+    for (int row = 0; row < kRows; ++row) weight[row] = broadcast(weights[row * kScoreStride + k]);
     for (int pair = 0; pair < kPairs; ++pair) {
+      VecPair numbers;
       if constexpr (kPart) {
-        pairs[pair] = load_pair_part<Element>(source, remaining);
+        numbers = load_pair_part<Element>(source, remaining);
       } else {
-        prefetcher.next<typename Element::Storage>();
-        pairs[pair] = Pairs<Element>::load(source + pair * kPairElements);
+        if constexpr (kPrefetches) prefetcher.next<typename Element::Storage>();
+        numbers = Pairs<Element>::load(source + pair * kPairElements);
       }
-    }
-    for (int row = 0; row < kRows; ++row) {
-      const VecF weight = broadcast(weights[row * kScoreStride + k]);
-      for (int pair = 0; pair < kPairs; ++pair) {
+      for (int row = 0; row < kRows; ++row) {
         VecF(&sum)[2] = sums[row][pair];
-        sum[0] = fmadd(weight, pairs[pair].first, sum[0]);
-        sum[1] = fmadd(weight, pairs[pair].second, sum[1]);
+        sum[0] = fmadd(weight[row], numbers.first, sum[0]);
+        sum[1] = fmadd(weight[row], numbers.second, sum[1]);
       }
     }
   }
@@ -211,28 +218,57 @@ GUIDE_INLINE void value_strip(const KeyRows<Element>& value, std::int64_t first_
   }
 }
 
+// All rows of a strip, a few at a time so that their sums stay in registers.
+template <class Element, int kRows, int kPairs, bool kPart, bool kPrefetches = true>
+GUIDE_INLINE void value_strip_rows(const KeyRows<Element>& value, std::int64_t first_pair,
+                                   std::int64_t begin, std::int64_t end, const float* weights,
+                                   const float* rescale, float* out, std::int64_t out_stride,
+                                   Prefetcher& prefetcher) {
+  constexpr int kMostSums = kLanes > 8 ? 24 : 12;  // of 32 or 16 registers
+  constexpr int kMostRows = kMostSums / (2 * kPairs) > 0 ? kMostSums / (2 * kPairs) : 1;
+  constexpr int kSteps = (kRows + kMostRows - 1) / kMostRows;
+  constexpr int kStepRows = (kRows + kSteps - 1) / kSteps;
+  value_strip<Element, kStepRows, kPairs, kPart, kPrefetches>(
+      value, first_pair, begin, end, weights, rescale, out, out_stride, prefetcher);
+  if constexpr (kRows > kStepRows) {
+    value_strip_rows<Element, kRows - kStepRows, kPairs, kPart, false>(
+        value, first_pair, begin, end, weights + kStepRows * kScoreStride, rescale + kStepRows,
+        out + kStepRows * out_stride, out_stride, prefetcher);
+  }
+}
+
 // The block's part of out.
 template <class Element, int kRows>
 void value_rows(const KeyRows<Element>& value, std::int64_t begin, std::int64_t end,
                 const float* weights, const float* rescale, float* out, Prefetcher& prefetcher) {
-  // As many sums as the registers hold, twelve of 16 or 24 of 32.
-  constexpr int kMostSums = kLanes > 8 ? 24 : 12;
-  constexpr int kFitting = kMostSums / (2 * kRows);
-  constexpr int kPairs = kFitting > 4 ? 4 : kFitting == 3 ? 2 : kFitting < 1 ? 1 : kFitting;
+  // Strips of 512 bytes at most, read as they lie, and of few keys, so that the first-level cache
+  // holds for later rows, or strips beside them, what the first have read.
+  constexpr std::int64_t kKeys = 32;
+  constexpr int kPairs = kLanes > 8 && sizeof(typename Element::Storage) > 2 ? 4 : 2;
   const std::int64_t out_stride = num_pairs(value.num_elements) * kPairElements;
   const std::int64_t whole_pairs = value.num_elements / kPairElements;
-  std::int64_t pair = 0;
-  for (; pair + kPairs <= whole_pairs; pair += kPairs) {
-    value_strip<Element, kRows, kPairs, false>(value, pair, begin, end, weights, rescale, out,
-                                               out_stride, prefetcher);
-  }
-  for (; pair < whole_pairs; ++pair) {
-    value_strip<Element, kRows, 1, false>(value, pair, begin, end, weights, rescale, out,
-                                          out_stride, prefetcher);
-  }
-  if (value.num_elements % kPairElements != 0) {
-    value_strip<Element, kRows, 1, true>(value, pair, begin, end, weights, rescale, out, out_stride,
-                                         prefetcher);
+  float ones[kLanes];
+  store(ones, broadcast(1.f));
+  for (std::int64_t k_begin = begin; k_begin < end; k_begin += kKeys) {
+    const std::int64_t k_end = min_of(k_begin + kKeys, end);
+    const float* factors = k_begin == begin ? rescale : ones;
+    std::int64_t pair = 0;
+    for (; pair + kPairs <= whole_pairs; pair += kPairs) {
+      value_strip_rows<Element, kRows, kPairs, false>(value, pair, k_begin, k_end, weights, factors,
+                                                      out, out_stride, prefetcher);
+    }
+    for (; pair + 2 <= whole_pairs; pair += 2) {
+      value_strip_rows<Element, kRows, 2, false>(value, pair, k_begin, k_end, weights, factors, out,
+                                                 out_stride, prefetcher);
+    }
+    for (; pair < whole_pairs; ++pair) {
+      value_strip_rows<Element, kRows, 1, false>(value, pair, k_begin, k_end, weights, factors, out,
+                                                 out_stride, prefetcher);
+    }
+    if (value.num_elements % kPairElements != 0) {
+      value_strip_rows<Element, kRows, 1, true>(value, pair, k_begin, k_end, weights, factors, out,
+                                                out_stride, prefetcher);
+    }
   }
 }
 

@@ -39,6 +39,18 @@ struct BFloat16 {
     const std::uint32_t quiet_nan = (bits >> 16) | 0x40u;
     return static_cast<std::uint16_t>(value != value ? quiet_nan : rounded);
   }
+#if defined(__AVX512F__)
+  static GUIDE_INLINE VecF decode16(__m256i values) {
+    return (VecF)((VecI)_mm512_maskz_cvtepu16_epi32(kAllLanes, values) << 16);
+  }
+  static GUIDE_INLINE __m256i encode16(VecF values) {
+    const VecI bits = (VecI)values;
+    const VecI rounded = bits + 0x7fff + ((bits >> 16) & 1);
+    const VecI quiet_nan = bits | 0x400000;
+    const VecI halves = (values != values ? quiet_nan : rounded) >> 16;
+    return _mm512_maskz_cvtepi32_epi16(kAllLanes, (__m512i)halves);
+  }
+#endif
 };
 
 struct Float16 {
@@ -49,6 +61,14 @@ struct Float16 {
   static GUIDE_INLINE std::uint16_t encode(float value) {
     return _cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT);
   }
+#if defined(__AVX512F__)
+  static GUIDE_INLINE VecF decode16(__m256i values) {
+    return _mm512_maskz_cvtph_ps(kAllLanes, values);
+  }
+  static GUIDE_INLINE __m256i encode16(VecF values) {
+    return _mm512_maskz_cvtps_ph(kAllLanes, values, _MM_FROUND_TO_NEAREST_INT);
+  }
+#endif
 #else
   static GUIDE_INLINE float decode(std::uint16_t value) {
     const std::uint32_t sign = static_cast<std::uint32_t>(value & 0x8000u) << 16;

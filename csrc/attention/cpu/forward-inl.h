@@ -37,7 +37,8 @@ class Task {
     const KeyRange seen = prepare_tiles();
     const std::int64_t first_block = seen.begin / kBlockN * kBlockN;
     for (std::int64_t k_begin = first_block; k_begin < seen.end; k_begin += kBlockN) {
-      add_block_to_tiles(k_begin, min_of(k_begin + kBlockN, keys_.end));
+      const std::int64_t k_end = min_of(k_begin + kBlockN, seen.end);
+      add_block_to_tiles(k_begin, k_end, min_of(k_end + kBlockN, seen.end));
     }
     if (plan_.key_splits == 1) write_tiles();
   }
@@ -59,46 +60,61 @@ class Task {
     for (std::int64_t tile_idx = 0; tile_idx < group_.num_tiles; ++tile_idx) {
       TileRows& tile = scratch_.tiles[tile_idx];
       fill_tile_rows(params_, plan_, group_, tile_idx, tile);
-      pack_queries<Element>(params_, kRows, group_, tile, scratch_.key, query_t(tile_idx));
-      clear_state(plan_, state(tile_idx));
+      prefetch_queries<Element>(params_, group_, tile);
       seen.begin = min_of(seen.begin, tile.visible_to_any.begin);
       seen.end = max_of(seen.end, tile.visible_to_any.end);
+    }
+    for (std::int64_t tile_idx = 0; tile_idx < group_.num_tiles; ++tile_idx) {
+      const TileRows& tile = scratch_.tiles[tile_idx];
+      pack_queries<Element>(params_, kRows, group_, tile, scratch_.key, query_t(tile_idx));
+      clear_state(plan_, state(tile_idx));
     }
     return intersection(seen, keys_);
   }
 
-  void add_block_to_tiles(std::int64_t k_begin, std::int64_t k_end) {
+  // Meanwhile the next block, up to `next_end`, is brought near.
+  void add_block_to_tiles(std::int64_t k_begin, std::int64_t k_end, std::int64_t next_end) {
     const std::int64_t num_keys = k_end - k_begin;
     const KeyBlock block = pack_keys<Element>(params_, plan_, group_, k_begin, num_keys, scratch_);
     const bool heads_share_bias = params_.key_bias_head_stride == 0;
     std::int64_t packed_head = -1;
+    bool bias_hides = false;
     for (std::int64_t tile_idx = 0; tile_idx < group_.num_tiles; ++tile_idx) {
+      prefetch_keys<Element>(params_, group_, k_end, next_end, tile_idx, group_.num_tiles);
       const TileRows& tile = scratch_.tiles[tile_idx];
       std::int32_t row_limits[2 * kRows];
       BlockView view = view_block(tile, kRows, k_begin, k_end, row_limits);
       if (view.begin >= view.end) continue;
       if (params_.attn_bias != nullptr || !(heads_share_bias || tile.has_one_head)) {
         pack_addends(params_, kRows, group_.batch_idx, tile, k_begin, num_keys, scratch_.key_bias,
-                     scratch_.addends);
+                     scratch_.addends, kLog2E);
         packed_head = -1;
         view.addends = scratch_.addends;
-        add_block<kVectors, kSoftcap, true>(params_, plan_.padded_head_dim_v, block, view,
-                                            query_t(tile_idx), state(tile_idx), scratch_.scores);
+        add_block<Element, kVectors, kSoftcap, true>(params_, plan_.padded_head_dim_v, block, view,
+                                                     query_t(tile_idx), state(tile_idx),
+                                                     scratch_.scores);
         continue;
       }
       const std::int64_t head = heads_share_bias ? 0 : tile.head_idx[0];
       if (packed_head != head) {
-        pack_key_bias(params_, group_.batch_idx, head, k_begin, num_keys, scratch_.key_bias);
+        bias_hides = pack_key_bias(params_, group_.batch_idx, head, k_begin, num_keys,
+                                   scratch_.key_bias, kLog2E);
         packed_head = head;
       }
       view.key_bias = scratch_.key_bias;
-      add_block<kVectors, kSoftcap, false>(params_, plan_.padded_head_dim_v, block, view,
-                                           query_t(tile_idx), state(tile_idx), scratch_.scores);
+      if (!bias_hides) {
+        view.clear_begin = max_of(tile.visible_to_all.begin - k_begin, view.begin);
+        view.clear_end = min_of(tile.visible_to_all.end - k_begin, view.end);
+      }
+      add_block<Element, kVectors, kSoftcap, false>(params_, plan_.padded_head_dim_v, block, view,
+                                                    query_t(tile_idx), state(tile_idx),
+                                                    scratch_.scores);
     }
   }
 
   void write_tiles() {
     for (std::int64_t tile_idx = 0; tile_idx < group_.num_tiles; ++tile_idx) {
+      to_nats(kRows, state(tile_idx));
       write_results<Element>(params_, kRows, group_, scratch_.tiles[tile_idx], state(tile_idx),
                              scratch_.out_row);
     }
@@ -131,8 +147,8 @@ inline void merge_states(const Plan& plan, const TileState& state, const TileSta
     const VecF own_max = load(state.row_max + lane);
     const VecF other_max = load(other.row_max + lane);
     const VecF new_max = max_or_second(other_max, own_max);
-    const VecF own_factor = rescale_factor<VectorMath>(own_max, new_max);
-    const VecF other_factor = rescale_factor<VectorMath>(other_max, new_max);
+    const VecF own_factor = rescale_factor<BitsMath>(own_max, new_max);
+    const VecF other_factor = rescale_factor<BitsMath>(other_max, new_max);
     store(state.row_max + lane, new_max);
     // row_sum, influence and out follow one another, and all scale alike.
     for (std::int64_t i = rows + lane; i < plan.tile_state_floats; i += rows) {
@@ -162,6 +178,7 @@ void merge_group(const AttentionParams& params, const Plan& plan, std::int64_t g
     for (std::int64_t split = 1; split < plan.key_splits; ++split) {
       merge_states(plan, state, state_of(split, tile_idx));
     }
+    to_nats(rows, state);
     with_element_type(params.element_type, [&](auto element_type) {
       using Element = typename ElementOf<element_type.value>::Type;
       write_results<Element>(params, rows, group, tile, state, scratch.out_row);

@@ -14,6 +14,7 @@
 namespace guide::cpu {
 
 #ifdef GUIDE_CPU_X86
+extern const Kernel kKernelAvx512bf16;
 extern const Kernel kKernelAvx512;
 extern const Kernel kKernelAvx2;
 #endif
@@ -26,6 +27,14 @@ bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+#else
+  return false;
+#endif
+}
+
+bool has_avx512bf16() {
+#ifdef GUIDE_CPU_X86
+  return has_avx512() && __builtin_cpu_supports("avx512bf16");
 #else
   return false;
 #endif
@@ -49,9 +58,11 @@ struct Candidate {
 // Best first.
 constexpr Candidate kCandidates[] = {
 #ifdef GUIDE_CPU_X86
+    {"avx512bf16", &kKernelAvx512bf16, has_avx512bf16},
     {"avx512", &kKernelAvx512, has_avx512},
     {"avx2", &kKernelAvx2, has_avx2},
 #else
+    {"avx512bf16", nullptr, has_avx512bf16},
     {"avx512", nullptr, has_avx512},
     {"avx2", nullptr, has_avx2},
 #endif

@@ -8,40 +8,52 @@
 namespace guide::cpu::GUIDE_CPU_NAMESPACE {
 namespace {
 
-// e^x for x <= 0.
+constexpr float kLog2E = 1.44269504f;
+constexpr float kLn2 = 0.693147181f;
+
+// 2^x for x <= 0, relative error below 2e-7 on [-126, 0], measured on every 101st float. Exactly
+// 1 at 0; 0 at -inf and, except for AVX-512's denormal numbers, below -126; NaN stays NaN.
 //
-// x = n*ln2 + r with |r| <= ln2/2; e^r is a polynomial of degree 6 (relative truncation 3e-9, 1 at
-// r = 0 exactly); 2^n is put together from its exponent bits. Relative error below 1e-7 on
-// [-87.3, 0], measured with fused multiply-adds on every 101st float; 0 below that, where the
-// result would be denormal. NaN stays NaN: it reaches the result through the polynomial, whatever
-// its bits make of 2^n.
-GUIDE_INLINE VecF exp_nonpositive(VecF x) {
-  constexpr float kLowest = -87.33654f;  // log of the smallest normal number
-  constexpr float kLog2E = 1.44269504f;
-  constexpr float kLn2High = 0.693359375f;  // few bits, so that n * kLn2High is exact
-  constexpr float kLn2Low = -2.12194440e-4f;
+// x = n + f with an integer n. 2^f is a polynomial of degree 5 whose constant is 1, minimax among
+// those in relative error: 8.2e-8 on [0, 1], 9.1e-8 on [-1/2, 1/2].
+GUIDE_INLINE VecF exp2_nonpositive(VecF x) {
+#if defined(__AVX512DQ__)
+  // Both instructions round x down, and both know what to do with -inf and NaN.
+  constexpr int kMinusFloor = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
+  const VecF f = _mm512_maskz_reduce_ps(kAllLanes, x, kMinusFloor);
+  VecF p = broadcast(1.86713008e-3f);
+  p = fmadd(p, f, broadcast(9.01703028e-3f));
+  p = fmadd(p, f, broadcast(5.57999131e-2f));
+  p = fmadd(p, f, broadcast(2.40164450e-1f));
+  p = fmadd(p, f, broadcast(6.93151312e-1f));
+  p = fmadd(p, f, broadcast(1.f));
+  return _mm512_maskz_scalef_ps(kAllLanes, p, x);
+#else
+  constexpr float kLowest = -126.f;
   // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits; 127 is the bias of the
   // exponent.
   constexpr float kRound = 12582912.f + 127.f;
-
   const VecI is_tiny = x < broadcast(kLowest);
   const VecF clamped = select(is_tiny, broadcast(kLowest), x);
-  const VecF rounded = fmadd(clamped, broadcast(kLog2E), broadcast(kRound));
-  const VecF n = rounded - kRound;
-  VecF r = fmadd(n, broadcast(-kLn2High), clamped);
-  r = fmadd(n, broadcast(-kLn2Low), r);
-  VecF p = broadcast(1.38144962e-3f);
-  p = fmadd(p, r, broadcast(8.36875217e-3f));
-  p = fmadd(p, r, broadcast(4.16683923e-2f));
-  p = fmadd(p, r, broadcast(1.66665203e-1f));
-  p = fmadd(p, r, broadcast(4.99999934e-1f));
-  p = fmadd(p, r, broadcast(1.f));
-  p = fmadd(p, r, broadcast(1.f));
+  const VecF rounded = clamped + kRound;
+  const VecF f = clamped - (rounded - kRound);
+  VecF p = broadcast(1.32647271e-3f);
+  p = fmadd(p, f, broadcast(9.67151264e-3f));
+  p = fmadd(p, f, broadcast(5.55073374e-2f));
+  p = fmadd(p, f, broadcast(2.40222421e-1f));
+  p = fmadd(p, f, broadcast(6.93146978e-1f));
+  p = fmadd(p, f, broadcast(1.f));
+  // A NaN reaches the result through the polynomial, whatever its bits make of 2^n.
   const VecF power = (VecF)((VecI)rounded << 23);
   return select(is_tiny, broadcast(0.f), p * power);
+#endif
 }
 
-// tanh(x), relative error below 2e-7, measured in the same way. Near 0 an odd polynomial (Cephes
+// e^x for x <= 0. Exactly 1 at 0; the rounding of the product is the relative error's larger part
+// for large |x|, where the result is small: its absolute error stays below 2e-7.
+GUIDE_INLINE VecF exp_nonpositive(VecF x) { return exp2_nonpositive(x * broadcast(kLog2E)); }
+
+// tanh(x), relative error below 3e-7, measured in the same way. Near 0 an odd polynomial (Cephes
 // tanhf), elsewhere (1 - e) / (1 + e) with e = exp(-2|x|), where nothing cancels.
 GUIDE_INLINE VecF tanh_of(VecF x) {
   const VecF magnitude = absolute(x);
@@ -59,6 +71,7 @@ GUIDE_INLINE VecF tanh_of(VecF x) {
   return select(magnitude < broadcast(0.625f), near_zero, signed_far);
 }
 
+// Scores in nats.
 struct VectorMath {
   static GUIDE_INLINE VecF broadcast(float value) { return GUIDE_CPU_NAMESPACE::broadcast(value); }
   static GUIDE_INLINE VecF negative_infinity() { return broadcast(-kInfinity); }
@@ -72,6 +85,11 @@ struct VectorMath {
   static GUIDE_INLINE VecF select_equal(VecF a, VecF b, VecF if_equal, VecF otherwise) {
     return select(a == b, if_equal, otherwise);
   }
+};
+
+// Scores in bits: a weight is 2^(score - row_max).
+struct BitsMath : VectorMath {
+  static GUIDE_INLINE VecF exp(VecF a) { return exp2_nonpositive(a); }
 };
 
 }  // namespace

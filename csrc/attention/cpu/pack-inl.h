@@ -17,36 +17,186 @@ GUIDE_INLINE const typename Element::Storage* row_of(const void* base, const Row
          head_idx * strides.head + row_idx * strides.row;
 }
 
-// query_t[d][row] of one tile. `row_buffer` holds head_dim floats.
+// Asks for a row to be brought near, into the second-level cache.
+template <class Element>
+GUIDE_INLINE void prefetch_row(const typename Element::Storage* row, std::int64_t num_elements) {
+  constexpr std::int64_t kLineElements = 64 / sizeof(typename Element::Storage);
+  for (std::int64_t i = 0; i < num_elements; i += kLineElements) __builtin_prefetch(row + i, 0, 2);
+}
+
+// Asks for a part of the keys and values of [k_begin, k_end): part `part` of `num_parts`.
+template <class Element>
+void prefetch_keys(const AttentionParams& params, const Group& group, std::int64_t k_begin,
+                   std::int64_t k_end, std::int64_t part, std::int64_t num_parts) {
+  const std::int64_t num_keys = k_end - k_begin;
+  for (std::int64_t k = num_keys * part / num_parts; k < num_keys * (part + 1) / num_parts; ++k) {
+    prefetch_row<Element>(row_of<Element>(params.key, params.key_strides, group.batch_idx,
+                                          group.kv_head_idx, k_begin + k),
+                          params.head_dim);
+    prefetch_row<Element>(row_of<Element>(params.value, params.value_strides, group.batch_idx,
+                                          group.kv_head_idx, k_begin + k),
+                          params.head_dim_v);
+  }
+}
+
+// Asks for the queries of a tile.
+template <class Element>
+void prefetch_queries(const AttentionParams& params, const Group& group, const TileRows& tile) {
+  for (std::int64_t row = 0; row < tile.num_rows; ++row) {
+    prefetch_row<Element>(row_of<Element>(params.query, params.query_strides, group.batch_idx,
+                                          tile.head_idx[row], tile.q_idx[row]),
+                          params.head_dim);
+  }
+}
+
+// query_t[word][row] of one tile. `row_buffer` holds head_dim floats.
 template <class Element>
 void pack_queries(const AttentionParams& params, std::int64_t rows, const Group& group,
-                  const TileRows& tile, float* row_buffer, float* query_t) {
+                  const TileRows& tile, [[maybe_unused]] float* row_buffer, float* query_t) {
+  const auto query = [&](std::int64_t row) {
+    return row_of<Element>(params.query, params.query_strides, group.batch_idx, tile.head_idx[row],
+                           tile.q_idx[row]);
+  };
+#if defined(__AVX512F__)
+  constexpr std::int64_t kNumbers = Words<Element>::kNumbers;
+  const std::int64_t num_words = words_of(params.head_dim, kNumbers);
+  for (std::int64_t row = 0; row < rows; row += kLanes) {
+    for (std::int64_t word = 0; word < num_words; word += kLanes) {
+      const std::uint32_t mask = number_mask<Element>(params.head_dim - word * kNumbers);
+      VecF words[kLanes];
+      for (int lane = 0; lane < kLanes; ++lane) {
+        words[lane] = load_words<Element>(query(row + lane) + word * kNumbers, mask);
+      }
+      transpose(words);
+      const std::int64_t present = min_of(kLanes, num_words - word);
+      for (std::int64_t i = 0; i < present; ++i) store(query_t + (word + i) * rows + row, words[i]);
+    }
+  }
+#else
   for (std::int64_t row = 0; row < rows; ++row) {
-    decode_row<Element>(row_of<Element>(params.query, params.query_strides, group.batch_idx,
-                                        tile.head_idx[row], tile.q_idx[row]),
-                        params.head_dim, params.head_dim, row_buffer);
+    decode_row<Element>(query(row), params.head_dim, params.head_dim, row_buffer);
     for (std::int64_t d = 0; d < params.head_dim; ++d) query_t[d * rows + row] = row_buffer[d];
   }
+#endif
+}
+
+// Whether rows are words as they lie, near enough to each other to share pages and cache sets.
+template <class Element>
+bool is_packed(const typename Element::Storage* first, std::int64_t stride,
+               std::int64_t num_elements) {
+  constexpr std::int64_t kNumbers = Words<Element>::kNumbers;
+  return kNumbers * sizeof(typename Element::Storage) == sizeof(float) &&
+         num_elements % kNumbers == 0 && stride % kNumbers == 0 && stride >= 0 &&
+         stride <= 2 * num_elements && reinterpret_cast<std::uintptr_t>(first) % sizeof(float) == 0;
+}
+
+// A row of K: words, then zeros.
+template <class Element>
+GUIDE_INLINE void pack_key_row(const typename Element::Storage* source, std::int64_t head_dim,
+                               float* target) {
+  if constexpr (Words<Element>::kNumbers == 1) {
+    decode_row<Element>(source, head_dim, head_dim, target);
+  } else {
+    if (head_dim % 2 != 0) target[head_dim / 2] = 0.f;
+    __builtin_memcpy(target, source, static_cast<std::size_t>(head_dim) * sizeof(*source));
+  }
+}
+
+// Keys [k_begin, k_begin + num_keys) of K, in place where they lie as the tiles read them.
+template <class Element>
+void pack_key_rows(const AttentionParams& params, const Group& group, std::int64_t k_begin,
+                   std::int64_t num_keys, float* target, KeyBlock& block) {
+  const auto* first =
+      row_of<Element>(params.key, params.key_strides, group.batch_idx, group.kv_head_idx, k_begin);
+  const std::int64_t stride = params.key_strides.row;
+  // The last micro-tile reads on to a multiple of kDotKeys.
+  const std::int64_t read_keys = round_up(num_keys, kDotKeys);
+  if (is_packed<Element>(first, stride, params.head_dim) &&
+      k_begin + read_keys <= params.seqlen_k) {
+    block.key = reinterpret_cast<const float*>(first);
+    block.key_stride = stride / Words<Element>::kNumbers;
+    return;
+  }
+  const std::int64_t num_words = words_of(params.head_dim, Words<Element>::kNumbers);
+  for (std::int64_t k = 0; k < num_keys; ++k) {
+    pack_key_row<Element>(first + k * stride, params.head_dim, target + k * num_words);
+  }
+  for (std::int64_t i = num_keys * num_words; i < read_keys * num_words; ++i) target[i] = 0.f;
+  block.key = target;
+  block.key_stride = num_words;
+}
+
+// V strip by strip of kLanes dimensions: target[strip][word of keys][kLanes].
+template <class Element>
+void pack_strips(const typename Element::Storage* first, std::int64_t stride,
+                 std::int64_t head_dim_v, std::int64_t num_keys, float* target,
+                 std::int64_t strip_stride, [[maybe_unused]] float* row_buffer) {
+#if defined(__AVX512F__)
+  constexpr std::int64_t kNumbers = Words<Element>::kNumbers;
+  constexpr std::int64_t kDims = kNumbers * kLanes;
+  for (std::int64_t d = 0; d < head_dim_v; d += kDims) {
+    const std::uint32_t mask = number_mask<Element>(head_dim_v - d);
+    const bool has_next_strip = d + kLanes < head_dim_v;
+    const auto* source = first + d;
+    float* words = target + d / kLanes * strip_stride;
+    for (std::int64_t k = 0; k < num_keys; k += kNumbers) {
+      const VecF row = load_words<Element>(source, mask);
+      if constexpr (kNumbers == 1) {
+        store(words, row);
+      } else {
+        // A key without a partner is paired with zeros.
+        const VecF partner = load_words<Element>(source + stride, k + 1 < num_keys ? mask : 0);
+        store(words, Words<Element>::template pair_rows<false>(row, partner));
+        if (has_next_strip) {
+          store(words + strip_stride, Words<Element>::template pair_rows<true>(row, partner));
+        }
+      }
+      source += kNumbers * stride;
+      words += kLanes;
+    }
+  }
+#else
+  for (std::int64_t k = 0; k < num_keys; ++k) {
+    decode_row<Element>(first + k * stride, head_dim_v, round_up(head_dim_v, kLanes), row_buffer);
+    for (std::int64_t d = 0; d < head_dim_v; d += kLanes) {
+      store(target + d / kLanes * strip_stride + k * kLanes, load(row_buffer + d));
+    }
+  }
+#endif
+}
+
+// Keys [k_begin, k_begin + num_keys) of V: in place, or strip by strip of kLanes dimensions, so
+// that a micro-tile reads on and on.
+template <class Element>
+void pack_value_rows(const AttentionParams& params, const Plan& plan, const Group& group,
+                     std::int64_t k_begin, std::int64_t num_keys,
+                     [[maybe_unused]] float* row_buffer, float* target, KeyBlock& block) {
+  constexpr std::int64_t kNumbers = Words<Element>::kNumbers;
+  const auto* first = row_of<Element>(params.value, params.value_strides, group.batch_idx,
+                                      group.kv_head_idx, k_begin);
+  const std::int64_t stride = params.value_strides.row;
+  if (kNumbers == 1 && plan.padded_head_dim_v == params.head_dim_v &&
+      is_packed<Element>(first, stride, params.head_dim_v)) {
+    block.value = reinterpret_cast<const float*>(first);
+    block.value_stride = stride;
+    block.value_strip_stride = kLanes;
+    return;
+  }
+  block.value = target;
+  block.value_stride = kLanes;
+  block.value_strip_stride = kBlockN / kNumbers * kLanes + kStripPadding;
+  pack_strips<Element>(first, stride, params.head_dim_v, num_keys, target, block.value_strip_stride,
+                       row_buffer);
 }
 
 // Keys [k_begin, k_begin + num_keys) with their values and influence.
 template <class Element>
 KeyBlock pack_keys(const AttentionParams& params, const Plan& plan, const Group& group,
                    std::int64_t k_begin, std::int64_t num_keys, const Scratch& scratch) {
-  for (std::int64_t k = 0; k < num_keys; ++k) {
-    decode_row<Element>(row_of<Element>(params.key, params.key_strides, group.batch_idx,
-                                        group.kv_head_idx, k_begin + k),
-                        params.head_dim, params.head_dim, scratch.key + k * params.head_dim);
-    decode_row<Element>(row_of<Element>(params.value, params.value_strides, group.batch_idx,
-                                        group.kv_head_idx, k_begin + k),
-                        params.head_dim_v, plan.padded_head_dim_v,
-                        scratch.value + k * plan.padded_head_dim_v);
-  }
-  // The last dot-product micro-tile reads on to a multiple of kDotKeys.
-  float* key_end = scratch.key + num_keys * params.head_dim;
-  const std::int64_t missing = round_up(num_keys, kDotKeys) - num_keys;
-  for (std::int64_t i = 0; i < missing * params.head_dim; ++i) key_end[i] = 0.f;
-
+  KeyBlock block{};
+  pack_key_rows<Element>(params, group, k_begin, num_keys, scratch.key, block);
+  pack_value_rows<Element>(params, plan, group, k_begin, num_keys, scratch.out_row, scratch.value,
+                           block);
   for (std::int64_t channel = 0; channel < params.channels; ++channel) {
     const float* source = params.influence + group.batch_idx * params.influence_batch_stride +
                           channel * params.influence_channel_stride +
@@ -55,31 +205,52 @@ KeyBlock pack_keys(const AttentionParams& params, const Plan& plan, const Group&
     for (std::int64_t k = 0; k < num_keys; ++k) {
       target[k] = source[k * params.influence_key_stride];
     }
+    // A word of weights may hold one key more.
+    if (num_keys < kBlockN) target[num_keys] = 0.f;
   }
-  return {scratch.key, scratch.value, scratch.influence};
+  block.influence = scratch.influence;
+  return block;
+}
+
+// The largest finite numbers stay finite in any unit: -inf alone hides.
+GUIDE_INLINE VecF in_unit(VecF nats, float unit) {
+  const VecF product = nats * broadcast(unit);
+  const VecF infinity = broadcast(kInfinity);
+  const VecI overflows = (absolute(product) == infinity) & (absolute(nats) != infinity);
+  const VecF largest = broadcast(3.40282347e+38f);
+  return select(overflows, select(nats < broadcast(0.f), -largest, largest), product);
 }
 
 // The bias of one head on the keys of a block; zeros without key_bias, so that no bias and a bias
-// of 0 run the same code and give the same bits.
-inline void pack_key_bias(const AttentionParams& params, std::int64_t batch_idx,
+// of 0 run the same code and give the same bits. True if it hides a key.
+inline bool pack_key_bias(const AttentionParams& params, std::int64_t batch_idx,
                           std::int64_t head_idx, std::int64_t k_begin, std::int64_t num_keys,
-                          float* target) {
+                          float* target, float unit = 1.f) {
   if (params.key_bias == nullptr) {
     for (std::int64_t k = 0; k < num_keys; ++k) target[k] = 0.f;
-    return;
+    return false;
   }
   const float* source = params.key_bias + batch_idx * params.key_bias_batch_stride +
                         head_idx * params.key_bias_head_stride +
                         k_begin * params.key_bias_key_stride;
-  for (std::int64_t k = 0; k < num_keys; ++k) target[k] = source[k * params.key_bias_key_stride];
+  const std::int64_t stride = params.key_bias_key_stride;
+  for (std::int64_t k = 0; k < num_keys; ++k) target[k] = source[k * stride];
+  for (std::int64_t k = num_keys; k < round_up(num_keys, kLanes); ++k) target[k] = 0.f;
+  VecI hides{};
+  for (std::int64_t k = 0; k < num_keys; k += kLanes) {
+    const VecF bias = in_unit(load(target + k), unit);
+    hides |= bias == broadcast(-kInfinity);
+    store(target + k, bias);
+  }
+  return any(hides);
 }
 
 // key_bias + attn_bias for every row and key of a tile: addends[k][row].
 inline void pack_addends(const AttentionParams& params, std::int64_t rows, std::int64_t batch_idx,
                          const TileRows& tile, std::int64_t k_begin, std::int64_t num_keys,
-                         float* key_bias, float* addends) {
+                         float* key_bias, float* addends, float unit = 1.f) {
   for (std::int64_t row = 0; row < rows; ++row) {
-    pack_key_bias(params, batch_idx, tile.head_idx[row], k_begin, num_keys, key_bias);
+    pack_key_bias(params, batch_idx, tile.head_idx[row], k_begin, num_keys, key_bias, unit);
     if (params.attn_bias == nullptr) {
       for (std::int64_t k = 0; k < num_keys; ++k) addends[k * rows + row] = key_bias[k];
       continue;
@@ -91,15 +262,62 @@ inline void pack_addends(const AttentionParams& params, std::int64_t rows, std::
     for (std::int64_t k = 0; k < num_keys; ++k) {
       const float bias = decode_any(params.attn_bias, params.attn_bias_type,
                                     first + k * params.attn_bias_key_stride);
-      addends[k * rows + row] = bias == -kInfinity ? bias : key_bias[k] + bias;
+      addends[k * rows + row] =
+          bias == -kInfinity ? bias : key_bias[k] + in_unit(broadcast(bias), unit)[0];
     }
   }
 }
 
-// Divides by the sums, lets the sinks join them, and writes the rows of a tile.
+// Tiles keep scores in bits, as 2^x is the faster exponential; what leaves is in nats.
+inline void to_nats(std::int64_t rows, const TileState& state) {
+  for (std::int64_t row = 0; row < rows; ++row) state.row_max[row] *= kLn2;
+}
+
+// out[d][row] * factors[row] to the rows of `out`.
+template <class Element>
+void write_out(const AttentionParams& params, std::int64_t rows, const Group& group,
+               const TileRows& tile, const float* sums, const float* factors, float* row_buffer) {
+  const auto out = [&](std::int64_t row) {
+    return static_cast<typename Element::Storage*>(params.out) +
+           group.batch_idx * params.out_strides.batch +
+           tile.head_idx[row] * params.out_strides.head + tile.q_idx[row] * params.out_strides.row;
+  };
+  std::int64_t first_row = 0;
+#if defined(__AVX512F__)
+  for (; first_row < tile.num_rows && first_row + kLanes <= rows; first_row += kLanes) {
+    const VecF factor = load(factors + first_row);
+    const std::int64_t num_rows = min_of(kLanes, tile.num_rows - first_row);
+    typename Element::Storage* targets[kLanes];
+    for (std::int64_t row = 0; row < num_rows; ++row) targets[row] = out(first_row + row);
+    for (std::int64_t d = 0; d < params.head_dim_v; d += kLanes) {
+      const std::int64_t num_dims = min_of(kLanes, params.head_dim_v - d);
+      const auto mask = static_cast<__mmask16>((1u << num_dims) - 1);
+      VecF numbers[kLanes];
+      for (int i = 0; i < kLanes; ++i) {
+        const std::int64_t dim = min_of(d + i, params.head_dim_v - 1);
+        numbers[i] = load(sums + dim * rows + first_row) * factor;
+      }
+      transpose(numbers);
+      for (std::int64_t row = 0; row < num_rows; ++row) {
+        store_elements<Element>(targets[row] + d, mask, numbers[row]);
+      }
+    }
+  }
+#endif
+  for (std::int64_t row = first_row; row < tile.num_rows; ++row) {
+    for (std::int64_t d = 0; d < params.head_dim_v; ++d) {
+      row_buffer[d] = sums[d * rows + row] * factors[row];
+    }
+    auto* target = out(row);
+    for (std::int64_t d = 0; d < params.head_dim_v; ++d) target[d] = Element::encode(row_buffer[d]);
+  }
+}
+
+// Divides by the sums, lets the sinks join them, and writes the rows of a tile. row_max is in nats.
 template <class Element>
 void write_results(const AttentionParams& params, std::int64_t rows, const Group& group,
                    const TileRows& tile, const TileState& state, float* row_buffer) {
+  float factors[kMaxRows] = {};
   for (std::int64_t row = 0; row < tile.num_rows; ++row) {
     const std::int64_t head_idx = tile.head_idx[row];
     const std::int64_t q_idx = tile.q_idx[row];
@@ -125,14 +343,9 @@ void write_results(const AttentionParams& params, std::int64_t rows, const Group
       params.influence_out[(plane * params.num_heads + head_idx) * params.seqlen_q + q_idx] =
           state.influence[channel * rows + row] * factor;
     }
-    auto* out = static_cast<typename Element::Storage*>(params.out) +
-                group.batch_idx * params.out_strides.batch + head_idx * params.out_strides.head +
-                q_idx * params.out_strides.row;
-    for (std::int64_t d = 0; d < params.head_dim_v; ++d) {
-      row_buffer[d] = state.out[d * rows + row] * factor;
-    }
-    for (std::int64_t d = 0; d < params.head_dim_v; ++d) out[d] = Element::encode(row_buffer[d]);
+    factors[row] = factor;
   }
+  write_out<Element>(params, rows, group, tile, state.out, factors, row_buffer);
 }
 
 }  // namespace

@@ -26,7 +26,7 @@ struct TileRows {
 // Scratch memory of a worker.
 struct Scratch {
   float* key;        // [kBlockN, head_dim]
-  float* value;      // [kBlockN, padded_head_dim_v]
+  float* value;      // [strips, kBlockN * kLanes + kStripPadding]
   float* influence;  // [channels, kBlockN]
   float* key_bias;   // [kBlockN]
   float* addends;    // [kBlockN, rows]
@@ -69,7 +69,8 @@ inline Scratch layout_scratch(const AttentionParams& params, const Plan& plan, f
   const std::int64_t tiles = plan.tiles_per_task;
   Scratch scratch{};
   scratch.key = carver.take(kBlockN * params.head_dim);
-  scratch.value = carver.take(kBlockN * plan.padded_head_dim_v);
+  scratch.value =
+      carver.take(ceil_div(params.head_dim_v, kLanes) * (kBlockN * kLanes + kStripPadding));
   scratch.influence = carver.take(params.channels * kBlockN);
   scratch.key_bias = carver.take(kBlockN);
   scratch.addends = carver.take(plan.has_addends ? kBlockN * rows : 0);

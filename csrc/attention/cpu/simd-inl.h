@@ -34,6 +34,12 @@ constexpr int kDotKeys = 4;
 constexpr int kValueDims = 4;
 #endif
 
+#if defined(__AVX512F__)
+// GCC 12 warns of the unmasked forms of some intrinsics, whose headers use an undefined vector.
+// This mask costs nothing.
+constexpr __mmask16 kAllLanes = 0xffff;
+#endif
+
 using VecF = float __attribute__((vector_size(kLanes * sizeof(float))));
 using VecI = std::int32_t __attribute__((vector_size(kLanes * sizeof(std::int32_t))));
 
@@ -85,8 +91,44 @@ GUIDE_INLINE VecF select(VecI mask, VecF if_true, VecF if_false) {
   return mask ? if_true : if_false;
 }
 
-// The larger one; `b` where `a` is NaN.
-GUIDE_INLINE VecF max_or_second(VecF a, VecF b) { return select(a > b, a, b); }
+GUIDE_INLINE bool any(VecI mask) {
+  std::int32_t result = 0;
+  for (int lane = 0; lane < kLanes; ++lane) result |= mask[lane];
+  return result != 0;
+}
+
+// The larger one; `b` where either is NaN.
+GUIDE_INLINE VecF max_or_second(VecF a, VecF b) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_max_ps(kAllLanes, a, b);
+#elif defined(__AVX2__)
+  return _mm256_max_ps(a, b);
+#else
+  return select(a > b, a, b);
+#endif
+}
+
+#if defined(__AVX512F__)
+// rows[i][lane] = rows[lane][i].
+GUIDE_INLINE void transpose(VecF (&rows)[kLanes]) {
+  const VecI lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#pragma GCC unroll 4
+  for (int step = 1; step < kLanes; step *= 2) {
+    // Lanes from kLanes on are those of the second operand.
+    const VecI is_odd = (lanes & step) != 0;
+    const VecI even = is_odd ? lanes - step + kLanes : lanes;
+    const VecI odd = is_odd ? lanes + kLanes : lanes + step;
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) {
+      if ((i & step) != 0) continue;
+      const VecF first = rows[i];
+      const VecF second = rows[i + step];
+      rows[i] = _mm512_permutex2var_ps(first, (__m512i)even, second);
+      rows[i + step] = _mm512_permutex2var_ps(first, (__m512i)odd, second);
+    }
+  }
+}
+#endif
 
 GUIDE_INLINE VecF absolute(VecF a) { return (VecF)((VecI)a & 0x7fffffff); }
 

@@ -9,16 +9,22 @@
 #include "../online_softmax.h"
 #include "../score_mod.h"
 #include "math-inl.h"
+#include "words-inl.h"
 
 namespace guide::cpu::GUIDE_CPU_NAMESPACE {
 namespace {
 
 constexpr std::int64_t kBlockN = 128;  // keys of a block
+// Between strips of V, so that equal places of all strips do not fall into one set of the cache.
+constexpr std::int64_t kStripPadding = 16;
 
-// A block of keys, packed to fp32 for all tiles of a task.
+// A block of keys, as words, for all tiles of a task.
 struct KeyBlock {
-  const float* key;        // [kBlockN, head_dim], zeros after the last key
-  const float* value;      // [kBlockN, padded_head_dim_v], zeros after the last dimension
+  const float* key;  // [kBlockN, words of head_dim], whole micro-tiles
+  std::int64_t key_stride;
+  const float* value;  // [strips, words of kBlockN, kLanes], zeros after the last dimension
+  std::int64_t value_stride;
+  std::int64_t value_strip_stride;
   const float* influence;  // [channels, kBlockN]
 };
 
@@ -26,9 +32,11 @@ struct KeyBlock {
 struct BlockView {
   std::int64_t begin;  // keys of the block that any row sees: [begin, end)
   std::int64_t end;
+  std::int64_t clear_begin;  // keys that all rows see and no bias hides: [clear_begin, clear_end)
+  std::int64_t clear_end;
   const std::int32_t* row_begin;  // [rows], keys of the block that a row sees; null: all rows all
   const std::int32_t* row_end;
-  const float* key_bias;  // [kBlockN], for all rows
+  const float* key_bias;  // [kBlockN], for all rows, bits
   const float* addends;   // [kBlockN, rows], instead of key_bias; null: none
 };
 
@@ -44,101 +52,183 @@ GUIDE_INLINE TileState tile_state(float* memory, std::int64_t rows, std::int64_t
   return {memory, memory + rows, memory + 2 * rows, memory + (2 + channels) * rows};
 }
 
-// scores[k][row] = K[k] . Q[row] for kDotKeys keys.
-template <int kVectors>
-GUIDE_INLINE void dot_micro_tile(const float* __restrict__ key, const float* __restrict__ query_t,
-                                 std::int64_t head_dim, float* __restrict__ scores) {
+// sums[k][row] = K[k] . Q[row] for kDotKeys keys.
+template <class Element, int kVectors>
+GUIDE_INLINE void dot_micro_tile(const float* __restrict__ key, std::int64_t key_stride,
+                                 const float* __restrict__ query_t, std::int64_t num_words,
+                                 VecF (&sums)[kDotKeys][kVectors]) {
   constexpr int kRows = kVectors * kLanes;
-  VecF sums[kDotKeys][kVectors] = {};
-  for (std::int64_t d = 0; d < head_dim; ++d) {
+  for (int k = 0; k < kDotKeys; ++k) {
+    for (int v = 0; v < kVectors; ++v) sums[k][v] = broadcast(0.f);
+  }
+  for (std::int64_t d = 0; d < num_words; ++d) {
     VecF rows[kVectors];
     for (int v = 0; v < kVectors; ++v) rows[v] = load(query_t + d * kRows + v * kLanes);
     for (int k = 0; k < kDotKeys; ++k) {
-      const VecF element = broadcast(key[k * head_dim + d]);
-      for (int v = 0; v < kVectors; ++v) sums[k][v] = fmadd(element, rows[v], sums[k][v]);
+      const float word = key[k * key_stride + d];
+      for (int v = 0; v < kVectors; ++v) {
+        sums[k][v] = Words<Element>::add_product(word, rows[v], sums[k][v]);
+      }
     }
-  }
-  for (int k = 0; k < kDotKeys; ++k) {
-    for (int v = 0; v < kVectors; ++v) store(scores + k * kRows + v * kLanes, sums[k][v]);
   }
 }
 
-// Raw dot products of the keys [begin, end); up to kDotKeys - 1 more on both sides.
+// Which keys of a block each row sees, as vectors.
 template <int kVectors>
-void dot_tile(const float* key, const float* query_t, std::int64_t head_dim, std::int64_t begin,
-              std::int64_t end, float* scores) {
-  for (std::int64_t k = begin / kDotKeys * kDotKeys; k < end; k += kDotKeys) {
-    dot_micro_tile<kVectors>(key + k * head_dim, query_t, head_dim, scores + k * kVectors * kLanes);
+struct RowLimits {
+  VecI begin[kVectors];
+  VecI end[kVectors];
+
+  explicit GUIDE_INLINE RowLimits(const BlockView& view) {
+    for (int v = 0; v < kVectors; ++v) {
+      begin[v] = view.row_begin ? load(view.row_begin + v * kLanes)
+                                : VecI{} + static_cast<std::int32_t>(view.begin);
+      end[v] = view.row_end ? load(view.row_end + v * kLanes)
+                            : VecI{} + static_cast<std::int32_t>(view.end);
+    }
+  }
+
+  // -inf hides a key even where its dot product is NaN or infinite.
+  GUIDE_INLINE VecF hide(VecF score, VecF bias, std::int64_t k, int v) const {
+    const VecF hidden = broadcast(-kInfinity);
+    const auto key_idx = static_cast<std::int32_t>(k);
+    const VecI is_seen = (begin[v] <= key_idx) & (end[v] > key_idx) & (bias != hidden);
+    return select(is_seen, score, hidden);
+  }
+};
+
+// Scores of kDotKeys keys from `first_key` on; block_max grows to their maximum.
+template <class Element, int kVectors, bool kClear>
+GUIDE_INLINE void score_micro_tile(const KeyBlock& block, const BlockView& view,
+                                   const RowLimits<kVectors>& limits, ScoreFactors factors,
+                                   const float* query_t, std::int64_t num_words,
+                                   std::int64_t first_key, float* scores,
+                                   VecF (&block_max)[kVectors]) {
+  constexpr int kRows = kVectors * kLanes;
+  VecF dots[kDotKeys][kVectors];
+  dot_micro_tile<Element, kVectors>(block.key + first_key * block.key_stride, block.key_stride,
+                                    query_t, num_words, dots);
+  for (int k = 0; k < kDotKeys; ++k) {
+    const VecF bias = broadcast(view.key_bias[first_key + k]);
+    for (int v = 0; v < kVectors; ++v) {
+      VecF score = score_of<false, BitsMath>(dots[k][v], factors, bias);
+      if constexpr (!kClear) score = limits.hide(score, bias, first_key + k, v);
+      block_max[v] = max_or_second(score, block_max[v]);
+      store(scores + (first_key + k) * kRows + v * kLanes, score);
+    }
   }
 }
 
-// Dot products to scores, in place; the maximum over the block goes to block_max.
-template <int kVectors, bool kSoftcap, bool kAddends, bool kMasked>
-void score_tile(const BlockView& view, ScoreFactors factors, float* scores,
+// Scores of the keys that the tile sees, and -inf for the rest of the first and the last
+// micro-tile; the maximum over the block goes to block_max.
+template <class Element, int kVectors>
+void score_tile(const KeyBlock& block, const BlockView& view, ScoreFactors factors,
+                const float* query_t, std::int64_t num_words, float* scores,
                 VecF (&block_max)[kVectors]) {
-  constexpr int kRows = kVectors * kLanes;
-  const VecF hidden = broadcast(-kInfinity);
-  VecI row_begin[kVectors], row_end[kVectors];
-  for (int v = 0; v < kVectors; ++v) {
-    block_max[v] = hidden;
-    if constexpr (kMasked) {
-      row_begin[v] = load(view.row_begin + v * kLanes);
-      row_end[v] = load(view.row_end + v * kLanes);
+  const RowLimits<kVectors> limits(view);
+  VecF maximum[kVectors];
+  for (int v = 0; v < kVectors; ++v) maximum[v] = broadcast(-kInfinity);
+  for (std::int64_t k = view.begin / kDotKeys * kDotKeys; k < view.end; k += kDotKeys) {
+    if (view.clear_begin <= k && k + kDotKeys <= view.clear_end) {
+      score_micro_tile<Element, kVectors, true>(block, view, limits, factors, query_t, num_words, k,
+                                                scores, maximum);
+    } else {
+      score_micro_tile<Element, kVectors, false>(block, view, limits, factors, query_t, num_words,
+                                                 k, scores, maximum);
     }
   }
-  for (std::int64_t k = view.begin; k < view.end; ++k) {
-    const VecF key_bias = broadcast(kAddends ? 0.f : view.key_bias[k]);
+  for (int v = 0; v < kVectors; ++v) block_max[v] = maximum[v];
+}
+
+// The same with a soft-cap or with a bias that differs between rows, in two passes.
+template <class Element, int kVectors, bool kSoftcap, bool kAddends>
+void modified_score_tile(const KeyBlock& block, const BlockView& view, ScoreFactors factors,
+                         const float* query_t, std::int64_t num_words, float* scores,
+                         VecF (&block_max)[kVectors]) {
+  constexpr int kRows = kVectors * kLanes;
+  const std::int64_t begin = view.begin / kDotKeys * kDotKeys;
+  const std::int64_t end = round_up(view.end, kDotKeys);
+  for (std::int64_t k = begin; k < end; k += kDotKeys) {
+    VecF dots[kDotKeys][kVectors];
+    dot_micro_tile<Element, kVectors>(block.key + k * block.key_stride, block.key_stride, query_t,
+                                      num_words, dots);
+    for (int i = 0; i < kDotKeys; ++i) {
+      for (int v = 0; v < kVectors; ++v) store(scores + (k + i) * kRows + v * kLanes, dots[i][v]);
+    }
+  }
+  const RowLimits<kVectors> limits(view);
+  for (int v = 0; v < kVectors; ++v) block_max[v] = broadcast(-kInfinity);
+  for (std::int64_t k = begin; k < end; ++k) {
     for (int v = 0; v < kVectors; ++v) {
       float* at = scores + k * kRows + v * kLanes;
-      const VecF bias = kAddends ? load(view.addends + k * kRows + v * kLanes) : key_bias;
-      VecF score = score_of<kSoftcap, VectorMath>(load(at), factors, bias);
-      // -inf hides a key even where its dot product is NaN or infinite.
-      score = select(bias == hidden, hidden, score);
-      if constexpr (kMasked) {
-        const auto key_idx = static_cast<std::int32_t>(k);
-        score = select((row_begin[v] <= key_idx) & (row_end[v] > key_idx), score, hidden);
-      }
+      const VecF bias =
+          kAddends ? load(view.addends + k * kRows + v * kLanes) : broadcast(view.key_bias[k]);
+      const VecF dot = load(at);
+      const VecF score = limits.hide(score_of<kSoftcap, BitsMath>(dot, factors, bias), bias, k, v);
       block_max[v] = max_or_second(score, block_max[v]);
       store(at, score);
     }
   }
 }
 
-// Scores to weights exp(score - row_max), in place; updates row_max and row_sum. `rescale` is the
-// factor by which sums of earlier blocks shrink.
-template <int kVectors>
-void softmax_tile(std::int64_t begin, std::int64_t end, const VecF (&block_max)[kVectors],
-                  float* scores, const TileState& state, VecF (&rescale)[kVectors]) {
+// Scores to weights 2^(score - row_max), in place, as words where a word holds a pair of keys;
+// updates row_max, row_sum and kChannels channels of influence from the weights before they are
+// rounded. `rescale` is the factor by which sums of earlier blocks shrink.
+//
+// kWords false leaves fp32 weights, for channels to come.
+template <class Element, int kVectors, int kChannels, bool kWords>
+void softmax_tile(const float* influence, std::int64_t begin, std::int64_t end,
+                  const VecF (&block_max)[kVectors], float* scores, const TileState& state,
+                  VecF (&rescale)[kVectors]) {
   constexpr int kRows = kVectors * kLanes;
-  VecF origin[kVectors], sums[kVectors];
+  constexpr int kKeys = Words<Element>::kNumbers;
+  VecF origin[kVectors], sums[kVectors], influence_sums[kChannels + 1][kVectors];
   for (int v = 0; v < kVectors; ++v) {
     const VecF old_max = load(state.row_max + v * kLanes);
     const VecF new_max = max_or_second(block_max[v], old_max);
     store(state.row_max + v * kLanes, new_max);
-    origin[v] = exponent_origin<VectorMath>(new_max);
-    rescale[v] = rescale_factor<VectorMath>(old_max, new_max);
+    origin[v] = exponent_origin<BitsMath>(new_max);
+    rescale[v] = rescale_factor<BitsMath>(old_max, new_max);
     sums[v] = broadcast(0.f);
+    for (int c = 0; c < kChannels; ++c) influence_sums[c][v] = broadcast(0.f);
   }
-  for (std::int64_t k = begin; k < end; ++k) {
+  for (std::int64_t k = begin; k < end; k += kKeys) {
     for (int v = 0; v < kVectors; ++v) {
-      float* at = scores + k * kRows + v * kLanes;
-      const VecF weight = exp_nonpositive(load(at) - origin[v]);
-      sums[v] += weight;
-      store(at, weight);
+      VecF weights[kKeys];
+      for (int i = 0; i < kKeys; ++i) {
+        float* at = scores + (k + i) * kRows + v * kLanes;
+        weights[i] = exp2_nonpositive(load(at) - origin[v]);
+        for (int c = 0; c < kChannels; ++c) {
+          influence_sums[c][v] =
+              fmadd(broadcast(influence[c * kBlockN + k + i]), weights[i], influence_sums[c][v]);
+        }
+        if constexpr (kKeys == 1 || !kWords) store(at, weights[i]);
+      }
+      if constexpr (kKeys == 1) {
+        sums[v] += weights[0];
+      } else {
+        sums[v] += weights[0] + weights[1];
+        if constexpr (kWords) {
+          store(scores + k / 2 * kRows + v * kLanes, Words<Element>::pair(weights[0], weights[1]));
+        }
+      }
     }
   }
   for (int v = 0; v < kVectors; ++v) {
-    float* row_sum = state.row_sum + v * kLanes;
-    store(row_sum, fmadd(load(row_sum), rescale[v], sums[v]));
+    const auto add = [&](float* total, VecF sum) {
+      store(total + v * kLanes, fmadd(load(total + v * kLanes), rescale[v], sum));
+    };
+    add(state.row_sum, sums[v]);
+    for (int c = 0; c < kChannels; ++c) add(state.influence + c * kRows, influence_sums[c][v]);
   }
 }
 
-// sums[i][row] = sums[i][row] * rescale[row] + sum over the keys of factor(k, i) * weight[k][row],
-// where factor(k, i) = factors[k * key_stride + i * item_stride]. The block is summed from zero
+// sums[i][row] = sums[i][row] * rescale[row] + sum over the words of factor(k, i) * weight[k][row],
+// where factor(k, i) = factors[k * word_stride + i * item_stride]. The block is summed from zero
 // and added once, which halves the rounding error of long rows.
-template <int kVectors, int kItems>
+template <class Element, int kVectors, int kItems>
 GUIDE_INLINE void weighted_sum_micro_tile(const float* __restrict__ factors,
-                                          std::int64_t key_stride, std::int64_t item_stride,
+                                          std::int64_t word_stride, std::int64_t item_stride,
                                           std::int64_t begin, std::int64_t end,
                                           const float* __restrict__ weights,
                                           const VecF (&rescale)[kVectors],
@@ -149,9 +239,9 @@ GUIDE_INLINE void weighted_sum_micro_tile(const float* __restrict__ factors,
     VecF rows[kVectors];
     for (int v = 0; v < kVectors; ++v) rows[v] = load(weights + k * kRows + v * kLanes);
     for (int i = 0; i < kItems; ++i) {
-      const VecF factor = broadcast(factors[k * key_stride + i * item_stride]);
+      const float factor = factors[k * word_stride + i * item_stride];
       for (int v = 0; v < kVectors; ++v) {
-        block_sums[i][v] = fmadd(factor, rows[v], block_sums[i][v]);
+        block_sums[i][v] = Words<Element>::add_product(factor, rows[v], block_sums[i][v]);
       }
     }
   }
@@ -163,18 +253,19 @@ GUIDE_INLINE void weighted_sum_micro_tile(const float* __restrict__ factors,
   }
 }
 
-// The block's part of out.
-template <int kVectors>
-void value_tile(const float* value, std::int64_t padded_head_dim_v, std::int64_t begin,
+// The block's part of out, from the words [begin, end) of weights.
+template <class Element, int kVectors>
+void value_tile(const KeyBlock& block, std::int64_t padded_head_dim_v, std::int64_t begin,
                 std::int64_t end, const float* weights, const VecF (&rescale)[kVectors],
                 float* out) {
   for (std::int64_t d = 0; d < padded_head_dim_v; d += kValueDims) {
-    weighted_sum_micro_tile<kVectors, kValueDims>(value + d, padded_head_dim_v, 1, begin, end,
-                                                  weights, rescale, out + d * kVectors * kLanes);
+    const float* value = block.value + d / kLanes * block.value_strip_stride + d % kLanes;
+    weighted_sum_micro_tile<Element, kVectors, kValueDims>(
+        value, block.value_stride, 1, begin, end, weights, rescale, out + d * kVectors * kLanes);
   }
 }
 
-// The block's part of influence_out: fp32 weights meet fp32 influence, channels two at a time.
+// The block's part of influence_out from fp32 weights, channels two at a time.
 template <int kVectors>
 void influence_tile(const float* influence, std::int64_t channels, std::int64_t begin,
                     std::int64_t end, const float* weights, const VecF (&rescale)[kVectors],
@@ -182,32 +273,66 @@ void influence_tile(const float* influence, std::int64_t channels, std::int64_t 
   constexpr int kRows = kVectors * kLanes;
   std::int64_t channel = 0;
   for (; channel + 2 <= channels; channel += 2) {
-    weighted_sum_micro_tile<kVectors, 2>(influence + channel * kBlockN, 1, kBlockN, begin, end,
-                                         weights, rescale, sums + channel * kRows);
+    weighted_sum_micro_tile<Float32, kVectors, 2>(influence + channel * kBlockN, 1, kBlockN, begin,
+                                                  end, weights, rescale, sums + channel * kRows);
   }
   if (channel < channels) {
-    weighted_sum_micro_tile<kVectors, 1>(influence + channel * kBlockN, 1, kBlockN, begin, end,
-                                         weights, rescale, sums + channel * kRows);
+    weighted_sum_micro_tile<Float32, kVectors, 1>(influence + channel * kBlockN, 1, kBlockN, begin,
+                                                  end, weights, rescale, sums + channel * kRows);
+  }
+}
+
+// fp32 weights of the keys [begin, end) to words, in place.
+template <class Element, int kVectors>
+void pair_weights(std::int64_t begin, std::int64_t end, float* weights) {
+  constexpr int kRows = kVectors * kLanes;
+  if constexpr (Words<Element>::kNumbers == 2) {
+    for (std::int64_t i = begin / 2 * kRows; i < end / 2 * kRows; i += kLanes) {
+      const float* first = weights + i / kRows * 2 * kRows + i % kRows;
+      store(weights + i, Words<Element>::pair(load(first), load(first + kRows)));
+    }
   }
 }
 
 // Adds one block of keys to the state of one tile. `scores` is scratch, [kBlockN, rows].
-template <int kVectors, bool kSoftcap, bool kAddends>
+template <class Element, int kVectors, bool kSoftcap, bool kAddends>
 void add_block(const AttentionParams& params, std::int64_t padded_head_dim_v, const KeyBlock& block,
                const BlockView& view, const float* query_t, const TileState& state, float* scores) {
-  dot_tile<kVectors>(block.key, query_t, params.head_dim, view.begin, view.end, scores);
-  const ScoreFactors factors = score_factors(params.scale, params.softcap, 1.f);
+  constexpr std::int64_t kNumbers = Words<Element>::kNumbers;
+  const std::int64_t num_words = words_of(params.head_dim, kNumbers);
+  const ScoreFactors factors = score_factors(params.scale, params.softcap, kLog2E);
   VecF block_max[kVectors], rescale[kVectors];
-  if (view.row_begin != nullptr) {
-    score_tile<kVectors, kSoftcap, kAddends, true>(view, factors, scores, block_max);
+  if constexpr (kSoftcap || kAddends) {
+    modified_score_tile<Element, kVectors, kSoftcap, kAddends>(block, view, factors, query_t,
+                                                               num_words, scores, block_max);
   } else {
-    score_tile<kVectors, kSoftcap, kAddends, false>(view, factors, scores, block_max);
+    score_tile<Element, kVectors>(block, view, factors, query_t, num_words, scores, block_max);
   }
-  softmax_tile<kVectors>(view.begin, view.end, block_max, scores, state, rescale);
-  influence_tile<kVectors>(block.influence, params.channels, view.begin, view.end, scores, rescale,
-                           state.influence);
-  value_tile<kVectors>(block.value, padded_head_dim_v, view.begin, view.end, scores, rescale,
-                       state.out);
+  // Whole words: keys beyond the view have been given the score -inf.
+  const std::int64_t begin = view.begin / kNumbers * kNumbers;
+  const std::int64_t end = round_up(view.end, kNumbers);
+  switch (params.channels) {
+    case 0:
+      softmax_tile<Element, kVectors, 0, true>(nullptr, begin, end, block_max, scores, state,
+                                               rescale);
+      break;
+    case 1:
+      softmax_tile<Element, kVectors, 1, true>(block.influence, begin, end, block_max, scores,
+                                               state, rescale);
+      break;
+    case 2:
+      softmax_tile<Element, kVectors, 2, true>(block.influence, begin, end, block_max, scores,
+                                               state, rescale);
+      break;
+    default:
+      softmax_tile<Element, kVectors, 0, false>(nullptr, begin, end, block_max, scores, state,
+                                                rescale);
+      influence_tile<kVectors>(block.influence, params.channels, begin, end, scores, rescale,
+                               state.influence);
+      pair_weights<Element, kVectors>(begin, end, scores);
+  }
+  value_tile<Element, kVectors>(block, padded_head_dim_v, begin / kNumbers, end / kNumbers, scores,
+                                rescale, state.out);
 }
 
 }  // namespace
