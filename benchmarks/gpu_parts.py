@@ -71,7 +71,10 @@ def parts(folder: Path, scratch: Path) -> list[Part]:
         ),
         *("-DGUIDE_CUDA=ON", "-DGUIDE_CUDA_ARCHITECTURES=80;90"),
     )
-    op_tests = ("tests/test_attention.py", "tests/test_autograd.py", "-k", "cuda")
+    op_tests = (
+        *("tests/test_attention.py", "tests/test_bias_range.py", "tests/test_autograd.py"),
+        *("-k", "cuda"),
+    )
     # Kernels of this package alone: their mangled names hold its namespace.
     sanitizer = ("compute-sanitizer", "--error-exitcode=9", "--kernel-regex=kns=guide")
     profiler = (
