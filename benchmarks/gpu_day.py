@@ -26,7 +26,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 sys.path.insert(0, str(Path(__file__).parent))  # also when it is loaded from its path
-from gpu_parts import PYTHON, ROOT, SECONDS, SERVES, Part, is_missing, parts, search_path
+from gpu_parts import PYTHON, ROOT, SECONDS, SERVES, TOOLS, Part, is_missing, parts, search_path
 
 NO_GPU = 2
 LEAST_SECONDS = 20  # with less, a part is not begun
@@ -223,7 +223,11 @@ def summary_page(state: State, facts: dict[str, str]) -> str:
 
 def main() -> int:
     """Run the parts; 0 if all is done, 1 if a part failed or was not run, 2 without a GPU."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=f"{TOOLS} names the folders, written as in PATH, of CUDA tools such as ncu that are "
+        "neither on PATH nor beside nvcc.",
+    )
     parser.add_argument("--out", type=Path, help="folder of results")
     parser.add_argument("--only", help="parts, such as build,tests")
     parser.add_argument("--seconds", type=float, default=570.0, help="of all parts together")

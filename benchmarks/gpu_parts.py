@@ -71,7 +71,10 @@ def parts(folder: Path, scratch: Path) -> list[Part]:
         ),
         *("-DGUIDE_CUDA=ON", "-DGUIDE_CUDA_ARCHITECTURES=80;90"),
     )
-    op_tests = ("tests/test_attention.py", "tests/test_autograd.py", "-k", "cuda")
+    op_tests = (
+        *("tests/test_attention.py", "tests/test_bias_range.py", "tests/test_autograd.py"),
+        *("-k", "cuda"),
+    )
     # Kernels of this package alone: their mangled names hold its namespace.
     sanitizer = ("compute-sanitizer", "--error-exitcode=9", "--kernel-regex=kns=guide")
     profiler = (
@@ -131,23 +134,26 @@ def parts(folder: Path, scratch: Path) -> list[Part]:
     ]
 
 
+TOOLS = "GUIDE_GPU_TOOLS"  # folders, written as in PATH
 SERVES = (PYTHON, "benchmarks/gpu_checks.py", "--only", "dispatch")
 
 
 def search_path() -> str:
-    """Extend PATH by where cmake, ninja, and the tools of CUDA may be besides."""
+    """Extend PATH by where cmake, ninja, and the tools of CUDA may be besides.
+
+    The folder of nvcc is that of the toolkit; `TOOLS` names others, as of a profiler that is
+    installed apart from it.
+    """
     nvcc = subprocess.run(
         [PYTHON, str(ROOT / "cmake" / "find_nvcc.py")], capture_output=True, text=True, check=False
     ).stdout
-    profilers = sorted(Path("/opt/nvidia/nsight-compute").glob("*"), reverse=True)
     folders = [
         sysconfig.get_path("scripts"),
         os.environ["PATH"],
         *([str(Path(nvcc).parent)] if nvcc else []),
-        "/usr/local/cuda/bin",
-        *map(str, profilers),
+        os.environ.get(TOOLS, ""),
     ]
-    return os.pathsep.join(folders)
+    return os.pathsep.join(filter(None, folders))
 
 
 def is_missing(program: str | None, path: str) -> bool:

@@ -14,7 +14,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-_FLOAT32 = torch.finfo(torch.float32)
+_SMALLEST_SOFTCAP = torch.finfo(torch.float32).tiny
+_LARGEST_FACTOR = 2.35e38
 QUERY_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -169,14 +170,21 @@ def _check_numbers(
     for name, window in (("window_left", window_left), ("window_right", window_right)):
         if window < -1:
             _fail(f"{name} must be -1 (no limit) or at least 0, got {window}")
-    # Kernels compute in float32: a number that leaves its range there would change its meaning.
+    # Kernels compute in float32 and may do so in bits: a number that leaves its range there would
+    # change its meaning.
     # Comparisons instead of math.isfinite: they are false for NaN and work on symbolic floats.
-    if scale is not None and not -_FLOAT32.max <= scale <= _FLOAT32.max:
-        _fail(f"scale must be finite in float32, got {scale:g}")
-    if not (softcap == 0.0 or _FLOAT32.tiny <= softcap <= _FLOAT32.max):
-        _fail(f"softcap must be 0 (off) or positive and normal in float32, got {softcap:g}")
-    if softcap and scale is not None and abs(scale) > _FLOAT32.max * softcap:
-        _fail(f"scale / softcap must be finite in float32, got {scale:g} / {softcap:g}")
+    if scale is not None and not -_LARGEST_FACTOR <= scale <= _LARGEST_FACTOR:
+        _fail(f"scale must be at most {_LARGEST_FACTOR:g} in magnitude, got {scale:g}")
+    if not (softcap == 0.0 or _SMALLEST_SOFTCAP <= softcap <= _LARGEST_FACTOR):
+        _fail(
+            f"softcap must be 0 (off) or from {_SMALLEST_SOFTCAP:g} to {_LARGEST_FACTOR:g}, "
+            f"got {softcap:g}"
+        )
+    if softcap and scale is not None and abs(scale) > _LARGEST_FACTOR * softcap:
+        _fail(
+            f"scale / softcap must be at most {_LARGEST_FACTOR:g} in magnitude, "
+            f"got {scale:g} / {softcap:g}"
+        )
 
 
 def _check_layout(name: str, tensor: Tensor) -> None:

@@ -20,6 +20,11 @@ SCRATCH_ELEMENTS = 1 << 22
 MAX_BLOCK_K = 512
 MAX_BLOCK_Q = 512
 
+# Where biases saturate, by the dtype of the scores. Kernels whose scores are in bits cannot go
+# beyond ln(2) times the largest number either, and the backward pass compares scores computed here
+# with their lse. Few digits: the same number in every dtype that can hold it.
+_LARGEST_BIAS = {torch.float32: 1.375 * 2.0**127, torch.float64: 1.375 * 2.0**1023}
+
 
 @dataclass(frozen=True)
 class AttentionCall:
@@ -225,7 +230,7 @@ def _forward_rows(
 
     sees_nothing = row_max == -torch.inf
     if call.sinks is not None:
-        sink = call.sinks.to(call.dtype)[:, None, None]
+        sink = saturated(call.sinks, call.dtype).to(call.dtype)[:, None, None]
         new_max = torch.maximum(row_max, sink).masked_fill(sees_nothing, 0.0)
         decay = torch.exp(row_max - new_max)
         row_sum = row_sum * decay + torch.exp(sink - new_max)
@@ -244,10 +249,18 @@ def of_batch(tensor: Tensor, batch: slice) -> Tensor:
     return tensor if tensor.shape[0] == 1 else tensor[batch]
 
 
+def saturated(bias: Tensor, dtype: torch.dtype) -> Tensor:
+    """Bound the finite entries of biases, sinks or lse that go with scores of `dtype`."""
+    largest = _LARGEST_BIAS[dtype]
+    if torch.finfo(bias.dtype).max <= largest:
+        return bias
+    return torch.where(bias.isinf(), bias, bias.clamp(-largest, largest))
+
+
 def _add_bias(score: Tensor, bias: Tensor) -> None:
     """Add a bias, or hide what a mask hides, in place."""
     if bias.dtype == torch.bool:
         score.masked_fill_(~bias, -torch.inf)
     else:
         # -inf hides a key even where its dot product is NaN or infinite.
-        score.add_(bias).masked_fill_(bias == -torch.inf, -torch.inf)
+        score.add_(saturated(bias, score.dtype)).masked_fill_(bias == -torch.inf, -torch.inf)

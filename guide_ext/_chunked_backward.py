@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guide_ext._chunked import AttentionCall, of_batch
+from guide_ext._chunked import AttentionCall, of_batch, saturated
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _normalisers(
     exponentials are summed once more: the sum is near 1, and dividing by it cancels that error.
     """
     # exp(score - inf) = 0: a row that sees nothing has no gradient.
-    lse_block = lse[batch, :, rows, None]
+    lse_block = saturated(lse[batch, :, rows, None], call.dtype)
     lse_block = lse_block.masked_fill(lse_block == -torch.inf, torch.inf)
     prob_sum = torch.zeros_like(lse_block)
     if call.sinks is not None:
@@ -152,7 +152,7 @@ def _normalisers(
 
 
 def _prob_sink(sinks: Tensor, lse: Tensor) -> Tensor:
-    return torch.exp(sinks.to(lse.dtype)[:, None, None] - lse)
+    return torch.exp(saturated(sinks, lse.dtype).to(lse.dtype)[:, None, None] - lse)
 
 
 def _add_dot_gradients(

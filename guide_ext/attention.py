@@ -47,6 +47,12 @@ def biased_attention(
     makes the rows that see it NaN. Whatever its dot products are, a hidden key has weight 0, but
     its `value` and `influence` must be finite: 0 times NaN is NaN.
 
+    Of all biases -inf alone hides a key: a row whose keys all carry
+    ``torch.finfo(torch.float32).min`` averages them. Beyond 2.3e38 in magnitude, though, numbers
+    may saturate, as the kernels need not compute in nats: biases and sinks count as equal there,
+    lse says no more than that it is so large, and `key_bias` and `attn_bias` of a key together
+    should not get there.
+
     Differentiable once with respect to every floating input. Works under `torch.compile`,
     `torch.export`, `torch.autocast` (which casts query, key and value alone) and inference mode.
     Inputs that no kernel takes are computed block by block in PyTorch: same results, slower;

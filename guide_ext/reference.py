@@ -89,7 +89,9 @@ def biased_attention_reference(
     sink = sinks.double()[:, None, None] if sinks is not None else score.new_tensor(-torch.inf)
     everything = torch.cat([score, sink.expand(batch, num_heads, seqlen_q, 1)], dim=-1)
     lse = everything.logsumexp(-1, keepdim=True).masked_fill(sees_nothing, -torch.inf)
-    prob = torch.exp(score - lse.masked_fill(sees_nothing, 0.0))
+    # Not exp(score - lse): next to a bias of 1e38 the logarithm has no digit left for the keys.
+    prob = everything.masked_fill(sees_nothing, 0.0).softmax(dim=-1)
+    prob = prob.masked_fill(sees_nothing, 0.0)[..., :seqlen_k]
     marks = key.new_zeros(1, 0, seqlen_k) if influence is None else influence
     influence_out = torch.einsum("bhqk,bck->bchq", prob, marks.double().expand(batch, -1, -1))
     return prob @ v, influence_out, lse.squeeze(-1)

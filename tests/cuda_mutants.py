@@ -203,6 +203,12 @@ SOURCE_MUTANTS = [
         "",
     ),
     Mutant(
+        "a finite bias becomes infinite in bits",
+        "math.cuh",
+        "return -ptx::max_or_nan(-ptx::max_or_nan(a, -limit), -limit);",
+        "return a;",
+    ),
+    Mutant(
         "a dense bias of -inf is added to NaN",
         "sm80/dense_bias.cuh",
         "score = bias == Math::negative_infinity() ? bias : score + bias;",

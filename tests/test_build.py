@@ -76,53 +76,49 @@ def test_instruction_set_objects_share_no_symbol(instruction_set):
         assert kind in "tdrb" or is_own_table or (kind == "U" and name in libc), (kind, name)
 
 
-@needs_library
+needs_cuda_library = pytest.mark.skipif(
+    not _libraries.CUDA_LIBRARY_PATH.exists(), reason="the CUDA library was not built"
+)
+libraries = pytest.mark.parametrize(
+    ("path", "shim", "function"),
+    [
+        pytest.param(
+            _libraries.LIBRARY_PATH,
+            "torch_library_impl",
+            "guide_ext_cpu_instruction_set",
+            marks=needs_library,
+            id="cpu",
+        ),
+        pytest.param(
+            _libraries.CUDA_LIBRARY_PATH,
+            "aoti_torch_get_current_cuda_stream",
+            "guide_ext_cuda_obstacle",
+            marks=needs_cuda_library,
+            id="cuda",
+        ),
+    ],
+)
+
+
+@libraries
 @needs_nm
-def test_library_needs_only_the_stable_shims_and_the_system():
+def test_library_needs_only_the_stable_shims_and_the_system(path, shim, function):
     allowed = re.compile(
         r"(aoti_)?torch_\w+"  # C shims of the stable ABI
         r"|.+@(GLIBC|GLIBCXX|CXXABI|GCC)_[\d.]+"
         r"|__gmon_start__|_ITM_\w+TMCloneTable"
     )
-    symbols = _symbols(_libraries.LIBRARY_PATH, "--dynamic", "--undefined-only")
-    assert any(name == "torch_library_impl" for _, name in symbols)
+    symbols = _symbols(path, "--dynamic", "--undefined-only")
+    assert any(name == shim for _, name in symbols)
     for kind, name in symbols:
         assert allowed.fullmatch(name), (kind, name)
 
 
-@needs_library
+@libraries
 @needs_nm
-def test_library_exports_one_function():
-    exported = _symbols(_libraries.LIBRARY_PATH, "--dynamic", "--defined-only")
-    assert [name for kind, name in exported if kind == "T"] == ["guide_ext_cpu_instruction_set"]
-
-
-# ---- the CUDA library
-
-needs_cuda_library = pytest.mark.skipif(
-    not _libraries.CUDA_LIBRARY_PATH.exists(), reason="the CUDA library was not built"
-)
-
-
-@needs_cuda_library
-@needs_nm
-def test_cuda_library_needs_only_the_stable_shims_and_the_system():
-    allowed = re.compile(
-        r"(aoti_)?torch_\w+"
-        r"|.+@(GLIBC|GLIBCXX|CXXABI|GCC)_[\d.]+"
-        r"|__gmon_start__|_ITM_\w+TMCloneTable"
-    )
-    symbols = _symbols(_libraries.CUDA_LIBRARY_PATH, "--dynamic", "--undefined-only")
-    assert any(name == "aoti_torch_get_current_cuda_stream" for _, name in symbols)
-    for kind, name in symbols:
-        assert allowed.fullmatch(name), (kind, name)
-
-
-@needs_cuda_library
-@needs_nm
-def test_cuda_library_exports_one_function():
-    exported = _symbols(_libraries.CUDA_LIBRARY_PATH, "--dynamic", "--defined-only")
-    assert [name for kind, name in exported if kind == "T"] == ["guide_ext_cuda_obstacle"]
+def test_library_exports_one_function(path, shim, function):
+    exported = _symbols(path, "--dynamic", "--defined-only")
+    assert [name for kind, name in exported if kind == "T"] == [function]
 
 
 @needs_cuda_library

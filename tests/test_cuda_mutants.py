@@ -44,6 +44,9 @@ def _cases() -> Iterator[tuple[Case, dict[str, torch.Tensor | None]]]:
     tensors = empty.tensors()
     tensors["key_bias"].fill_(-torch.inf)
     yield empty, tensors
+    tensors = empty.tensors()
+    tensors["key_bias"].fill_(torch.finfo(torch.float32).min)
+    yield empty, tensors
     dense = base.but(seqlen_q=33, seqlen_k=70, head_dim=101, channels=10, attn_bias=(1, 1),
                      attn_bias_dtype=torch.float32)  # fmt: skip
     tensors = dense.tensors()

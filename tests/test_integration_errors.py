@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import models
@@ -436,32 +437,36 @@ class TestRefusal:
         with pytest.raises(guide.UnsupportedModelError, match=message):
             guide.enable(models.make("llama"))
 
-    def test_failure_in_eager(self, monkeypatch):
-        model = models.make("llama")
-        before = snapshot(model)
-
-        def fail(*_args, **_kwargs):
-            raise TypeError("pixel_values missing")
-
-        monkeypatch.setattr(type(model), "forward", fail)
-        with pytest.raises(guide.UnsupportedModelError, match="token ids alone, got TypeError"):
-            guide.enable(model)
-        monkeypatch.undo()
-        assert snapshot(model) == before
-
-    @pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
-    def test_memory_is_no_fault_of_the_model(self, monkeypatch, error):
+    @staticmethod
+    @contextlib.contextmanager
+    def unchanged_by_failure(monkeypatch, method, error):
+        """Give a model one of whose methods raises; afterwards it must be as it was."""
         model = models.make("llama")
         before = snapshot(model)
 
         def fail(*_args, **_kwargs):
             raise error
 
-        monkeypatch.setattr(type(model), "forward", fail)
-        with pytest.raises(error):
-            guide.enable(model)
+        monkeypatch.setattr(type(model), method, fail)
+        yield model
         monkeypatch.undo()
         assert snapshot(model) == before
+
+    def test_failure_in_eager(self, monkeypatch):
+        error = TypeError("pixel_values missing")
+        with (
+            self.unchanged_by_failure(monkeypatch, "forward", error) as model,
+            pytest.raises(guide.UnsupportedModelError, match="token ids alone, got TypeError"),
+        ):
+            guide.enable(model)
+
+    @pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+    def test_memory_is_no_fault_of_the_model(self, monkeypatch, error):
+        with (
+            self.unchanged_by_failure(monkeypatch, "forward", error) as model,
+            pytest.raises(error),
+        ):
+            guide.enable(model)
 
     def test_failure_under_guide_is_chained(self, monkeypatch):
         def fail(*_args, **_kwargs):
@@ -473,17 +478,11 @@ class TestRefusal:
         assert isinstance(caught.value.__cause__, IndexError)
 
     def test_failure_half_way(self, monkeypatch):
-        model = models.make("llama")
-        before = snapshot(model)
-
-        def fail(*_args, **_kwargs):
-            raise MemoryError
-
-        monkeypatch.setattr(type(model), "register_forward_hook", fail)
-        with pytest.raises(MemoryError):
+        with (
+            self.unchanged_by_failure(monkeypatch, "register_forward_hook", MemoryError) as model,
+            pytest.raises(MemoryError),
+        ):
             guide.enable(model)
-        monkeypatch.undo()
-        assert snapshot(model) == before
 
     def test_encoder_decoder(self):
         config = T5Config(

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "params.h"
 
@@ -15,15 +16,37 @@
 
 namespace guide {
 
-// The two factors of a score. `unit` is 1 for scores in nats, log2(e) for scores in bits.
+// Unit of scores in bits; that of scores in nats is 1.
+constexpr double kBitsPerNat = 1.4426950408889634;  // log2(e)
+
+constexpr float kLargestFloat = std::numeric_limits<float>::max();
+
+// Largest scale, soft-cap and quotient of the two: rounded to float and in bits, all are finite.
+constexpr double kLargestFactor = 2.35e38;
+static_assert(kLargestFactor * kBitsPerNat < kLargestFloat, "with room to round");
+
+// The two factors of a score, in a unit.
 struct ScoreFactors {
   float inner;  // of the dot product, before tanh; unused without a soft-cap
   float outer;  // after it
 };
 
-GUIDE_HOST_DEVICE ScoreFactors score_factors(float scale, float softcap, float unit) {
-  if (softcap == 0.f) return {0.f, scale * unit};
-  return {scale / softcap, softcap * unit};
+GUIDE_HOST_DEVICE ScoreFactors score_factors(float scale, float softcap, double unit) {
+  if (softcap == 0.f) return {0.f, static_cast<float>(scale * unit)};
+  return {scale / softcap, static_cast<float>(softcap * unit)};
+}
+
+// A bias or a sink in a unit. A finite one stays finite, as -inf alone hides a key: what the unit
+// would make infinite becomes the largest number of its sign.
+//
+// `Math` supplies mul(a, b), broadcast(float), select_equal(a, b, if_equal, otherwise) and
+// clamp(a, limit), which is `a` within [-limit, limit] and keeps NaN.
+template <class Math, class Number>
+GUIDE_HOST_DEVICE Number bias_in_unit(Number nats, double unit) {
+  const Number product = Math::mul(nats, Math::broadcast(static_cast<float>(unit)));
+  const Number clamped = Math::clamp(product, Math::broadcast(kLargestFloat));
+  // An infinite bias equals its product; so does 0, and a NaN is clamped to NaN.
+  return Math::select_equal(product, nats, nats, clamped);
 }
 
 // score = softcap * tanh(scale * dot / softcap) + bias, or scale * dot + bias without a soft-cap.

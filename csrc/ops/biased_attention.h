@@ -54,4 +54,20 @@ AttentionParams pack_params(const Arguments& arguments, const Results& results);
 // Runs guide::biased_attention_chunked, the pure-PyTorch implementation, through the dispatcher.
 Results call_chunked(const Arguments& arguments);
 
+// The op in the types of the schema, to be registered for a device: checks a call, then runs it.
+template <Results (*kRun)(const Arguments&)>
+std::tuple<Tensor, Tensor, Tensor> checked_op(
+    const Tensor& query, const Tensor& key, const Tensor& value,
+    const std::optional<Tensor>& key_bias, const std::optional<Tensor>& influence,
+    const std::optional<Tensor>& attn_bias, const std::optional<Tensor>& sinks,
+    const std::optional<Tensor>& q_start, bool is_causal, std::int64_t window_left,
+    std::int64_t window_right, std::optional<double> scale, double softcap) {
+  const Arguments arguments{query,        key,   value,   key_bias,  influence,
+                            attn_bias,    sinks, q_start, is_causal, window_left,
+                            window_right, scale, softcap};
+  check_arguments(arguments);
+  const Results results = kRun(arguments);
+  return {results.out, results.influence_out, results.lse};
+}
+
 }  // namespace guide

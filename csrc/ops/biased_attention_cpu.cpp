@@ -10,8 +10,6 @@
 
 namespace {
 
-using guide::Tensor;
-
 // Beyond this the packed queries and keys of a task outgrow every cache.
 constexpr std::int64_t kMaxHeadDim = 512;
 
@@ -27,30 +25,20 @@ bool has_kernel(const guide::Arguments& arguments) {
          arguments.query.size(3) <= kMaxHeadDim && arguments.value.size(3) <= kMaxHeadDim;
 }
 
-std::tuple<Tensor, Tensor, Tensor> biased_attention(
-    const Tensor& query, const Tensor& key, const Tensor& value,
-    const std::optional<Tensor>& key_bias, const std::optional<Tensor>& influence,
-    const std::optional<Tensor>& attn_bias, const std::optional<Tensor>& sinks,
-    const std::optional<Tensor>& q_start, bool is_causal, std::int64_t window_left,
-    std::int64_t window_right, std::optional<double> scale, double softcap) {
-  const guide::Arguments arguments{query,        key,   value,   key_bias,  influence,
-                                   attn_bias,    sinks, q_start, is_causal, window_left,
-                                   window_right, scale, softcap};
-  guide::check_arguments(arguments);
+guide::Results run(const guide::Arguments& arguments) {
   if (!has_kernel(arguments)) {
-    const guide::Results results = guide::call_chunked(arguments);
-    return {results.out, results.influence_out, results.lse};
+    return guide::call_chunked(arguments);
   }
   const guide::Results results = guide::allocate_results(arguments);
   const guide::cpu::ThreadPool pool{torch::stable::get_num_threads(), run_workers};
   guide::cpu::forward(guide::pack_params(arguments, results), pool);
-  return {results.out, results.influence_out, results.lse};
+  return results;
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(guide, CPU, library) {
-  library.impl("biased_attention", TORCH_BOX(&biased_attention));
+  library.impl("biased_attention", TORCH_BOX(&guide::checked_op<run>));
 }
 
 // For `explain_dispatch` and `guide-ext doctor`. Null where GUIDE_EXT_CPU_ISA names an instruction

@@ -14,8 +14,6 @@
 
 namespace {
 
-using guide::Tensor;
-
 std::string text_of(cudaError_t error) {
   return std::string(cudaGetErrorName(error)) + ", " + cudaGetErrorString(error);
 }
@@ -59,21 +57,11 @@ const std::string& cached_device_obstacle(int device) {
   return cache.obstacles[device < kMaxDevices ? device : kMaxDevices - 1];
 }
 
-std::tuple<Tensor, Tensor, Tensor> biased_attention(
-    const Tensor& query, const Tensor& key, const Tensor& value,
-    const std::optional<Tensor>& key_bias, const std::optional<Tensor>& influence,
-    const std::optional<Tensor>& attn_bias, const std::optional<Tensor>& sinks,
-    const std::optional<Tensor>& q_start, bool is_causal, std::int64_t window_left,
-    std::int64_t window_right, std::optional<double> scale, double softcap) {
-  const guide::Arguments arguments{query,        key,   value,   key_bias,  influence,
-                                   attn_bias,    sinks, q_start, is_causal, window_left,
-                                   window_right, scale, softcap};
-  guide::check_arguments(arguments);
-  const int device = query.get_device_index();
+guide::Results run(const guide::Arguments& arguments) {
+  const int device = arguments.query.get_device_index();
   if (!guide::cuda::has_kernel(guide::call_shape(arguments)) ||
       !cached_device_obstacle(device).empty()) {
-    const guide::Results results = guide::call_chunked(arguments);
-    return {results.out, results.influence_out, results.lse};
+    return guide::call_chunked(arguments);
   }
   const torch::stable::accelerator::DeviceGuard guard(device);
   const guide::Results results = guide::allocate_results(arguments);
@@ -84,13 +72,13 @@ std::tuple<Tensor, Tensor, Tensor> biased_attention(
   if (error != cudaSuccess) {
     throw std::runtime_error("biased_attention: cannot launch the CUDA kernel: " + text_of(error));
   }
-  return {results.out, results.influence_out, results.lse};
+  return results;
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(guide, CUDA, library) {
-  library.impl("biased_attention", TORCH_BOX(&biased_attention));
+  library.impl("biased_attention", TORCH_BOX(&guide::checked_op<run>));
 }
 
 // For `explain_dispatch` and `guide-ext doctor`: why the kernels cannot run on a device; null if

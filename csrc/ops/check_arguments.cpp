@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "attention/score_mod.h"
 #include "ops/biased_attention.h"
 
 namespace guide {
@@ -268,19 +269,21 @@ void check_arguments(const Arguments& arguments) {
   if (arguments.q_start) check_q_start(*arguments.q_start, arguments);
   check_window("window_left", arguments.window_left);
   check_window("window_right", arguments.window_right);
-  // Kernels compute in float32: a number that leaves its range there would change its meaning.
-  constexpr double kLargest = std::numeric_limits<float>::max();
+  // Kernels compute in float32 and may do so in bits: a number that leaves its range there would
+  // change its meaning.
   constexpr double kSmallest = std::numeric_limits<float>::min();
-  if (arguments.scale && !(std::abs(*arguments.scale) <= kLargest)) {
-    fail("scale must be finite in float32, got " + text_of(*arguments.scale));
+  const std::string limit = text_of(kLargestFactor);
+  if (arguments.scale && !(std::abs(*arguments.scale) <= kLargestFactor)) {
+    fail("scale must be at most " + limit + " in magnitude, got " + text_of(*arguments.scale));
   }
   const double softcap = arguments.softcap;
-  if (!(softcap == 0.0 || (softcap >= kSmallest && softcap <= kLargest))) {
-    fail("softcap must be 0 (off) or positive and normal in float32, got " + text_of(softcap));
-  }
-  if (softcap != 0.0 && arguments.scale && std::abs(*arguments.scale) > kLargest * softcap) {
-    fail("scale / softcap must be finite in float32, got " + text_of(*arguments.scale) + " / " +
+  if (!(softcap == 0.0 || (softcap >= kSmallest && softcap <= kLargestFactor))) {
+    fail("softcap must be 0 (off) or from " + text_of(kSmallest) + " to " + limit + ", got " +
          text_of(softcap));
+  }
+  if (softcap != 0.0 && arguments.scale && std::abs(*arguments.scale) > kLargestFactor * softcap) {
+    fail("scale / softcap must be at most " + limit + " in magnitude, got " +
+         text_of(*arguments.scale) + " / " + text_of(softcap));
   }
 }
 

@@ -48,19 +48,9 @@ void add_ranges(const guide::Arguments& arguments, const guide::Results& results
   add_range("lse", results.lse, true);
 }
 
-std::tuple<Tensor, Tensor, Tensor> biased_attention(
-    const Tensor& query, const Tensor& key, const Tensor& value,
-    const std::optional<Tensor>& key_bias, const std::optional<Tensor>& influence,
-    const std::optional<Tensor>& attn_bias, const std::optional<Tensor>& sinks,
-    const std::optional<Tensor>& q_start, bool is_causal, std::int64_t window_left,
-    std::int64_t window_right, std::optional<double> scale, double softcap) {
-  const guide::Arguments arguments{query,        key,   value,   key_bias,  influence,
-                                   attn_bias,    sinks, q_start, is_causal, window_left,
-                                   window_right, scale, softcap};
-  guide::check_arguments(arguments);
+guide::Results run(const guide::Arguments& arguments) {
   if (!guide::cuda::has_kernel(guide::call_shape(arguments))) {
-    const guide::Results results = guide::call_chunked(arguments);
-    return {results.out, results.influence_out, results.lse};
+    return guide::call_chunked(arguments);
   }
   const guide::Results results = guide::allocate_results(arguments);
   cuda_emulator_take_reports();
@@ -70,11 +60,11 @@ std::tuple<Tensor, Tensor, Tensor> biased_attention(
   const std::string reports = cuda_emulator_take_reports();
   if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
   if (!reports.empty()) throw std::runtime_error("cuda_emulator:\n" + reports);
-  return {results.out, results.influence_out, results.lse};
+  return results;
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(GUIDE_EMULATED_NAMESPACE, CPU, library) {
-  library.impl("biased_attention", TORCH_BOX(&biased_attention));
+  library.impl("biased_attention", TORCH_BOX(&guide::checked_op<run>));
 }

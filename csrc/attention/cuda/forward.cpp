@@ -77,6 +77,7 @@ cudaError_t forward(const AttentionParams& params, cudaStream_t stream) {
   if (params.batch == 0 || params.num_heads == 0 || params.seqlen_q == 0) return cudaSuccess;
   ForwardParams pass{};
   pass.attention = params;
+  pass.factors = score_factors(params.scale, params.softcap, kBitsPerNat);
   pass.influence_out_batch_stride = params.channels * params.num_heads * params.seqlen_q;
   pass.query_is_aligned = is_aligned(params.query, params.query_strides, params.head_dim);
   pass.key_is_aligned = is_aligned(params.key, params.key_strides, params.head_dim);

@@ -5,7 +5,7 @@
 // none of the files takes more than seconds.
 #pragma once
 
-#include "../params.h"
+#include "../score_mod.h"
 #include "runtime.h"
 
 namespace guide::cuda {
@@ -13,6 +13,7 @@ namespace guide::cuda {
 // Parameters of a kernel. At most kMaxChannels influence channels.
 struct ForwardParams {
   AttentionParams attention;
+  ScoreFactors factors;                     // to bits
   std::int64_t influence_out_batch_stride;  // more than one launch may share influence_out
   std::int32_t num_m_blocks;                // blocks of queries of one head
   // Whether rows can be copied in pieces of 16 bytes: pointer and strides are multiples of that.

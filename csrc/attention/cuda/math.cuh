@@ -8,7 +8,6 @@
 
 namespace guide::cuda {
 
-constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
 
 struct Math {
@@ -21,6 +20,9 @@ struct Math {
   static GUIDE_DEVICE float tanh(float a) { return tanhf(a); }
   static GUIDE_DEVICE float select_equal(float a, float b, float if_equal, float otherwise) {
     return a == b ? if_equal : otherwise;
+  }
+  static GUIDE_DEVICE float clamp(float a, float limit) {
+    return -ptx::max_or_nan(-ptx::max_or_nan(a, -limit), -limit);
   }
 };
 

@@ -50,8 +50,8 @@ GUIDE_DEVICE void add_dense_bias_of(const AttentionParams& params, std::int64_t 
         for (int e = 0; e < 2; ++e) {
           const int k_idx = k_begin + j * 8 + lane % 4 * 2 + e;
           if (k_idx >= params.seqlen_k) continue;
-          const float bias =
-              kLog2E * Bias::nats(ptx::load_global(row + k_idx * params.attn_bias_key_stride));
+          const float bias = bias_in_unit<Math>(
+              Bias::nats(ptx::load_global(row + k_idx * params.attn_bias_key_stride)), kBitsPerNat);
           float& score = scores[row_tile][j][half * 2 + e];
           // -inf hides a key even where its dot product is NaN or infinite.
           score = bias == Math::negative_infinity() ? bias : score + bias;

@@ -29,8 +29,9 @@ template <class Traits>
 GUIDE_DEVICE void finish_rows(const ForwardParams& launch, int batch_idx, int head_idx, int q_begin,
                               RowState<Traits>& state, OutTiles<Traits>& out) {
   const AttentionParams& params = launch.attention;
-  const float sink =
-      params.sinks == nullptr ? Math::negative_infinity() : kLog2E * load_sink(params, head_idx);
+  const float sink = params.sinks == nullptr
+                         ? Math::negative_infinity()
+                         : bias_in_unit<Math>(load_sink(params, head_idx), kBitsPerNat);
   const int lane = lane_index();
   const std::int64_t head_rows = (batch_idx * params.num_heads + head_idx) * params.seqlen_q;
 #pragma unroll

@@ -78,7 +78,6 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
     }
   }
   RowState<Traits> state;
-  const ScoreFactors factors = score_factors(params.scale, params.softcap, kLog2E);
 
   if (first_block < end_block) {
     // Queries that move on to registers borrow the stage of the second block, which is filled after
@@ -120,9 +119,9 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kMinBlocks)
     DotTiles<Traits> scores;
     multiply_keys<Traits>(query_tile, query, key_tile, scores);
     if (params.softcap != 0.f) {
-      add_key_bias<Traits, true>(vectors, stage, factors, scores);
+      add_key_bias<Traits, true>(vectors, stage, launch.factors, scores);
     } else {
-      add_key_bias<Traits, false>(vectors, stage, factors, scores);
+      add_key_bias<Traits, false>(vectors, stage, launch.factors, scores);
     }
     if constexpr (Traits::kIsDense) {
       add_dense_bias<Traits>(params, batch_idx, head_idx, warp_q_begin, k_begin, scores);

@@ -43,8 +43,7 @@ class KeyVectors {
       if (sources_[i] != nullptr && k_idx < params.seqlen_k) {
         const std::int64_t stride =
             is_bias ? params.key_bias_key_stride : params.influence_key_stride;
-        const float number = ptx::load_global(sources_[i] + k_idx * stride);
-        numbers_[i] = is_bias ? kLog2E * number : number;
+        numbers_[i] = ptx::load_global(sources_[i] + k_idx * stride);
       }
     }
   }
@@ -53,8 +52,11 @@ class KeyVectors {
 #pragma unroll
     for (int i = 0; i < kNumbers; ++i) {
       const int vector = first_vector() + i * kVectorStep;
+      // Every thread computes the bits, which costs less than a branch.
+      const float bits = bias_in_unit<Math>(numbers_[i], kBitsPerNat);
+      const float number = vector == 0 ? bits : numbers_[i];
       if (vector < kVectors) {
-        ptx::store_shared(address(stage, vector, key_of_block()), numbers_[i]);
+        ptx::store_shared(address(stage, vector, key_of_block()), number);
       }
     }
   }
