@@ -59,8 +59,8 @@ void write_decoded(const AttentionParams& params, const Plan& plan, const Group&
     }
     const TileState row_state{state.row_max + row, state.row_sum + row, scratch.row_influence,
                               scratch.row_out};
-    write_results<Element>(params, 1, group, single_row(tile, row, *scratch.single_row), row_state,
-                           scratch.row_buffer);
+    write_results<Element, VectorMath>(params, 1, group, single_row(tile, row, *scratch.single_row),
+                                       row_state, scratch.row_buffer);
   }
 }
 
@@ -156,7 +156,7 @@ class DecodeTask {
     dot_rows<Element, kRows>(from_key(key_, k_begin), query(tile_idx, 0), view.begin, view.end,
                              scores, with_keys);
     VecF block_max[kRows];
-    const ScoreFactors factors = score_factors(params_.scale, params_.softcap, 1.f);
+    const ScoreFactors factors = score_factors(params_.scale, params_.softcap, VectorMath::kUnit);
     const bool masked =
         view.row_begin != nullptr || view.begin % kLanes != 0 || view.end % kLanes != 0;
     with_bool(params_.softcap != 0.f, [&](auto has_softcap) {
@@ -221,8 +221,9 @@ class DecodeTask {
                                        tile.head_idx[row] != tile.head_idx[row - 1]);
       float* buffer = scratch_.biases + row * kBlockN;
       if (params_.attn_bias != nullptr) {
-        pack_addends(params_, 1, group_.batch_idx, single_row(tile, row, *scratch_.single_row),
-                     k_begin, k_end - k_begin, scratch_.key_bias, buffer);
+        pack_addends<VectorMath>(params_, 1, group_.batch_idx,
+                                 single_row(tile, row, *scratch_.single_row), k_begin,
+                                 k_end - k_begin, scratch_.key_bias, buffer);
         biases[row] = buffer;
       } else if (!is_new) {
         biases[row] = biases[row - 1];

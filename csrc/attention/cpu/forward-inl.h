@@ -86,8 +86,8 @@ class Task {
       BlockView view = view_block(tile, kRows, k_begin, k_end, row_limits);
       if (view.begin >= view.end) continue;
       if (params_.attn_bias != nullptr || !(heads_share_bias || tile.has_one_head)) {
-        pack_addends(params_, kRows, group_.batch_idx, tile, k_begin, num_keys, scratch_.key_bias,
-                     scratch_.addends, kLog2E);
+        pack_addends<BitsMath>(params_, kRows, group_.batch_idx, tile, k_begin, num_keys,
+                               scratch_.key_bias, scratch_.addends);
         packed_head = -1;
         view.addends = scratch_.addends;
         add_block<Element, kVectors, kSoftcap, true>(params_, plan_.padded_head_dim_v, block, view,
@@ -97,8 +97,8 @@ class Task {
       }
       const std::int64_t head = heads_share_bias ? 0 : tile.head_idx[0];
       if (packed_head != head) {
-        bias_hides = pack_key_bias(params_, group_.batch_idx, head, k_begin, num_keys,
-                                   scratch_.key_bias, kLog2E);
+        bias_hides = pack_key_bias<BitsMath>(params_, group_.batch_idx, head, k_begin, num_keys,
+                                             scratch_.key_bias);
         packed_head = head;
       }
       view.key_bias = scratch_.key_bias;
@@ -114,9 +114,8 @@ class Task {
 
   void write_tiles() {
     for (std::int64_t tile_idx = 0; tile_idx < group_.num_tiles; ++tile_idx) {
-      to_nats(kRows, state(tile_idx));
-      write_results<Element>(params_, kRows, group_, scratch_.tiles[tile_idx], state(tile_idx),
-                             scratch_.out_row);
+      write_results<Element, BitsMath>(params_, kRows, group_, scratch_.tiles[tile_idx],
+                                       state(tile_idx), scratch_.out_row);
     }
   }
 
@@ -178,10 +177,9 @@ void merge_group(const AttentionParams& params, const Plan& plan, std::int64_t g
     for (std::int64_t split = 1; split < plan.key_splits; ++split) {
       merge_states(plan, state, state_of(split, tile_idx));
     }
-    to_nats(rows, state);
     with_element_type(params.element_type, [&](auto element_type) {
       using Element = typename ElementOf<element_type.value>::Type;
-      write_results<Element>(params, rows, group, tile, state, scratch.out_row);
+      write_results<Element, BitsMath>(params, rows, group, tile, state, scratch.out_row);
     });
   }
 }

@@ -3,13 +3,13 @@
 // use them.
 #pragma once
 
+#include "../score_mod.h"
 #include "simd-inl.h"
 
 namespace guide::cpu::GUIDE_CPU_NAMESPACE {
 namespace {
 
-constexpr float kLog2E = 1.44269504f;
-constexpr float kLn2 = 0.693147181f;
+constexpr auto kLog2E = static_cast<float>(kBitsPerNat);
 
 // 2^x for x <= 0, relative error below 2e-7 on [-126, 0], measured on every 101st float. Exactly
 // 1 at 0; 0 at -inf and, except for AVX-512's denormal numbers, below -126; NaN stays NaN.
@@ -73,6 +73,7 @@ GUIDE_INLINE VecF tanh_of(VecF x) {
 
 // Scores in nats.
 struct VectorMath {
+  static constexpr double kUnit = 1;
   static GUIDE_INLINE VecF broadcast(float value) { return GUIDE_CPU_NAMESPACE::broadcast(value); }
   static GUIDE_INLINE VecF negative_infinity() { return broadcast(-kInfinity); }
   static GUIDE_INLINE VecF mul(VecF a, VecF b) { return a * b; }
@@ -85,10 +86,14 @@ struct VectorMath {
   static GUIDE_INLINE VecF select_equal(VecF a, VecF b, VecF if_equal, VecF otherwise) {
     return select(a == b, if_equal, otherwise);
   }
+  static GUIDE_INLINE VecF clamp(VecF a, VecF limit) {
+    return select(a > limit, limit, select(a < -limit, -limit, a));
+  }
 };
 
 // Scores in bits: a weight is 2^(score - row_max).
 struct BitsMath : VectorMath {
+  static constexpr double kUnit = kBitsPerNat;
   static GUIDE_INLINE VecF exp(VecF a) { return exp2_nonpositive(a); }
 };
 

@@ -212,20 +212,16 @@ KeyBlock pack_keys(const AttentionParams& params, const Plan& plan, const Group&
   return block;
 }
 
-// The largest finite numbers stay finite in any unit: -inf alone hides.
-GUIDE_INLINE VecF in_unit(VecF nats, float unit) {
-  const VecF product = nats * broadcast(unit);
-  const VecF infinity = broadcast(kInfinity);
-  const VecI overflows = (absolute(product) == infinity) & (absolute(nats) != infinity);
-  const VecF largest = broadcast(3.40282347e+38f);
-  return select(overflows, select(nats < broadcast(0.f), -largest, largest), product);
+template <class Math>
+GUIDE_INLINE float in_unit_of(float nats) {
+  return bias_in_unit<Math>(broadcast(nats), Math::kUnit)[0];
 }
 
-// The bias of one head on the keys of a block; zeros without key_bias, so that no bias and a bias
-// of 0 run the same code and give the same bits. True if it hides a key.
-inline bool pack_key_bias(const AttentionParams& params, std::int64_t batch_idx,
-                          std::int64_t head_idx, std::int64_t k_begin, std::int64_t num_keys,
-                          float* target, float unit = 1.f) {
+// The bias of one head on the keys of a block, in the unit of `Math`; zeros without key_bias, so
+// that no bias and a bias of 0 run the same code and give the same bits. True if it hides a key.
+template <class Math>
+bool pack_key_bias(const AttentionParams& params, std::int64_t batch_idx, std::int64_t head_idx,
+                   std::int64_t k_begin, std::int64_t num_keys, float* target) {
   if (params.key_bias == nullptr) {
     for (std::int64_t k = 0; k < num_keys; ++k) target[k] = 0.f;
     return false;
@@ -238,7 +234,7 @@ inline bool pack_key_bias(const AttentionParams& params, std::int64_t batch_idx,
   for (std::int64_t k = num_keys; k < round_up(num_keys, kLanes); ++k) target[k] = 0.f;
   VecI hides{};
   for (std::int64_t k = 0; k < num_keys; k += kLanes) {
-    const VecF bias = in_unit(load(target + k), unit);
+    const VecF bias = bias_in_unit<Math>(load(target + k), Math::kUnit);
     hides |= bias == broadcast(-kInfinity);
     store(target + k, bias);
   }
@@ -246,11 +242,12 @@ inline bool pack_key_bias(const AttentionParams& params, std::int64_t batch_idx,
 }
 
 // key_bias + attn_bias for every row and key of a tile: addends[k][row].
-inline void pack_addends(const AttentionParams& params, std::int64_t rows, std::int64_t batch_idx,
-                         const TileRows& tile, std::int64_t k_begin, std::int64_t num_keys,
-                         float* key_bias, float* addends, float unit = 1.f) {
+template <class Math>
+void pack_addends(const AttentionParams& params, std::int64_t rows, std::int64_t batch_idx,
+                  const TileRows& tile, std::int64_t k_begin, std::int64_t num_keys,
+                  float* key_bias, float* addends) {
   for (std::int64_t row = 0; row < rows; ++row) {
-    pack_key_bias(params, batch_idx, tile.head_idx[row], k_begin, num_keys, key_bias, unit);
+    pack_key_bias<Math>(params, batch_idx, tile.head_idx[row], k_begin, num_keys, key_bias);
     if (params.attn_bias == nullptr) {
       for (std::int64_t k = 0; k < num_keys; ++k) addends[k * rows + row] = key_bias[k];
       continue;
@@ -262,15 +259,9 @@ inline void pack_addends(const AttentionParams& params, std::int64_t rows, std::
     for (std::int64_t k = 0; k < num_keys; ++k) {
       const float bias = decode_any(params.attn_bias, params.attn_bias_type,
                                     first + k * params.attn_bias_key_stride);
-      addends[k * rows + row] =
-          bias == -kInfinity ? bias : key_bias[k] + in_unit(broadcast(bias), unit)[0];
+      addends[k * rows + row] = bias == -kInfinity ? bias : key_bias[k] + in_unit_of<Math>(bias);
     }
   }
-}
-
-// Tiles keep scores in bits, as 2^x is the faster exponential; what leaves is in nats.
-inline void to_nats(std::int64_t rows, const TileState& state) {
-  for (std::int64_t row = 0; row < rows; ++row) state.row_max[row] *= kLn2;
 }
 
 // out[d][row] * factors[row] to the rows of `out`.
@@ -313,10 +304,12 @@ void write_out(const AttentionParams& params, std::int64_t rows, const Group& gr
   }
 }
 
-// Divides by the sums, lets the sinks join them, and writes the rows of a tile. row_max is in nats.
-template <class Element>
+// Divides by the sums, lets the sinks join them, and writes the rows of a tile, whose state is in
+// the unit of `Math`.
+template <class Element, class Math>
 void write_results(const AttentionParams& params, std::int64_t rows, const Group& group,
                    const TileRows& tile, const TileState& state, float* row_buffer) {
+  constexpr auto kNats = static_cast<float>(1 / Math::kUnit);
   float factors[kMaxRows] = {};
   for (std::int64_t row = 0; row < tile.num_rows; ++row) {
     const std::int64_t head_idx = tile.head_idx[row];
@@ -326,18 +319,18 @@ void write_results(const AttentionParams& params, std::int64_t rows, const Group
     const bool sees_nothing = row_sum == 0.f;  // false for NaN; the largest weight is 1
     float factor = 1.f;
     if (params.sinks != nullptr && !sees_nothing) {
-      const float sink =
-          decode_any(params.sinks, params.sinks_type, head_idx * params.sinks_stride);
+      const float sink = in_unit_of<Math>(
+          decode_any(params.sinks, params.sinks_type, head_idx * params.sinks_stride));
       const float new_max = sink > row_max ? sink : row_max;
-      factor = __builtin_expf(row_max - new_max);
-      row_sum = row_sum * factor + __builtin_expf(sink - new_max);
+      factor = __builtin_expf((row_max - new_max) * kNats);
+      row_sum = row_sum * factor + __builtin_expf((sink - new_max) * kNats);
       row_max = new_max;
     }
     factor = sees_nothing ? 0.f : factor / row_sum;
 
     const std::int64_t row_idx =
         (group.batch_idx * params.num_heads + head_idx) * params.seqlen_q + q_idx;
-    params.lse[row_idx] = sees_nothing ? -kInfinity : row_max + __builtin_logf(row_sum);
+    params.lse[row_idx] = sees_nothing ? -kInfinity : row_max * kNats + __builtin_logf(row_sum);
     for (std::int64_t channel = 0; channel < params.channels; ++channel) {
       const std::int64_t plane = group.batch_idx * params.channels + channel;
       params.influence_out[(plane * params.num_heads + head_idx) * params.seqlen_q + q_idx] =

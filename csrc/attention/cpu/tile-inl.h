@@ -300,7 +300,7 @@ void add_block(const AttentionParams& params, std::int64_t padded_head_dim_v, co
                const BlockView& view, const float* query_t, const TileState& state, float* scores) {
   constexpr std::int64_t kNumbers = Words<Element>::kNumbers;
   const std::int64_t num_words = words_of(params.head_dim, kNumbers);
-  const ScoreFactors factors = score_factors(params.scale, params.softcap, kLog2E);
+  const ScoreFactors factors = score_factors(params.scale, params.softcap, BitsMath::kUnit);
   VecF block_max[kVectors], rescale[kVectors];
   if constexpr (kSoftcap || kAddends) {
     modified_score_tile<Element, kVectors, kSoftcap, kAddends>(block, view, factors, query_t,
