@@ -56,9 +56,8 @@ def test_the_oracle_averages_keys_that_all_carry_one(extreme):
 def test_dtypes_of_attn_bias(backend, check, bias_dtype, extreme):
     case = Case(attn_bias=(1, 1), attn_bias_dtype=bias_dtype, sinks=True)
     tensors = backend.draw(case)
-    narrower = min(torch.finfo(bias_dtype), FLOAT32, key=lambda info: info.max)
-    tensors["attn_bias"][..., 5:9] = getattr(narrower, extreme)
-    tensors["attn_bias"][..., 3, :] = getattr(narrower, extreme)
+    tensors["attn_bias"][..., 5:9] = getattr(torch.finfo(bias_dtype), extreme)
+    tensors["attn_bias"][..., 3, :] = getattr(torch.finfo(bias_dtype), extreme)
     check(case, tensors)
 
 
@@ -69,10 +68,11 @@ def test_sinks(backend, check, sinks_dtype, bias, seqlen_q):
     """Alone, and beside keys that stand where one of the sinks does."""
     case = Case(seqlen_q=seqlen_q, sinks=True)
     tensors = backend.draw(case)
-    extreme = torch.finfo(torch.bfloat16 if sinks_dtype == torch.bfloat16 else torch.float32)
-    sinks = torch.tensor([extreme.min, extreme.max, 0.0, -torch.inf], dtype=sinks_dtype)
+    extreme = torch.finfo(sinks_dtype)
     if bias is not None:
+        extreme = min(extreme, FLOAT32, key=lambda info: info.max)
         tensors["key_bias"][:] = getattr(extreme, bias)
+    sinks = torch.tensor([extreme.min, extreme.max, 0.0, -torch.inf], dtype=sinks_dtype)
     tensors["sinks"] = sinks.to(backend.device)
     check(case, tensors)
 

@@ -36,6 +36,14 @@ GUIDE_HOST_DEVICE ScoreFactors score_factors(float scale, float softcap, double 
   return {scale / softcap, static_cast<float>(softcap * unit)};
 }
 
+// A bias or a sink that came in double. A finite one stays finite, as in bias_in_unit.
+GUIDE_HOST_DEVICE float bias_from_double(double nats) {
+  constexpr double kLargestDouble = std::numeric_limits<double>::max();
+  if (nats > kLargestFloat && nats <= kLargestDouble) return kLargestFloat;
+  if (nats < -kLargestFloat && nats >= -kLargestDouble) return -kLargestFloat;
+  return static_cast<float>(nats);
+}
+
 // A bias or a sink in a unit. A finite one stays finite, as -inf alone hides a key: what the unit
 // would make infinite becomes the largest number of its sign.
 //

@@ -2,7 +2,7 @@
 // Rows of bf16, fp16 and fp32 to and from fp32.
 #pragma once
 
-#include "../params.h"
+#include "../score_mod.h"
 #include "simd-inl.h"
 
 namespace guide::cpu::GUIDE_CPU_NAMESPACE {
@@ -129,7 +129,7 @@ GUIDE_INLINE void decode_row(const typename Element::Storage* source, std::int64
   for (; i < padded_count; ++i) target[i] = 0.f;
 }
 
-// One number of any floating type, or of bool: 0 for true (visible), -inf for false.
+// A bias or sink of any floating type, or of bool: 0 for true (visible), -inf for false.
 GUIDE_INLINE float decode_any(const void* base, ElementType type, std::int64_t index) {
   switch (type) {
     case ElementType::kBFloat16:
@@ -137,7 +137,7 @@ GUIDE_INLINE float decode_any(const void* base, ElementType type, std::int64_t i
     case ElementType::kFloat16:
       return Float16::decode(static_cast<const std::uint16_t*>(base)[index]);
     case ElementType::kFloat64:
-      return static_cast<float>(static_cast<const double*>(base)[index]);
+      return bias_from_double(static_cast<const double*>(base)[index]);
     case ElementType::kBool:
       return static_cast<const bool*>(base)[index] ? 0.f : -kInfinity;
     default:

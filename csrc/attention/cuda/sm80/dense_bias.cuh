@@ -28,7 +28,7 @@ struct Float32Bias {
 };
 struct Float64Bias {
   using Storage = double;
-  static GUIDE_DEVICE float nats(double value) { return static_cast<float>(value); }
+  static GUIDE_DEVICE float nats(double value) { return bias_from_double(value); }
 };
 
 template <class Traits, class Bias>
