@@ -63,9 +63,10 @@ format: setup  ## rewrite the sources in the project's format
 sanitize: setup  ## the CPU kernels under address, undefined-behaviour and thread sanitizers
 	$(BIN)/python tests/sanitizers/run.py
 
-bench: setup  ## benchmarks of the op, verified first (JSON under bench_results/)
+bench: setup  ## the op on this CPU, verified, then timed beside its peers (15 minutes); some: BENCH="-k decode"
 	@mkdir -p bench_results
-	$(BIN)/python -m pytest benchmarks --benchmark-json=bench_results/attention.json
+	$(BIN)/python -m pytest benchmarks/bench_attention.py --benchmark-quiet \
+	  --benchmark-json=bench_results/pytest-benchmark.json $(BENCH)
 
 gpu:  ## on a machine with a GPU: build, test, sanitize, time (about ten minutes, resumable)
 	$(PYTHON) benchmarks/gpu_day.py $(if $(ONLY),--only $(ONLY)) $(if $(OUT),--out $(OUT)) $(GPU_ARGS)
