@@ -20,7 +20,7 @@ from problems import DTYPE_NAMES
 SOURCE = Path(__file__).with_name("ceilings.cpp")
 STEPS = 1_000_000  # of the loops over registers
 STREAM_BYTES = 256 << 20  # more than most last-level caches
-SECONDS_OF_PRODUCTS = 0.3  # per dtype
+SECONDS_OF_PRODUCTS = 0.1  # per dtype and size
 
 Ceilings = dict[str, float]
 READ, COPY = "read GB/s", "copy GB/s"
@@ -96,21 +96,20 @@ def products() -> Ceilings:
     """Measure torch.mm, at the threads that torch is set to: the best of several sizes."""
     found: Ceilings = {}
     for dtype, name in DTYPE_NAMES.items():
-        best, end = 0.0, time.monotonic() + SECONDS_OF_PRODUCTS
+        best = 0.0
         for size in (256, 512, 1024, 2048):
             left, right = (torch.randn(size, size).to(dtype) for _ in range(2))
             seconds = _best(functools.partial(torch.mm, left, right))
             best = max(best, 2 * size**3 / seconds / 1e9)
-            # The next one takes eight times as long.
-            if time.monotonic() + 16 * seconds > end:
+            if seconds > SECONDS_OF_PRODUCTS:  # the next one takes eight times as long
                 break
         found[f"torch.mm {name} GFLOP/s"] = best
     return found
 
 
-def _best(call: Callable[[], object], repeats: int = 3) -> float:
-    times = []
-    for _ in range(repeats):
+def _best(call: Callable[[], object], fewest: int = 2) -> float:
+    times: list[float] = []
+    while len(times) < fewest or sum(times) < SECONDS_OF_PRODUCTS:
         begin = time.perf_counter()
         call()
         times.append(time.perf_counter() - begin)

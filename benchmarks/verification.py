@@ -32,36 +32,44 @@ class Judge:
     def verify(self, call: Call, results: Results) -> None:
         """Fail, in the words of the policy, if results are too far from the truth."""
         out, influence_out = results
-        problem, dtype = self._inputs.problem, self._inputs.problem.dtype
+        problem = self._inputs.problem
+        dtype = call.judged_as or problem.dtype
         size = (problem.batch, problem.num_heads, problem.seqlen_q, problem.head_dim)
         if out.shape != size or not out.isfinite().all():
             pytest.fail(f"out: {out.shape}, expected {size} of finite numbers")
         for batch, head in self._places:
+            where = f"of head {head}, rows {self._rows}"
             exact, naive = self._truths(batch, head, call.is_biased, call.channels, dtype)
-            # Row by row: the floor of the policy is a share of the largest output, and a causal
-            # row that sees one key is far larger than one that averages many.
-            for index, row in enumerate(self._rows):
-                here, at = slice(row, row + 1), slice(index, index + 1)
-                where = f"of head {head}, row {row}"
-                actual = out[batch : batch + 1, head : head + 1, here]
-                truth, policy = exact[0][:, :, at], naive[0][:, :, at]
-                assert_accurate(actual, truth, policy, f"out {where}")
-                if call.channels == 0:
-                    continue
-                if influence_out is None:
-                    raise ValueError("influence was promised and not given")
-                share = influence_out[batch : batch + 1, :, head : head + 1, here]
-                if call.weighs_in_float32:
-                    key = (batch, head, call.is_biased, call.channels, torch.float32)
-                    policy = self._truths(*key)[1][1][..., at]
-                else:  # peers may round it to the dtype of the operands
-                    policy = naive[1][..., at].to(share.dtype)
-                assert_accurate(share, exact[1][..., at], policy, f"influence_out {where}")
+            self._assert(out[batch, head, self._rows].to(dtype), exact[0], naive[0], f"out {where}")
+            if call.channels == 0:
+                continue
+            if influence_out is None:
+                raise ValueError("influence was promised and not given")
+            share = influence_out[batch, :, head, self._rows].mT
+            if call.weighs_in_float32:
+                key = (batch, head, call.is_biased, call.channels, torch.float32)
+                policy = self._truths(*key)[1][1]
+            else:  # peers may round it to the dtype of the operands
+                share = share.to(call.judged_as or share.dtype)
+                policy = naive[1].to(share.dtype)
+            self._assert(share, exact[1], policy, f"influence_out {where}")
+
+    @staticmethod
+    def _assert(actual: Tensor, exact: Tensor, naive: Tensor, name: str) -> None:
+        """Apply the policy to rows ``[rows, columns]``, each in units of its own magnitude.
+
+        Otherwise a causal row that sees one key, and is far larger than one that averages many,
+        would allow the latter any error. Units are powers of two, so that nothing is rounded.
+        """
+        exponent = exact.abs().amax(-1, keepdim=True).log2().floor()
+        unit = torch.exp2(exponent.clamp(-100, 100).nan_to_num(0.0))
+        scaled = (actual / unit.to(actual.dtype), exact / unit, naive / unit.to(naive.dtype))
+        assert_accurate(*scaled, name)
 
     def _find_truths(
         self, batch: int, head: int, is_biased: bool, channels: int, dtype: torch.dtype
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Return what the oracle says, and what naive PyTorch gets in a dtype."""
+    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Return out and influence by rows: what the oracle says, what naive PyTorch gets."""
         inputs, problem = self._inputs, self._inputs.problem
         one = slice(batch, batch + 1)
         kv_head = head // problem.group_size
@@ -77,4 +85,7 @@ class Judge:
             positions = rows[:, None] + problem.seqlen_k - problem.seqlen_q
             keys = torch.arange(problem.seqlen_k, device=inputs.query.device)
             tensors["attn_bias"] = (keys <= positions)[None, None]
-        return oracle(tensors, {}), naive_attention(tensors, {}, dtype)
+        found = []
+        for out, influence_out, _ in (oracle(tensors, {}), naive_attention(tensors, {}, dtype)):
+            found.append((out[0, 0], influence_out[0, :, 0].mT))
+        return found[0], found[1]

@@ -96,7 +96,8 @@ def spoiled(make, change):
     def wrong(inputs):
         call = make(inputs)
         return peers.Call(
-            lambda: change(*call.run()), call.is_biased, call.channels, call.weighs_in_float32
+            lambda: change(*call.run()),
+            *(call.is_biased, call.channels, call.weighs_in_float32, call.judged_as),
         )
 
     return wrong
@@ -119,7 +120,7 @@ class TestVerification:
             inputs, {"right": make, "wrong": spoiled(make, lambda out, share: (1.1 * out, share))}
         )
         assert list(prepared.calls) == ["right"]
-        assert prepared.left_out["wrong"].startswith("WRONG: out of head 0, row 0")
+        assert prepared.left_out["wrong"].startswith("WRONG: out of head 0, rows [0")
 
     def test_coarse_influence_of_ours_is_noticed(self):
         coarse = spoiled(peers.guide, lambda out, share: (out, share.bfloat16().float()))
@@ -129,6 +130,7 @@ class TestVerification:
     def test_small_rows_are_judged_by_themselves(self):
         """Deep causal rows are averages: an error of their own size must not hide behind row 0."""
         problem = Problem(1, 1, 1, 2048, 2048, 32, is_causal=True)
+        last = 7  # of the rows that are compared
 
         def zero_last(out, share):
             out = out.clone()
@@ -138,7 +140,7 @@ class TestVerification:
         prepared = sampling.prepare(
             Inputs.draw(problem, CPU), {"wrong": spoiled(peers.sdpa, zero_last)}
         )
-        assert "row 2047" in prepared.left_out["wrong"]
+        assert f"at ({last}, " in prepared.left_out["wrong"]
 
     def test_shape_and_rest_of_the_output(self):
         inputs = Inputs.draw(CAUSAL, CPU)
