@@ -39,8 +39,8 @@ class Call:
     """One implementation on one problem: what it computes, and how to run it.
 
     `run` gives out and, with `channels`, influence_out ``[batch, channels, heads, seqlen_q]``, of
-    scores and weights in float32 or, as peers do it, in the dtype of the operands. `judged_as` is the
-    dtype by whose precision the results are judged, where a peer does not reach that of its own.
+    scores and weights in float32 or, as peers do it, in the dtype of the operands. `judged_as` is
+    the dtype by whose precision results are judged, where a peer does not reach that of its own.
     """
 
     run: Callable[[], Results]
