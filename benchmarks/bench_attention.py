@@ -88,7 +88,7 @@ class Turns:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     is_smoke = metafunc.config.getoption("--problems") == "smoke"
-    threads = [2] if is_smoke else sorted({1, torch.get_num_threads()})
+    threads = [1] if is_smoke else sorted({1, torch.get_num_threads()})
     parameters = [
         pytest.param(problem, count, id=f"{_kind(problem)}-{problem}-t{count}")
         for problem in (SMOKE if is_smoke else PROBLEMS)

@@ -27,7 +27,7 @@ constexpr int kVectorBytes = 16, kSums = 24;
 constexpr int kVectorBytes = 16, kSums = 12;
 #endif
 constexpr int kLanes = kVectorBytes / 4;
-constexpr int kRepeats = 3;  // the best of so many
+constexpr int kRepeats = 5;  // the best of so many
 
 typedef float Vector __attribute__((vector_size(kVectorBytes)));
 

@@ -19,11 +19,12 @@ from types import ModuleType
 from typing import Any
 
 import report_attention
+import report_generate
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-KINDS: dict[str, ModuleType] = {"attention": report_attention}
-TITLES = {"attention": "The op on a CPU"}
+KINDS: dict[str, ModuleType] = {"attention": report_attention, "generate": report_generate}
+TITLES = {"attention": "The op on a CPU", "generate": "Whole models on a CPU"}
 _MARKED = re.compile(r"<!-- bench (\w+): (\S+) -->\n.*?<!-- /bench -->", re.DOTALL)
 
 

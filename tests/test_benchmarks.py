@@ -14,6 +14,7 @@ import peers
 import pytest
 import report
 import report_attention
+import report_generate
 import sampling
 import torch
 import verification
@@ -25,9 +26,9 @@ CAUSAL = cpu_attention.SMOKE[1]
 DECODE = cpu_attention.SMOKE[2]
 
 
-def run_smoke(*arguments, **environment):
+def run_smoke(*arguments, kind="attention", **environment):
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "benchmarks/bench_attention.py", "-p", "no:cacheprovider",
+        [sys.executable, "-m", "pytest", f"benchmarks/bench_{kind}.py", "-p", "no:cacheprovider",
          "--problems", "smoke", "--benchmark-quiet", *arguments],
         cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -66,10 +67,10 @@ class TestRun:
         assert {"processor", "cores", "torch", "git revision", "load before"} <= set(
             result["machine"]
         )
-        assert result["products"]["2"]["torch.mm fp32 GFLOP/s"] > 0
+        assert result["products"]["1"]["torch.mm fp32 GFLOP/s"] > 0
 
     def test_progress_is_shown(self, results):
-        assert f"left] prefill-{CAUSAL}-t2: " in results[2]
+        assert f"left] prefill-{CAUSAL}-t1: " in results[2]
 
     def test_disabled_timing_verifies_once_and_writes_nothing(self, tmp_path):
         done = run_smoke("--benchmark-disable", "--results", str(tmp_path / "none"))
@@ -88,6 +89,37 @@ class TestRun:
         assert result["records"][0]["ceilings"] == {}
         assert result["machine"]["peak"].startswith("no C++ compiler (no-such-compiler)")
         assert "no-such-compiler" in (tmp_path / "attention.md").read_text()
+
+
+class TestGenerate:
+    def test_models_are_verified_and_timed(self, tmp_path):
+        done = run_smoke("--rounds", "3", "--results", str(tmp_path), kind="generate")
+        assert done.returncode == 0, done.stdout + done.stderr
+        result = json.loads((tmp_path / "generate.json").read_text())
+        assert (tmp_path / "generate.md").read_text() == report.page(result)
+        assert [record["model"] for record in result["records"]] == ["llama", "qwen3"]
+        names = [report_generate.SDPA, report_generate.GUIDE, report_generate.GUIDE_BIAS,
+                 report_generate.EAGER]  # fmt: skip
+        for record in result["records"]:
+            assert [row["implementation"] for row in record["rows"]] == names
+            assert all(len(row["decode"]["samples"]) == 3 for row in record["rows"])
+
+    def test_ratios_are_those_of_rounds(self):
+        def row(name, *rates):
+            found = {"samples": list(rates)} | sampling.summary(rates, "tokens_per_s")
+            return {"implementation": name, "peak_bytes": None, "prefill": found, "decode": found}
+
+        # Of every round half as fast, though a slow round came between.
+        rows = [
+            row(report_generate.SDPA, 10.0, 2.0, 10.0),
+            row(report_generate.GUIDE, 5.0, 1.0, 5.1),
+        ]
+        made = {"model": "llama", "dtype": "bf16", "prompt": 9, "threads": 1, "rows": rows}
+        line = report_generate.summary({"records": [made]})[3]
+        assert line == (
+            "| llama bf16 | 9 | 1 | guide | 5.0 | 41.0% | 0.500 | 5.0 | 41.0% | 0.500 "
+            "| not measured |"
+        )
 
 
 def spoiled(make, change):
