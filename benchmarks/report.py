@@ -4,7 +4,8 @@
     python benchmarks/report.py publish bench_results/attention.json
     python benchmarks/report.py readme
 
-`publish` copies results and their page to `benchmarks/results/` and points the README at them;
+`publish` copies results and their page to `benchmarks/results/` and points the README at them (of
+`growth` it draws `docs/growth.png`, too);
 `readme` writes the README's tables anew from the results that they name.
 """
 
@@ -20,11 +21,20 @@ from typing import Any
 
 import report_attention
 import report_generate
+import report_growth
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-KINDS: dict[str, ModuleType] = {"attention": report_attention, "generate": report_generate}
-TITLES = {"attention": "The op on a CPU", "generate": "Whole models on a CPU"}
+KINDS: dict[str, ModuleType] = {
+    "attention": report_attention,
+    "generate": report_generate,
+    "growth": report_growth,
+}
+TITLES = {
+    "attention": "The op on a CPU",
+    "generate": "Whole models on a CPU",
+    "growth": "How time and memory grow",
+}
 _MARKED = re.compile(r"<!-- bench (\w+): (\S+) -->\n.*?<!-- /bench -->", re.DOTALL)
 
 
@@ -40,9 +50,9 @@ def page(result: dict[str, Any]) -> str:
     lines = [f"# {TITLES[result['kind']]}", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in result["machine"].items()]
     lines.append(f"| the whole run | {result['seconds'] / 60:.0f} minutes |")
-    for threads, found in result["products"].items():
+    for threads, found in result.get("products", {}).items():
         rates = ", ".join(f"{n.removeprefix('torch.mm ')} {rate:.0f}" for n, rate in found.items())
-        lines.append(f"| torch.mm at best, {threads} thread{'s' * (threads != '1')} | {rates} |")
+        lines.append(f"| torch.mm at best, threads: {threads} | {rates} |")
     lines += ["", "## Summary", "", *of_kind.summary(result), "", of_kind.EXPLANATION]
     if result.get("not_run"):
         lines += [f"Out of time before: {', '.join(result['not_run'])}.", ""]
@@ -83,8 +93,13 @@ def with_tables(text: str, root: Path = ROOT) -> str:
     def table(marked: re.Match[str]) -> str:
         kind, path = marked[1], marked[2]
         result = json.loads((root / path).read_text())
-        lines = KINDS[kind].readme(result)
-        return "\n".join([f"<!-- bench {kind}: {path} -->", "", *lines, "", "<!-- /bench -->"])
+        machine, page_path = result["machine"], Path(path).with_suffix(".md").as_posix()
+        source = (
+            f"{machine['processor']}, {machine['cores']} cores, {machine.get('memory', '?')}, "
+            f"torch {machine['torch']}: [every figure]({page_path})."
+        )
+        lines = [f"<!-- bench {kind}: {path} -->", "", *KINDS[kind].readme(result), "", source]
+        return "\n".join([*lines, "", "<!-- /bench -->"])
 
     return _MARKED.sub(table, text)
 
@@ -96,6 +111,8 @@ def publish(source: Path) -> Path:
     target = RESULTS / f"{slug(result['machine'])}-{result['kind']}.json"
     target.write_text(json.dumps(result, separators=(",", ":")) + "\n")
     target.with_suffix(".md").write_text(page(result))
+    if result["kind"] == "growth":
+        report_growth.draw(result, ROOT / "docs" / "growth.png")
     return target
 
 

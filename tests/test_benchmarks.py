@@ -15,6 +15,7 @@ import pytest
 import report
 import report_attention
 import report_generate
+import report_growth
 import sampling
 import torch
 import verification
@@ -120,6 +121,35 @@ class TestGenerate:
             "| llama bf16 | 9 | 1 | guide | 5.0 | 41.0% | 0.500 | 5.0 | 41.0% | 0.500 "
             "| not measured |"
         )
+
+
+class TestGrowth:
+    def test_sizes_are_timed_fitted_and_drawn(self, tmp_path):
+        paths = os.pathsep.join(str(ROOT / name) for name in ("tests", "benchmarks"))
+        done = subprocess.run(
+            [sys.executable, "benchmarks/growth.py", "--smallest", "64", "--largest", "256",
+             "--seconds", "0", "--threads", "1", "--out", str(tmp_path)],
+            cwd=ROOT, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        result = json.loads((tmp_path / "growth.json").read_text())
+        assert [record["keys"] for record in result["records"]] == [64, 64, 128, 128, 256, 256]
+        assert len(result["fits"]) == 6  # three implementations, two dtypes
+        assert (tmp_path / "growth.md").read_text() == report.page(result)
+        assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_exponents_are_those_of_the_large_sizes(self):
+        def row(keys):
+            time, memory = keys**2 + 700.0**2, 5 * keys << 20
+            return {"implementation": "ours", "median_ms": time, "peak_bytes": memory}
+
+        sizes = [1024 << n for n in range(8)]
+        records = [{"keys": keys, "dtype": "bf16", "rows": [row(keys)]} for keys in sizes]
+        (fit,) = report_growth.fits({"records": records})
+        assert fit["keys"] == sizes[2:]
+        assert fit["ms_exponent"] == pytest.approx(2.0, abs=0.05)
+        assert fit["MiB_exponent"] == pytest.approx(1.0)
 
 
 def spoiled(make, change):
