@@ -53,8 +53,8 @@ PROBLEMS = [
     *prefill(1, 32, 2048, 128, dtype=FP32, times_flex=True),
     *prefill(1, 32, 2048, 128, dtype=BF16, times_flex=True),
     *prefill(1, 32, 2048, 128, dtype=FP16),
-    *prefill(1, 32, 4096, 128, num_kv_heads=8, dtype=FP32),
     *prefill(1, 32, 4096, 128, num_kv_heads=8, dtype=BF16),
+    *prefill(1, 32, 4096, 128, num_kv_heads=8, dtype=FP32),
 ]
 SMOKE = [
     *prefill(1, 4, 65, 32, num_kv_heads=2, dtype=FP32),

@@ -79,11 +79,12 @@ def slug(machine: dict[str, str]) -> str:
     """Name a machine in a file's name.
 
     Example:
-        >>> slug({"processor": "AMD EPYC", "cores": "2"})
-        'cpu-amd-epyc-2'
+        >>> slug({"processor": "AMD EPYC", "processor family, model": "26, 2", "cores": "2"})
+        'cpu-amd-epyc-26-2-2-cores'
 
     """
-    words = f"{machine.get('processor', 'unknown')} {machine.get('cores', '')}"
+    names = ("processor", "processor family, model", "cores")
+    words = " ".join([*(machine[name] for name in names if name in machine), "cores"])
     return "cpu-" + re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
