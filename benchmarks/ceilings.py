@@ -92,6 +92,11 @@ def peak(ceilings: Ceilings, dtype: str) -> float | None:
     return ceilings.get(f"fma {dtype} GFLOP/s", fp32)
 
 
+def product_name(dtype: str) -> str:
+    """Name the rate of torch.mm for a dtype among the ceilings."""
+    return f"torch.mm {dtype} GFLOP/s"
+
+
 def products() -> Ceilings:
     """Measure torch.mm, at the threads that torch is set to: the best of several sizes."""
     found: Ceilings = {}
@@ -103,7 +108,7 @@ def products() -> Ceilings:
             best = max(best, 2 * size**3 / seconds / 1e9)
             if seconds > SECONDS_OF_PRODUCTS:  # the next one takes eight times as long
                 break
-        found[f"torch.mm {name} GFLOP/s"] = best
+        found[product_name(name)] = best
     return found
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 
 import torch
-from ceilings import Ceilings
+from ceilings import Ceilings, product_name
 from peers import Call, Implementations, UnavailableError, columns, eager, flex, guide, sdpa
 from problems import DTYPE_NAMES, Inputs, Problem, prefill
 
@@ -90,7 +90,7 @@ def implementations(problem: Problem, products: Ceilings) -> Implementations:
 def _eager(inputs: Inputs, products: Ceilings) -> Call:
     """Run eager attention, unless its products alone take too long."""
     problem = inputs.problem
-    rate = products.get(f"torch.mm {DTYPE_NAMES[problem.dtype]} GFLOP/s", float("inf"))
+    rate = products.get(product_name(DTYPE_NAMES[problem.dtype]), float("inf"))
     seconds = 4e-9 * problem.scores * problem.head_dim / rate
     if seconds > LONGEST_CALL:
         raise UnavailableError(

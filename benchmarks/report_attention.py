@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ceilings import READ, peak
+from ceilings import COPY, READ, peak, product_name
 from cpu_attention import (
     COLUMNS,
     COLUMNS_FOLDED,
@@ -108,8 +108,8 @@ def details(result: dict[str, Any]) -> list[str]:
             lines += [f"Machine: {rates}; load {record['load']:.1f}.", ""]
         lines += [
             "| implementation | ms | p10 – p90 | samples × calls | GFLOP/s | K, V: GB/s "
-            "| of peak | over ours | MiB | first call, s |",
-            "|---|" + "---:|" * 9,
+            "| of peak | of torch.mm, of copy | over ours | MiB | first call, s |",
+            "|---|" + "---:|" * 10,
         ]
         rows = _rows(record)
         for name, row in rows.items():
@@ -122,13 +122,14 @@ def details(result: dict[str, Any]) -> list[str]:
                 f"{1e3 * row['tflops']:.0f}",
                 f"{record['key_value_bytes'] / row['median_ms'] / 1e6:.1f}",
                 _share(record, row),
+                _share_of_torch(record, row, result["products"]),
                 _ratio(rows, (name,), rows.get(OURS)),
                 "not measured" if peak is None else f"{peak / 2**20:.0f}",
                 f"{row['first_call_seconds']:.1f}",
             ]
             lines.append(f"| {' | '.join(cells)} |")
         for name, why in record["left_out"].items():
-            lines.append(f"| {name} | not timed: {_one_line(why)} |{' |' * 8}")
+            lines.append(f"| {name} | not timed: {_one_line(why)} |{' |' * 9}")
     return lines
 
 
@@ -186,14 +187,22 @@ def _ratio(rows: dict[str, Record], names: Sequence[str], ours: Record | None) -
 
 
 def _share(record: Record, row: Record) -> str:
-    """Return the share of what the machine can do."""
-    found, seconds = record["ceilings"], row["median_ms"] / 1e3
-    if record["kind"] == "decode":
-        rate, most = record["key_value_bytes"] / seconds / 1e9, found.get(READ)
-    else:
-        most = peak(found, record["dtype"])
-        rate = record["flop"] / seconds / 1e9
-    return f"{rate / most:.0%}" if most else "–"
+    """Return the share of the fastest instruction; of decoding, of the rate of reading."""
+    found = record["ceilings"]
+    most = found.get(READ) if record["kind"] == "decode" else peak(found, record["dtype"])
+    return _percent(record, row, most)
+
+
+def _share_of_torch(record: Record, row: Record, products: dict[str, dict[str, float]]) -> str:
+    """Return the share of the best torch.mm; of decoding, of the rate of copying."""
+    product = products.get(str(record["threads"]), {}).get(product_name(record["dtype"]))
+    is_decode = record["kind"] == "decode"
+    return _percent(record, row, record["ceilings"].get(COPY) if is_decode else product)
+
+
+def _percent(record: Record, row: Record, most: float | None) -> str:
+    amount = record["key_value_bytes"] if record["kind"] == "decode" else record["flop"]
+    return f"{amount / row['median_ms'] / 1e6 / most:.0%}" if most else "–"
 
 
 def _memory(row: Record | None) -> str:

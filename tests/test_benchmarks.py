@@ -309,8 +309,10 @@ class TestTables:
         assert "| 1.00 | 50% | 3.00 (40.00) |" in line
 
     def test_reasons_stay_in_their_row(self):
-        lines = report_attention.details({"records": [record(CAUSAL, **{cpu_attention.OURS: 1.0})]})
-        assert f"| {cpu_attention.FLEX} | not timed: a \\| b c | | | | | | | | |" in lines
+        lines = report_attention.details(
+            {"records": [record(CAUSAL, **{cpu_attention.OURS: 1.0})], "products": {}}
+        )
+        assert f"| {cpu_attention.FLEX} | not timed: a \\| b c | | | | | | | | | |" in lines
 
     def test_failures_are_named_beneath(self):
         failing = record(CAUSAL, **{cpu_attention.OURS: 1.0}) | {"failed": [cpu_attention.FLEX]}
