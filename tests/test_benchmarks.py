@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The machinery of the benchmarks: it verifies, counts and reports. No time is judged."""
 
+import doctest
 import json
 import os
 import subprocess
@@ -239,6 +240,12 @@ class TestVerification:
     def test_large_matrices_are_left_out_with_the_reason(self):
         with pytest.raises(peers.UnavailableError, match="matrices of all heads take more than"):
             peers.eager(Inputs.draw(CAUSAL, CPU), largest_matrix=1000)
+
+
+@pytest.mark.parametrize("module", [ceilings, sampling, report, report_growth])
+def test_examples(module):
+    found = doctest.testmod(module)
+    assert found.failed == 0 < found.attempted
 
 
 class TestCounts:
