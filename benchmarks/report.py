@@ -35,6 +35,7 @@ TITLES = {
     "generate": "Whole models on a CPU",
     "growth": "How time and memory grow",
 }
+IDLE_LOAD = 0.5  # above, the README says so
 _MARKED = re.compile(r"<!-- bench (\w+): (\S+) -->\n.*?<!-- /bench -->", re.DOTALL)
 
 
@@ -99,6 +100,9 @@ def with_tables(text: str, root: Path = ROOT) -> str:
             f"{machine['processor']}, {machine['cores']} cores, {machine.get('memory', '?')}, "
             f"torch {machine['torch']}: [every figure]({page_path})."
         )
+        load = float(machine.get("load before", 0.0))
+        if load > IDLE_LOAD:
+            source += f" **The machine was not idle: load {load:.1f} before the run.**"
         lines = [f"<!-- bench {kind}: {path} -->", "", *KINDS[kind].readme(result), "", source]
         return "\n".join([*lines, "", "<!-- /bench -->"])
 
