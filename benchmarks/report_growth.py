@@ -130,7 +130,10 @@ def draw(result: dict[str, Any], path: Path) -> None:
             )  # fmt: skip
         panel.set_xlabel("keys and queries")
         panel.grid(alpha=0.25, which="both")
+        sizes = sorted({record["keys"] for record in result["records"]})
+        names = [f"{size // 1024}k" if size >= 1024 else str(size) for size in sizes]
         panel.set_xscale("log", base=2)
+        panel.set_xticks(sizes, names)
     panels[0].set_ylabel("time of one call, ms")
     panels[1].set_ylabel("peak memory besides the inputs, MiB")
     handles, labels = panels[0].get_legend_handles_labels()

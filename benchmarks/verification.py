@@ -14,6 +14,8 @@ from tolerance import assert_accurate
 from torch import Tensor
 
 RANDOM_ROWS = 4  # beside the edges
+# Evenly chosen, the first and the last among them. Decoding has few rows, so it has more heads.
+PREFILLED_HEADS, DECODED_HEADS = 3, 5
 
 
 class Judge:
@@ -26,7 +28,9 @@ class Judge:
         last = problem.seqlen_q - 1
         drawn = torch.randint(problem.seqlen_q, (RANDOM_ROWS,)).tolist()
         self._rows = sorted({0, min(1, last), (last + 1) // 2, last, *drawn})
-        self._places = sorted({(0, 0), (problem.batch - 1, problem.num_heads - 1)})
+        count = DECODED_HEADS if problem.is_decode else PREFILLED_HEADS
+        heads = {index * (problem.num_heads - 1) // (count - 1) for index in range(count)}
+        self._places = [(head % problem.batch, head) for head in sorted(heads)]
         self._truths = functools.cache(self._find_truths)
 
     def verify(self, call: Call, results: Results) -> None:

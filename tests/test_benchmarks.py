@@ -331,6 +331,29 @@ class TestTables:
 
 
 class TestPublished:
+    @pytest.mark.parametrize(("load", "is_idle"), [("0.10", True), ("3.00", False)])
+    def test_results_of_a_busy_machine_say_so(self, tmp_path, monkeypatch, load, is_idle):
+        monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
+        machine = {"processor": "Z 80", "cores": "1", "torch": "2", "load before": load}
+        medians = {cpu_attention.OURS: 1.0, cpu_attention.SDPA: 2.0}
+        headline = record(cpu_attention.PROBLEMS[0], **medians) | {
+            "problem": report_attention.HEADLINES[0]
+        }
+        (tmp_path / "found.json").write_text(json.dumps({
+            "kind": "attention", "machine": machine, "seconds": 60.0, "products": {},
+            "records": [headline],
+        }))  # fmt: skip
+        target = report.publish(tmp_path / "found.json")
+        assert target.name == "cpu-z-80-1-cores-attention.json"
+        assert target.with_suffix(".md").exists()
+        marked = (
+            "a\n<!-- bench attention: results/cpu-z-80-1-cores-attention.json -->\n<!-- /bench -->"
+        )
+        text = report.with_tables(marked, root=tmp_path)
+        assert "| 1.00 | " in text
+        assert ("not idle: load 3.0" in text) != is_idle
+        assert report.with_tables(text, root=tmp_path) == text
+
     def test_readme_tables_are_what_the_results_give(self):
         text = (ROOT / "README.md").read_text(encoding="utf-8")
         assert text.count("<!-- bench ") == text.count("<!-- /bench -->") > 0
