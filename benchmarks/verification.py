@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -16,6 +17,15 @@ from torch import Tensor
 RANDOM_ROWS = 4  # beside the edges
 # Evenly chosen, the first and the last among them. Decoding has few rows, so it has more heads.
 PREFILLED_HEADS, DECODED_HEADS = 3, 5
+
+
+class Truths(NamedTuple):
+    """What the oracle and naive PyTorch say of rows ``[heads · rows, columns]``."""
+
+    out: Tensor
+    influence: Tensor
+    naive_out: Tensor
+    naive_influence: Tensor
 
 
 class Judge:
@@ -31,6 +41,12 @@ class Judge:
         count = DECODED_HEADS if problem.is_decode else PREFILLED_HEADS
         heads = {index * (problem.num_heads - 1) // (count - 1) for index in range(count)}
         self._places = [(head % problem.batch, head) for head in sorted(heads)]
+        self._visible = None
+        if problem.is_causal:
+            rows = torch.tensor(self._rows, device=inputs.query.device)
+            positions = rows[:, None] + problem.seqlen_k - problem.seqlen_q
+            keys = torch.arange(problem.seqlen_k, device=inputs.query.device)
+            self._visible = (keys <= positions)[None, None]
         self._truths = functools.cache(self._find_truths)
 
     def verify(self, call: Call, results: Results) -> None:
@@ -41,22 +57,21 @@ class Judge:
         size = (problem.batch, problem.num_heads, problem.seqlen_q, problem.head_dim)
         if out.shape != size or not out.isfinite().all():
             pytest.fail(f"out: {out.shape}, expected {size} of finite numbers")
-        for batch, head in self._places:
-            where = f"of head {head}, rows {self._rows}"
-            exact, naive = self._truths(batch, head, call.is_biased, call.channels, dtype)
-            self._assert(out[batch, head, self._rows].to(dtype), exact[0], naive[0], f"out {where}")
-            if call.channels == 0:
-                continue
-            if influence_out is None:
-                raise ValueError("influence was promised and not given")
-            share = influence_out[batch, :, head, self._rows].mT
-            if call.weighs_in_float32:
-                key = (batch, head, call.is_biased, call.channels, torch.float32)
-                policy = self._truths(*key)[1][1]
-            else:  # peers may round it to the dtype of the operands
-                share = share.to(call.judged_as or share.dtype)
-                policy = naive[1].to(share.dtype)
-            self._assert(share, exact[1], policy, f"influence_out {where}")
+        where = f"of (batch, head) {self._places}, rows {self._rows}"
+        truths = self._truths(call.is_biased, call.channels, dtype)
+        found = torch.cat([out[batch, head, self._rows] for batch, head in self._places])
+        self._assert(found.to(dtype), truths.out, truths.naive_out, f"out {where}")
+        if call.channels == 0:
+            return
+        if influence_out is None:
+            raise ValueError("influence was promised and not given")
+        share = torch.cat([influence_out[b, :, head, self._rows].mT for b, head in self._places])
+        if call.weighs_in_float32:
+            truths = self._truths(call.is_biased, call.channels, torch.float32)
+        else:  # peers may round it to the dtype of the operands
+            share = share.to(call.judged_as or share.dtype)
+        policy = truths.naive_influence.to(share.dtype)
+        self._assert(share, truths.influence, policy, f"influence_out {where}")
 
     @staticmethod
     def _assert(actual: Tensor, exact: Tensor, naive: Tensor, name: str) -> None:
@@ -70,26 +85,22 @@ class Judge:
         scaled = (actual / unit.to(actual.dtype), exact / unit, naive / unit.to(naive.dtype))
         assert_accurate(*scaled, name)
 
-    def _find_truths(
-        self, batch: int, head: int, is_biased: bool, channels: int, dtype: torch.dtype
-    ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Return out and influence by rows: what the oracle says, what naive PyTorch gets."""
+    def _find_truths(self, is_biased: bool, channels: int, dtype: torch.dtype) -> Truths:
         inputs, problem = self._inputs, self._inputs.problem
-        one = slice(batch, batch + 1)
-        kv_head = head // problem.group_size
-        tensors = dict.fromkeys(TENSORS) | {
-            "query": inputs.query[one, head : head + 1, self._rows],
-            "key": inputs.key[one, kv_head : kv_head + 1],
-            "value": inputs.value[one, kv_head : kv_head + 1],
-            "key_bias": inputs.key_bias[one] if is_biased else None,
-            "influence": inputs.influence[one, :channels] if channels else None,
-        }
-        if problem.is_causal:
-            rows = torch.tensor(self._rows, device=inputs.query.device)
-            positions = rows[:, None] + problem.seqlen_k - problem.seqlen_q
-            keys = torch.arange(problem.seqlen_k, device=inputs.query.device)
-            tensors["attn_bias"] = (keys <= positions)[None, None]
         found = []
-        for out, influence_out, _ in (oracle(tensors, {}), naive_attention(tensors, {}, dtype)):
-            found.append((out[0, 0], influence_out[0, :, 0].mT))
-        return found[0], found[1]
+        for batch, head in self._places:
+            one = slice(batch, batch + 1)
+            kv_head = head // problem.group_size
+            tensors = dict.fromkeys(TENSORS) | {
+                "query": inputs.query[one, head : head + 1, self._rows],
+                "key": inputs.key[one, kv_head : kv_head + 1],
+                "value": inputs.value[one, kv_head : kv_head + 1],
+                "key_bias": inputs.key_bias[one] if is_biased else None,
+                "influence": inputs.influence[one, :channels] if channels else None,
+                "attn_bias": self._visible,
+            }
+            exact, naive = oracle(tensors, {}), naive_attention(tensors, {}, dtype)
+            found.append(
+                (exact[0][0, 0], exact[1][0, :, 0].mT, naive[0][0, 0], naive[1][0, :, 0].mT)
+            )
+        return Truths(*map(torch.cat, zip(*found, strict=True)))

@@ -183,12 +183,12 @@ class TestVerification:
             inputs, {"right": make, "wrong": spoiled(make, lambda out, share: (1.1 * out, share))}
         )
         assert list(prepared.calls) == ["right"]
-        assert prepared.left_out["wrong"].startswith("WRONG: out of head 0, rows [0")
+        assert prepared.left_out["wrong"].startswith("WRONG: out of (batch, head)")
 
     def test_coarse_influence_of_ours_is_noticed(self):
         coarse = spoiled(peers.guide, lambda out, share: (out, share.bfloat16().float()))
         prepared = sampling.prepare(Inputs.draw(CAUSAL, CPU), {"coarse": coarse})
-        assert prepared.left_out["coarse"].startswith("WRONG: influence_out of head")
+        assert prepared.left_out["coarse"].startswith("WRONG: influence_out of (batch")
 
     def test_small_rows_are_judged_by_themselves(self):
         """Deep causal rows are averages: an error of their own size must not hide behind row 0."""
@@ -211,7 +211,7 @@ class TestVerification:
         out, _ = call.run()
         with pytest.raises(pytest.fail.Exception, match="finite numbers"):
             verification.Judge(inputs).verify(call, (out[:, :, 1:], None))
-        out[0, 1, 7, 3] = torch.nan  # in a head of which no row is compared
+        out[0, 1, 7, 3] = torch.nan  # in a row that need not be compared
         with pytest.raises(pytest.fail.Exception, match="finite numbers"):
             verification.Judge(inputs).verify(call, (out, None))
 
