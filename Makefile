@@ -14,13 +14,13 @@ JOBS   ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 VENV := .venv
 BIN  := $(VENV)/bin
 NATIVE_SOURCES := $(shell find csrc cmake -type f 2>/dev/null) CMakeLists.txt setup.py
-CXX_SOURCES := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
+CXX_SOURCES := $(shell find csrc tests benchmarks -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
 
 export GUIDE_CUDA := $(CUDA)
 export MAX_JOBS := $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format sanitize bench gpu doctor model wheel wheel-cuda clean
+.PHONY: help setup demo test lint format sanitize bench bench-generate bench-growth gpu doctor model wheel wheel-cuda clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -63,9 +63,16 @@ format: setup  ## rewrite the sources in the project's format
 sanitize: setup  ## the CPU kernels under address, undefined-behaviour and thread sanitizers
 	$(BIN)/python tests/sanitizers/run.py
 
-bench: setup  ## benchmarks of the op, verified first (JSON under bench_results/)
+bench: setup  ## the op on this CPU, verified, then timed beside its peers (15 minutes); some: BENCH="-k decode"
 	@mkdir -p bench_results
-	$(BIN)/python -m pytest benchmarks --benchmark-json=bench_results/attention.json
+	$(BIN)/python -m pytest benchmarks/bench_attention.py -q --benchmark-quiet \
+	  --benchmark-json=bench_results/pytest-benchmark.json $(BENCH)
+
+bench-generate: setup  ## tokens per second of whole models, with sdpa, guide and eager (10 minutes)
+	$(BIN)/python -m pytest benchmarks/bench_generate.py -q --benchmark-quiet $(BENCH)
+
+bench-growth: setup  ## time and memory from 1k to 32k keys, with a plot (10 minutes)
+	PYTHONPATH=tests $(BIN)/python benchmarks/growth.py $(GROWTH)
 
 gpu:  ## on a machine with a GPU: build, test, sanitize, time (about ten minutes, resumable)
 	$(PYTHON) benchmarks/gpu_day.py $(if $(ONLY),--only $(ONLY)) $(if $(OUT),--out $(OUT)) $(GPU_ARGS)

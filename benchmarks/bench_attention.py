@@ -1,169 +1,163 @@
 # SPDX-License-Identifier: MIT
-"""Attention with a bias and one influence channel, against what PyTorch offers for it.
+"""Attention with a bias and one influence channel on the CPU, against what PyTorch offers for it.
 
-Every implementation is verified against the float64 oracle before it is timed; none is judged by
-its time. `sdpa` computes neither bias nor influence: it is the price of attention alone.
+    make bench                          all, about a quarter of an hour
+    make bench BENCH="-k decode"        some
 
-    python -m pytest benchmarks --benchmark-json=bench_results/attention.json
+One test is one problem at one number of threads. Every implementation is verified against the
+float64 oracle; then they take turns: one round of pytest-benchmark is one sample of each. Samples,
+ceilings of the machine and memory go to `extra_info`, and by `conftest.py` to files.
 """
 
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import statistics
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from attention_cases import TENSORS, naive_attention, oracle
-from tolerance import assert_accurate
-from torch import Tensor
+from ceilings import Ceilings, last_level_cache_bytes
+from cpu_attention import OURS, PROBLEMS, SMOKE, implementations
+from problems import DTYPE_NAMES, Inputs, Problem
+from pytest_benchmark.fixture import BenchmarkFixture
+from recording import Run
+from sampling import Prepared, figures, prepare
 
-from guide_ext.attention import biased_attention
+KIND = "attention"
+FEWEST_ROUNDS = 3
+SAMPLE_SECONDS = 0.02  # a shorter call is repeated
+MOST_REPEATS, MOST_COLD_REPEATS = 100, 20
 
 
-@dataclass(frozen=True)
-class Shape:
-    """One problem; causal, queries at the end of the keys."""
+class Turns:
+    """One call is one round: a sample of every implementation, each round in another order."""
 
-    dtype: torch.dtype
-    batch: int
-    num_heads: int
-    num_kv_heads: int
-    seqlen_q: int
-    seqlen_k: int
-    head_dim: int
-    device: str = "cpu"
+    def __init__(self, prepared: Prepared, is_cold: bool) -> None:
+        """Choose how often a call is repeated within a sample.
 
-    def __str__(self) -> str:
-        names = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-        return (
-            f"{self.device}-{names[self.dtype]}-b{self.batch}-h{self.num_heads}"
-            f"-kv{self.num_kv_heads}-q{self.seqlen_q}-k{self.seqlen_k}-d{self.head_dim}"
+        Args:
+            prepared: What is timed.
+            is_cold: Whether to empty the caches before every call, as the weights of a model do
+                between two calls that decode.
+
+        """
+        self._calls = prepared.calls
+        self.samples: dict[str, list[float]] = {name: [] for name in self._calls}
+        self._other = torch.zeros(2 * last_level_cache_bytes() // 4) if is_cold else None
+        most = MOST_COLD_REPEATS if is_cold else MOST_REPEATS
+        self.repeats = {
+            name: min(most, math.ceil(SAMPLE_SECONDS / seconds))
+            for name, seconds in prepared.warm_seconds.items()
+        }
+        begin = time.perf_counter()
+        self._empty_caches()
+        emptying = time.perf_counter() - begin
+        self.round_seconds = sum(
+            self.repeats[name] * (seconds + emptying)
+            for name, seconds in prepared.warm_seconds.items()
         )
+        self._round = 0
 
-    @property
-    def flop(self) -> int:
-        """Operations of the two matrix products over the visible (query, key) pairs."""
-        hidden = self.seqlen_q * (self.seqlen_q - 1) // 2
-        pairs = self.seqlen_q * self.seqlen_k - hidden
-        return 4 * self.batch * self.num_heads * pairs * self.head_dim
+    def __call__(self) -> None:
+        """Take the samples, milliseconds of one call."""
+        names = list(self._calls)
+        first = self._round % len(names)
+        for name in names[first:] + names[:first]:
+            self.samples[name].append(1e3 * self._sample(self._calls[name], self.repeats[name]))
+        self._round += 1
 
-    @property
-    def bytes_of_keys(self) -> int:
-        """Bytes of key and value: what a decode step has to read."""
-        elements = self.batch * self.num_kv_heads * self.seqlen_k * self.head_dim
-        return 2 * elements * self.dtype.itemsize
+    def _sample(self, run: Callable[[], object], repeats: int) -> float:
+        """Return the median of single calls, so that one interruption is not a sample."""
+        seconds = []
+        for _ in range(repeats):
+            self._empty_caches()
+            begin = time.perf_counter()
+            run()
+            seconds.append(time.perf_counter() - begin)
+        return statistics.median(seconds)
 
-
-@dataclass(frozen=True)
-class Inputs:
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    key_bias: Tensor
-    influence: Tensor
-
-
-Result = tuple[Tensor, Tensor | None]
-FP32, BF16 = torch.float32, torch.bfloat16
-SHAPES = [
-    Shape(FP32, 1, 8, 8, 512, 512, 64),
-    Shape(BF16, 1, 8, 8, 512, 512, 64),
-    Shape(FP32, 1, 8, 2, 1024, 1024, 128),
-    Shape(BF16, 1, 8, 2, 1024, 1024, 128),
-    Shape(FP32, 1, 32, 8, 1, 4096, 128),
-    Shape(BF16, 1, 32, 8, 1, 4096, 128),
-    Shape(BF16, 4, 8, 2, 1, 1024, 64),
-]
+    def _empty_caches(self) -> None:
+        if self._other is not None:
+            self._other.sum()
 
 
-def guide(inputs: Inputs) -> Result:
-    """Run the op of this package."""
-    out, influence_out, _ = biased_attention(
-        inputs.query, inputs.key, inputs.value, inputs.key_bias, inputs.influence, is_causal=True
-    )
-    return out, influence_out
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    is_smoke = metafunc.config.getoption("--problems") == "smoke"
+    threads = [1] if is_smoke else sorted({1, torch.get_num_threads()})
+    parameters = [
+        pytest.param(problem, count, id=f"{_kind(problem)}-{problem}-t{count}")
+        for problem in (SMOKE if is_smoke else PROBLEMS)
+        for count in threads
+    ]
+    metafunc.parametrize(("problem", "threads"), parameters)
 
 
-def sdpa(inputs: Inputs) -> Result:
-    """Run plain attention: no bias, no influence."""
-    query, key, value = inputs.query, inputs.key, inputs.value
-    return F.scaled_dot_product_attention(
-        query, key, value, is_causal=query.shape[2] > 1, enable_gqa=True
-    ), None
-
-
-def sdpa_mask(inputs: Inputs) -> Result:
-    """Run SDPA with the bias in an additive mask: no influence."""
-    mask = _hidden(inputs) + inputs.key_bias[:, :, None].to(inputs.query.dtype)
-    return F.scaled_dot_product_attention(
-        inputs.query, inputs.key, inputs.value, attn_mask=mask, enable_gqa=True
-    ), None
-
-
-def eager(inputs: Inputs) -> Result:
-    """Do what eager models and the Influence metric do today: the whole matrix."""
-    group_size = inputs.query.shape[1] // inputs.key.shape[1]
-    key = inputs.key.repeat_interleave(group_size, 1)
-    value = inputs.value.repeat_interleave(group_size, 1)
-    score = inputs.query @ key.mT * inputs.query.shape[3] ** -0.5
-    score = score + _hidden(inputs) + inputs.key_bias[:, :, None].to(score.dtype)
-    prob = score.softmax(-1, dtype=torch.float32)
-    influence_out = torch.einsum("bhqk,bck->bchq", prob, inputs.influence)
-    return prob.to(value.dtype) @ value, influence_out
-
-
-def _hidden(inputs: Inputs) -> Tensor:
-    seqlen_q, seqlen_k = inputs.query.shape[2], inputs.key.shape[2]
-    mask = inputs.query.new_full((seqlen_q, seqlen_k), -torch.inf)
-    return mask.triu(seqlen_k - seqlen_q + 1)
-
-
-IMPLEMENTATIONS: dict[str, Callable[[Inputs], Result]] = {
-    "guide": guide,
-    "sdpa": sdpa,
-    "sdpa_mask": sdpa_mask,
-    "eager": eager,
-}
-
-
-def _draw(shape: Shape) -> Inputs:
-    def operand(heads: int, rows: int) -> Tensor:
-        size = (shape.batch, heads, rows, shape.head_dim)
-        return torch.randn(size, device=shape.device).to(shape.dtype)
-
-    marked = torch.zeros(shape.batch, 1, shape.seqlen_k, device=shape.device)
-    marked[:, :, shape.seqlen_k // 8 : shape.seqlen_k // 4] = 1.0
-    return Inputs(
-        operand(shape.num_heads, shape.seqlen_q),
-        operand(shape.num_kv_heads, shape.seqlen_k),
-        operand(shape.num_kv_heads, shape.seqlen_k),
-        2.0 * marked,
-        marked,
-    )
-
-
-def _verify(result: Result, inputs: Inputs, *, biased: bool) -> None:
-    """Judge a result by the tolerance policy of the tests."""
-    key_bias = inputs.key_bias if biased else None
-    tensors = dict.fromkeys(TENSORS) | vars(inputs) | {"key_bias": key_bias}
-    options = {"is_causal": True}
-    exact = oracle(tensors, options)
-    naive = naive_attention(tensors, options, inputs.query.dtype)
-    assert_accurate(result[0], exact[0], naive[0], "out")
-    if result[1] is not None:
-        assert_accurate(result[1], exact[1], naive[1], "influence_out")
-
-
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_attention(benchmark, shape, implementation):
-    inputs, run = _draw(shape), IMPLEMENTATIONS[implementation]
+def test_attention(
+    benchmark: BenchmarkFixture, problem: Problem, threads: int, run: Run, record_property: Any
+) -> None:
+    """Verify and time one problem."""
+    torch.set_num_threads(threads)
+    end = time.monotonic() + run.share_of_time()
+    benchmark.group = str(problem)
+    inputs = Inputs.draw(problem, torch.device("cpu"))
     with torch.inference_mode():
-        _verify(run(inputs), inputs, biased=implementation != "sdpa")
-        benchmark.group = str(shape)
-        benchmark(run, inputs)
-    if benchmark.stats is None:  # --benchmark-disable
-        return
-    median = benchmark.stats.stats.median
-    benchmark.extra_info["gflop_per_s"] = shape.flop / median / 1e9
-    benchmark.extra_info["key_gbyte_per_s"] = shape.bytes_of_keys / median / 1e9
+        products = {} if benchmark.disabled else run.products(threads)
+        before = {} if benchmark.disabled else run.ceilings(threads)
+        prepared = prepare(inputs, implementations(problem, products))
+        if ours := [name for name in prepared.failed if name.startswith("guide")]:
+            pytest.fail("; ".join(f"{name}: {prepared.left_out[name]}" for name in ours))
+        turns = Turns(prepared, problem.is_decode)
+        rounds = int((end - time.monotonic()) / turns.round_seconds)
+        rounds = max(FEWEST_ROUNDS, min(run.most_rounds, rounds))
+        benchmark.pedantic(turns, rounds=rounds, iterations=1)
+        after = {} if benchmark.disabled else run.ceilings(threads)
+    record = _sizes(problem) | {
+        "threads": threads,
+        "caches_emptied": problem.is_decode,
+        "load": os.getloadavg()[0],
+        "ceilings": _highest(before, after),
+        "rows": figures(prepared, turns.samples, problem.flop),
+        "repeats": turns.repeats,
+        "left_out": prepared.left_out,
+        "failed": prepared.failed,
+    }
+    benchmark.extra_info.update(record)
+    run.records[KIND].append(record)
+    record_property("progress", _progress(record))
+
+
+def _kind(problem: Problem) -> str:
+    return "decode" if problem.is_decode else "prefill"
+
+
+def _sizes(problem: Problem) -> dict[str, Any]:
+    sizes = dataclasses.asdict(problem) | {"dtype": DTYPE_NAMES[problem.dtype]}
+    return {
+        "problem": str(problem),
+        "kind": _kind(problem),
+        **sizes,
+        "flop": problem.flop,
+        "key_value_bytes": problem.key_value_bytes,
+    }
+
+
+def _highest(*measured: Ceilings) -> Ceilings:
+    """Of what was measured before and after; clocks drift, and others may disturb."""
+    return {name: max(one[name] for one in measured if name in one) for name in measured[0]}
+
+
+def _progress(record: dict[str, Any]) -> str:
+    medians = {row["implementation"]: row["median_ms"] for row in record["rows"]}
+    ours = medians[OURS]
+    peers = ", ".join(
+        f"{name} {median / ours:.2f}x"
+        for name, median in medians.items()
+        if not name.startswith("guide")
+    )
+    failed = "".join(f"; {name}: {record['left_out'][name]}" for name in record["failed"])
+    return f"{ours:.3f} ms; {peers}{failed}"

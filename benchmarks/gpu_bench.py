@@ -11,28 +11,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
-from gpu_attention import (
-    IMPLEMENTATIONS,
-    PROBLEMS,
-    SMOKE,
-    Inputs,
-    Problem,
-    UnavailableError,
-    verify,
-)
+from gpu_attention import IMPLEMENTATIONS, PROBLEMS, SMOKE
 from gpu_facts import ceilings, gpu_facts
+from problems import Inputs, Problem
+from sampling import OUT_OF_TIME, figures, prepare
 
-OUT_OF_TIME = "out of time"
 OURS = "guide, bias + 1 channel"
 FEWEST_SAMPLES, MOST_SAMPLES = 5, 30
 # More than any second-level cache. Filling it takes 0.4 ms at 2.7 TB/s: meanwhile the call behind
@@ -64,73 +54,13 @@ class Timer:
         return events[0].elapsed_time(events[1])
 
 
-@dataclass
-class Prepared:
-    """What can be timed, what it takes, and why the rest is left out."""
-
-    calls: dict[str, Callable[[], object]] = field(default_factory=dict)
-    peak_bytes: dict[str, int] = field(default_factory=dict)
-    first_call_seconds: dict[str, float] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
-
-
-def prepare(inputs: Inputs, end: float = float("inf")) -> Prepared:
-    """Verify every implementation, until the clock says `end`."""
-    prepared = Prepared()
-    if inputs.problem.times_flex:
-        torch.compiler.reset()  # a function that was compiled for too many sizes runs uncompiled
-    for name, make in IMPLEMENTATIONS.items():
-        begin = time.monotonic()
-        if begin > end:
-            prepared.left_out[name] = OUT_OF_TIME
-            continue
-        try:
-            with _PeakMemory(inputs.query.device) as memory:
-                call = make(inputs)
-                call.run()
-            prepared.first_call_seconds[name] = time.monotonic() - begin
-            verify(call, inputs)
-        except UnavailableError as reason:
-            prepared.left_out[name] = str(reason)
-        except pytest.fail.Exception as failure:
-            prepared.left_out[name] = f"WRONG: {failure}"
-        except Exception as error:  # another peer's fault must not stop the run
-            prepared.left_out[name] = f"{type(error).__name__}: {str(error)[:200]}"
-        else:
-            prepared.calls[name] = call.run
-            prepared.peak_bytes[name] = memory.peak_bytes
-        if inputs.query.is_cuda:  # behind the handler: its traceback holds tensors
-            torch.cuda.empty_cache()
-    return prepared
-
-
-class _PeakMemory:
-    """Memory that is taken besides the inputs: masks and copies that a peer needs, too."""
-
-    peak_bytes = 0
-
-    def __init__(self, device: torch.device) -> None:
-        self._is_cuda = device.type == "cuda"
-
-    def __enter__(self) -> _PeakMemory:
-        if self._is_cuda:
-            torch.cuda.reset_peak_memory_stats()
-            self._before = torch.cuda.memory_allocated()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._is_cuda:
-            torch.cuda.synchronize()
-            self.peak_bytes = torch.cuda.max_memory_allocated() - self._before
-
-
 def measure(
     problem: Problem, device: torch.device, seconds: float, end: float = float("inf")
 ) -> dict[str, Any]:
     """Time all implementations of a problem in turns."""
     torch.manual_seed(0)
     inputs = Inputs.draw(problem, device)
-    prepared = prepare(inputs, end)
+    prepared = prepare(inputs, IMPLEMENTATIONS, end)
     calls, timer = prepared.calls, Timer(device)
     for run in calls.values():  # clocks fall while something is compiled
         timer(run)
@@ -141,28 +71,11 @@ def measure(
             break
         for name, run in calls.items():
             samples[name].append(timer(run))
-    rows = [
-        {
-            "implementation": name,
-            "samples_ms": times,
-            "peak_bytes": prepared.peak_bytes[name],
-            "first_call_seconds": prepared.first_call_seconds[name],
-        }
-        | _statistics(times, problem.flop)
-        for name, times in samples.items()
-    ]
-    return {"problem": str(problem), "flop": problem.flop, "rows": rows,
-            "left_out": prepared.left_out}  # fmt: skip
-
-
-def _statistics(times: list[float], flop: int) -> dict[str, float]:
-    median = statistics.median(times)
-    ordered = sorted(times)
     return {
-        "median_ms": median,
-        "p10_ms": ordered[len(times) // 10],
-        "p90_ms": ordered[(9 * len(times)) // 10],
-        "tflops": flop / median / 1e9,
+        "problem": str(problem),
+        "flop": problem.flop,
+        "rows": figures(prepared, samples, problem.flop),
+        "left_out": prepared.left_out,
     }
 
 
@@ -186,7 +99,7 @@ def markdown(result: dict[str, Any]) -> str:
             lines.append(
                 f"| {row['implementation']} | {row['median_ms']:.3f} | {row['p10_ms']:.3f} – "
                 f"{row['p90_ms']:.3f} | {row['tflops']:.0f} | {share} | {ratio} | "
-                f"{row['peak_bytes'] / 2**20:.0f} |"
+                f"{(row['peak_bytes'] or 0) / 2**20:.0f} |"
             )
         lines += [
             f"| {name} | not timed: {why} | | | | | |" for name, why in record["left_out"].items()

@@ -3,18 +3,14 @@
 
 from __future__ import annotations
 
-import platform
-import shutil
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
+from facts import ROOT, common_facts, output
 
 from guide_ext import _libraries
 
-ROOT = Path(__file__).resolve().parents[1]
 _SMI_FIELDS = (
     "driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit,temperature.gpu,pstate,"
     "clocks_throttle_reasons.active"
@@ -24,10 +20,8 @@ _SMI_FIELDS = (
 def gpu_facts() -> dict[str, str]:
     """Name everything that a figure depends on; what cannot be found out is left out."""
     facts = {
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "git revision": _output("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
-        "nvcc": _output(_nvcc(), "--version").rpartition("release ")[2].partition("\n")[0],
+        **common_facts(),
+        "nvcc": output(_nvcc(), "--version").rpartition("release ")[2].partition("\n")[0],
         # Without the folder: results are published.
         "CUDA library": _libraries.cuda_status().reason.replace(str(ROOT), "."),
     }
@@ -41,7 +35,7 @@ def gpu_facts() -> dict[str, str]:
             "CUDA of torch": str(torch.version.cuda),
             "cuDNN": str(torch.backends.cudnn.version()),
         }
-        values = _output("nvidia-smi", f"--query-gpu={_SMI_FIELDS}", "--format=csv,noheader")
+        values = output("nvidia-smi", f"--query-gpu={_SMI_FIELDS}", "--format=csv,noheader")
         facts |= dict(zip(_SMI_FIELDS.split(","), values.split(", "), strict=False))
     return {name: value for name, value in facts.items() if value}
 
@@ -73,11 +67,4 @@ def _best(call: Any, seconds: float) -> float:
 
 def _nvcc() -> str:
     """Return the nvcc that the build takes."""
-    return _output(sys.executable, str(ROOT / "cmake" / "find_nvcc.py")) or "nvcc"
-
-
-def _output(*command: str) -> str:
-    if shutil.which(command[0]) is None:
-        return ""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return output(sys.executable, str(ROOT / "cmake" / "find_nvcc.py")) or "nvcc"

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: MIT
+"""Tables of the benchmark of the op on a CPU, from what it saved; nothing here measures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ceilings import COPY, READ, peak, product_name
+from cpu_attention import (
+    COLUMNS,
+    COLUMNS_FOLDED,
+    EAGER,
+    FLEX,
+    OURS,
+    OURS_PLAIN,
+    SDPA,
+    SDPA_BIAS,
+    SDPA_BIAS_FOLDED,
+    SDPA_FOLDED,
+)
+
+Record = dict[str, Any]
+
+# Heads of the columns, and whose time over ours they hold: the first that there is.
+_PEERS = {
+    "SDPA": (SDPA,),
+    "SDPA folded": (SDPA_FOLDED,),
+    "SDPA, bias": (SDPA_BIAS, SDPA_BIAS_FOLDED),
+    "columns": (COLUMNS, COLUMNS_FOLDED),
+    "Flex": (FLEX,),
+    "eager": (EAGER,),
+}
+# What the README shows: long and short prefill, decode, every dtype.
+HEADLINES = (
+    "fp32-b1-h8-kv8-q512-k512-d64-causal",
+    "bf16-b1-h8-kv8-q512-k512-d64-causal",
+    "fp32-b1-h32-kv32-q2048-k2048-d128-full",
+    "fp32-b1-h32-kv32-q2048-k2048-d128-causal",
+    "bf16-b1-h32-kv32-q2048-k2048-d128-full",
+    "bf16-b1-h32-kv32-q2048-k2048-d128-causal",
+    "fp16-b1-h32-kv32-q2048-k2048-d128-causal",
+    "bf16-b1-h32-kv8-q4096-k4096-d128-causal",
+    "fp32-b1-h32-kv8-q1-k4096-d128-causal",
+    "bf16-b1-h32-kv8-q1-k4096-d128-causal",
+    "fp32-b1-h32-kv8-q1-k32768-d128-causal",
+    "bf16-b1-h32-kv8-q1-k32768-d128-causal",
+)
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    """Write one line for each problem: our time, our share of the machine, and ratios."""
+    lines = [
+        f"| problem | threads | ours, ms | ± | of peak | surcharge | {' | '.join(_PEERS)} "
+        "| MiB: ours | SDPA, bias | eager |",
+        "|---|---:" + "|---:" * (4 + len(_PEERS) + 3) + "|",
+    ]
+    for record in result["records"]:
+        rows = _rows(record)
+        ours = rows.get(OURS)
+        if ours is None:
+            continue
+        plain = rows.get(OURS_PLAIN)
+        surcharge = f"{ours['median_ms'] / plain['median_ms'] - 1:+.1%}" if plain else ""
+        cells = [
+            label(record),
+            str(record["threads"]),
+            _time(ours["median_ms"]),
+            _spread(ours),
+            _share(record, ours),
+            surcharge,
+            *(_ratio(rows, names, ours) for names in _PEERS.values()),
+            *(_memory(_first(rows, names))
+              for names in ((OURS,), _PEERS["SDPA, bias"], (EAGER,))),
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    failed = [
+        f"- {record['problem']}, {name}: {_one_line(record['left_out'][name])}"
+        for record in result["records"]
+        for name in record["failed"]
+    ]
+    return [*lines, "", "Not timed, though they should be:", "", *failed] if failed else lines
+
+
+EXPLANATION = """\
+`ours` computes a bias and one channel of influence. Columns behind `surcharge` are **times of
+others over ours**: above 1 ours is faster. `surcharge`: ours over ours without bias and influence.
+`SDPA` computes neither; `folded` has the query heads of a group as rows of one head, so that it
+reads keys and values once; `SDPA, bias` has the bias in a dense mask and no influence; `columns`
+appends the bias to the keys and the influence to the values (rounding both); `Flex` is
+FlexAttention, compiled, with the influence appended; `eager` is the whole matrix. Where heads are
+grouped, `SDPA, bias` and `columns` of decoding are folded. `±`: half of the way from the 10th to
+the 90th percentile, of the median. `of peak`: of prefill, the share of this processor's fastest
+instruction for the dtype (fp16: for fp32), of decoding, the share of the rate at which it reads
+memory; both measured before and after each problem, at the same number of threads. MiB: peak
+memory besides the inputs.
+"""
+
+
+def details(result: dict[str, Any]) -> list[str]:
+    """Write every figure of every implementation."""
+    lines: list[str] = []
+    for record in result["records"]:
+        threads = record["threads"]
+        lines += ["", f"### {label(record)}, {threads} thread{'s' if threads > 1 else ''}", ""]
+        if found := record["ceilings"]:
+            rates = ", ".join(f"{name} {rate:.0f}" for name, rate in found.items())
+            lines += [f"Machine: {rates}; load {record['load']:.1f}.", ""]
+        lines += [
+            "| implementation | ms | p10 – p90 | samples × calls | GFLOP/s | K, V: GB/s "
+            "| of peak | of torch.mm, of copy | over ours | MiB | first call, s |",
+            "|---|" + "---:|" * 10,
+        ]
+        rows = _rows(record)
+        for name, row in rows.items():
+            peak = row["peak_bytes"]
+            cells = [
+                name,
+                _time(row["median_ms"]),
+                f"{_time(row['p10_ms'])} – {_time(row['p90_ms'])}",
+                f"{len(row['samples_ms'])} × {record['repeats'][name]}",
+                f"{1e3 * row['tflops']:.0f}",
+                f"{record['key_value_bytes'] / row['median_ms'] / 1e6:.1f}",
+                _share(record, row),
+                _share_of_torch(record, row, result["products"]),
+                _ratio(rows, (name,), rows.get(OURS)),
+                "not measured" if peak is None else f"{peak / 2**20:.0f}",
+                f"{row['first_call_seconds']:.1f}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+        for name, why in record["left_out"].items():
+            lines.append(f"| {name} | not timed: {_one_line(why)} |{' |' * 9}")
+    return lines
+
+
+def readme(result: dict[str, Any], headlines: Sequence[str] = HEADLINES) -> list[str]:
+    """Write the short table, of the problems that a reader looks for, on all cores."""
+    lines = [
+        "| | ours, ms | of peak | SDPA alone | columns | Flex | eager + Influence |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    most = max((record["threads"] for record in result["records"]), default=0)
+    found = {r["problem"]: r for r in result["records"] if r["threads"] == most}
+    for record in (found[name] for name in headlines if name in found):
+        rows = _rows(record)
+        ours = rows.get(OURS)
+        if ours is None:
+            continue
+        alone = _ratio(rows, (SDPA_FOLDED, SDPA), ours)
+        if SDPA_FOLDED in rows:
+            alone += f" ({_ratio(rows, (SDPA,), ours)})"
+        cells = [
+            label(record),
+            _time(ours["median_ms"]),
+            _share(record, ours),
+            alone,
+            *(_ratio(rows, _PEERS[name], ours) for name in ("columns", "Flex", "eager")),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def label(record: Record) -> str:
+    """Name a problem in words."""
+    heads = str(record["num_heads"])
+    if record["num_kv_heads"] != record["num_heads"]:
+        heads += f"/{record['num_kv_heads']}"
+    batch = f"{record['batch']} × " if record["batch"] > 1 else ""
+    size = f"{record['dtype']}, {batch}{heads} heads of {record['head_dim']}"
+    if record["kind"] == "decode":
+        queries = f"{record['seqlen_q']} queries, " if record["seqlen_q"] > 1 else ""
+        return f"decode {size}, {queries}{record['seqlen_k']} keys"
+    return f"prefill {size}, {record['seqlen_k']} {'causal' if record['is_causal'] else 'full'}"
+
+
+def _rows(record: Record) -> dict[str, Record]:
+    return {row["implementation"]: row for row in record["rows"]}
+
+
+def _first(rows: dict[str, Record], names: Sequence[str]) -> Record | None:
+    return next((rows[name] for name in names if name in rows), None)
+
+
+def _ratio(rows: dict[str, Record], names: Sequence[str], ours: Record | None) -> str:
+    other = _first(rows, names)
+    return "–" if other is None or ours is None else f"{other['median_ms'] / ours['median_ms']:.2f}"
+
+
+def _share(record: Record, row: Record) -> str:
+    """Return the share of the fastest instruction; of decoding, of the rate of reading."""
+    found = record["ceilings"]
+    most = found.get(READ) if record["kind"] == "decode" else peak(found, record["dtype"])
+    return _percent(record, row, most)
+
+
+def _share_of_torch(record: Record, row: Record, products: dict[str, dict[str, float]]) -> str:
+    """Return the share of the best torch.mm; of decoding, of the rate of copying."""
+    product = products.get(str(record["threads"]), {}).get(product_name(record["dtype"]))
+    is_decode = record["kind"] == "decode"
+    return _percent(record, row, record["ceilings"].get(COPY) if is_decode else product)
+
+
+def _percent(record: Record, row: Record, most: float | None) -> str:
+    amount = record["key_value_bytes"] if record["kind"] == "decode" else record["flop"]
+    return f"{amount / row['median_ms'] / 1e6 / most:.0%}" if most else "–"
+
+
+def _memory(row: Record | None) -> str:
+    if row is None or row["peak_bytes"] is None:
+        return "–"
+    return f"{row['peak_bytes'] / 2**20:.0f}"
+
+
+def _spread(row: Record) -> str:
+    return f"{(row['p90_ms'] - row['p10_ms']) / 2 / row['median_ms']:.0%}"
+
+
+def _time(milliseconds: float) -> str:
+    digits = 3 if milliseconds < 1 else 2 if milliseconds < 10 else 1 if milliseconds < 100 else 0
+    return f"{milliseconds:.{digits}f}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

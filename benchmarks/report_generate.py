@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: MIT
+"""Tables of the benchmark of whole models, from what it saved; nothing here measures."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+SDPA, GUIDE, GUIDE_BIAS, EAGER = "sdpa", "guide", "guide, bias", "eager"
+
+Record = dict[str, Any]
+
+EXPLANATION = """\
+`generate`, greedy, one prompt, 64 new tokens, models of four layers with random weights. `prompt`:
+tokens of the prompt per second, until the first new token is there; `decoding`: new tokens per
+second behind it. `guide` is an enabled model without marks, `guide, bias` the same with an eighth
+of the prompt marked. Ratios are medians over rounds of rate over sdpa's rate of the same round:
+above 1 is faster than sdpa. `±`: half of the way from the 10th to the 90th percentile, of the
+median. MiB: peak memory besides the weights, cache included.
+"""
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    """Write one line for each implementation of each model."""
+    lines = [
+        "| model | prompt | threads | attention | prompt, tokens/s | ± | over sdpa "
+        "| decoding, tokens/s | ± | over sdpa | MiB |",
+        "|---|---:|---:|---|" + "---:|" * 7,
+    ]
+    for record in result["records"]:
+        for row in record["rows"]:
+            peak = row["peak_bytes"]
+            cells = [
+                f"{record['model']} {record['dtype']}",
+                str(record["prompt"]),
+                str(record["threads"]),
+                row["implementation"],
+                *_cells(record, row, "prefill"),
+                *_cells(record, row, "decode"),
+                "not measured" if peak is None else f"{peak / 2**20:.0f}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def details(result: dict[str, Any]) -> list[str]:
+    """Write the rates of every round."""
+    lines: list[str] = []
+    for record in result["records"]:
+        lines += [
+            "",
+            f"{record['problem']}, {record['threads']} threads, load {record['load']:.1f}",
+            "",
+        ]
+        for row in record["rows"]:
+            for phase in ("prefill", "decode"):
+                rates = ", ".join(f"{rate:.1f}" for rate in row[phase]["samples"])
+                lines.append(f"- {row['implementation']}, {phase}: {rates}")
+    return lines
+
+
+def readme(result: dict[str, Any]) -> list[str]:
+    """Write the short table, on all cores."""
+    lines = [
+        "| `generate`, tokens/s | prompt: sdpa | guide | guide, bias | eager "
+        "| decoding: sdpa | guide | guide, bias | eager |",
+        "|---|" + "---:|" * 8,
+    ]
+    most = max((record["threads"] for record in result["records"]), default=0)
+    for record in (r for r in result["records"] if r["threads"] == most):
+        rows = {row["implementation"]: row for row in record["rows"]}
+        cells = [f"{record['model']} {record['dtype']}, prompt of {record['prompt']}"]
+        for phase in ("prefill", "decode"):
+            cells.append(f"{rows[SDPA][phase]['median_tokens_per_s']:.1f}")
+            cells += [f"{_ratio(record, rows[n], phase):.2f}×" for n in (GUIDE, GUIDE_BIAS, EAGER)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _cells(record: Record, row: Record, phase: str) -> list[str]:
+    found = row[phase]
+    median = found["median_tokens_per_s"]
+    spread = (found["p90_tokens_per_s"] - found["p10_tokens_per_s"]) / 2 / median
+    return [f"{median:.1f}", f"{spread:.1%}", f"{_ratio(record, row, phase):.3f}"]
+
+
+def _ratio(record: Record, row: Record, phase: str) -> float:
+    """Return how much faster than sdpa: by rounds, since what slows a round slows it all."""
+    sdpa = next(r for r in record["rows"] if r["implementation"] == SDPA)
+    pairs = zip(row[phase]["samples"], sdpa[phase]["samples"], strict=True)
+    return float(statistics.median(rate / base for rate, base in pairs))
