@@ -16,8 +16,7 @@ GUIDE_DEVICE float load_sink(const AttentionParams& params, int head_idx) {
       return ptx::from_float16(
           ptx::load_global(static_cast<const std::uint16_t*>(params.sinks) + offset));
     case ElementType::kFloat64:
-      return bias_from_double(
-          ptx::load_global(static_cast<const double*>(params.sinks) + offset));
+      return bias_from_double(ptx::load_global(static_cast<const double*>(params.sinks) + offset));
     default:
       return ptx::load_global(static_cast<const float*>(params.sinks) + offset);
   }
