@@ -206,6 +206,8 @@ class Batch:
         attention_mask: int64 ``[batch, tokens]``, 1 on tokens and 0 on padding.
         bias: Nats, float32 ``[batch, tokens]``, 0 on padding.
         strength: Multiplier of the bias, float32 ``[batch, layers, heads]``, or None for 1.
+        groups: Names of the Influence groups of all prompts, in order of first appearance.
+        seed: 1 on the tokens of a group, float32 ``[batch, groups, tokens]``; None without groups.
 
     """
 
@@ -213,6 +215,8 @@ class Batch:
     attention_mask: Tensor
     bias: Tensor
     strength: Tensor | None
+    groups: tuple[str, ...] = ()
+    seed: Tensor | None = None
 
 
 def collate(
@@ -273,7 +277,20 @@ def collate(
     if any(table is not None for table in tables):
         every = torch.ones(num_layers, num_heads)
         strength = torch.stack([every if table is None else table for table in tables])
-    return Batch(input_ids, attention_mask, bias, strength)
+    return Batch(input_ids, attention_mask, bias, strength, *_seed(encodings, tokens))
+
+
+def _seed(encodings: Sequence[Encoding], tokens: int) -> tuple[tuple[str, ...], Tensor | None]:
+    """Return the names of all groups, and which tokens of each left-padded prompt are in them."""
+    members = [encoding.groups() for encoding in encodings]
+    names = tuple(dict.fromkeys(name for groups in members for name in groups))
+    if not names:
+        return names, None
+    seed = torch.zeros(len(encodings), len(names), tokens)
+    for row, groups in enumerate(members):
+        for name, flags in groups.items():
+            seed[row, names.index(name), tokens - len(flags) :] = torch.tensor(flags).float()
+    return names, seed
 
 
 def _log(name: str, value: float) -> float:

@@ -266,7 +266,7 @@ class Decoder:
         self.model, self.compiled = model, compiled
 
     @torch.no_grad()
-    def generate(self, inputs, bias, strength, steps):
+    def generate(self, inputs, bias, strength, steps, **steering):
         tokens, mask = inputs["input_ids"], inputs["attention_mask"]
         cache = StaticCache(config=self.model.config, max_cache_len=tokens.shape[1] + steps)
         logits = []
@@ -281,6 +281,7 @@ class Decoder:
                 is_first_iteration=step == 0,
                 guide_bias=bias,
                 guide_strength=strength,
+                **steering,
             )
             call = self.model if step == 0 else self.compiled
             last = call(**prepared).logits[:, -1]

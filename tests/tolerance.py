@@ -15,6 +15,9 @@ from torch import Tensor
 # cap, sink, missing bias) differs by more than 1e-2.
 MODEL_LOGITS = 2e-5
 
+# Likewise Influence, whose values lie between 0 and 1.
+INFLUENCE = 1e-5
+
 NAIVE_FACTOR = 2.0
 FLOOR_ULPS = 4.0
 

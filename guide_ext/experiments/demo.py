@@ -209,8 +209,8 @@ def measure_speed(
     )
     baseline.set_attn_implementation("sdpa")
     chats = [integration.as_prompt(tokenizer, case.prompt) for case in cases[-prompts:]]
-    plain = integration.encode(model, tokenizer, chats, delta=0.0)
-    plain = {name: plain[name] for name in ("input_ids", "attention_mask")}
+    unsteered = integration.encode(model, tokenizer, chats, delta=0.0)
+    plain = {name: unsteered[name] for name in ("input_ids", "attention_mask")}
     steered = integration.encode(model, tokenizer, chats, delta=2.0)
     runs = {
         "sdpa": (baseline, plain),

@@ -16,8 +16,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from guide_ext.integration.attention import guide_attention
 from guide_ext.integration.embedded import load_embedded
 from guide_ext.integration.enable import disable, enable
-from guide_ext.integration.inputs import encode
+from guide_ext.integration.inputs import Inputs, encode
 from guide_ext.integration.masks import guide_dense_mask, guide_mask
+from guide_ext.integration.measure import generate_with_influence, influence
 from guide_ext.integration.state import is_enabled, table_size
 from guide_ext.integration.text import as_prompt, complete, load, load_tokenizer
 from guide_ext.integration.verify import UnsupportedModelError
@@ -29,12 +30,15 @@ AttentionInterface.register("guide_dense", guide_attention)
 AttentionMaskInterface.register("guide_dense", guide_dense_mask)
 
 __all__ = [
+    "Inputs",
     "UnsupportedModelError",
     "as_prompt",
     "complete",
     "disable",
     "enable",
     "encode",
+    "generate_with_influence",
+    "influence",
     "is_enabled",
     "load",
     "load_embedded",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 # The keyword arguments that enable() adds to a model.
-STEERING_ARGUMENTS = ("guide_bias", "guide_strength")
+STEERING_ARGUMENTS = ("guide_bias", "guide_strength", "guide_seed")
 
 
 def check_bias(bias: object, rows: int) -> Tensor:
@@ -58,6 +58,26 @@ def check_strength(strength: object, rows: int, layers: int, heads: int) -> Tens
     return strength.detach().to(torch.float32)
 
 
+def check_seed(seed: object, rows: int) -> Tensor:
+    """Check ``guide_seed`` for a batch of `rows`.
+
+    Raises:
+        ValueError: If it is not a tensor of numbers or bools, ``[rows, groups, tokens]``.
+
+    """
+    if not isinstance(seed, Tensor) or seed.is_complex():
+        raise ValueError(
+            "guide_seed must be a tensor [batch, groups, tokens], 1 on the tokens of a group, "
+            f"got {_describe(seed)}"
+        )
+    if seed.dim() != 3 or seed.shape[0] != rows or seed.shape[1] == 0:
+        raise ValueError(
+            f"guide_seed must be [batch, groups, tokens] with {rows} row(s), as the input has, "
+            f"and a group or more, got shape {list(seed.shape)}"
+        )
+    return seed.detach()
+
+
 def check_values(bias: Tensor, strength: Tensor | None) -> None:
     """Look at the numbers; waits for the device once.
 
@@ -97,7 +117,8 @@ def check_companions(bias: object, strength: object, unknown: list[str]) -> None
     """
     if unknown:
         raise ValueError(
-            f"steering arguments must be {' or '.join(STEERING_ARGUMENTS)}, "
+            f"steering arguments must be {', '.join(STEERING_ARGUMENTS[:-1])} or "
+            f"{STEERING_ARGUMENTS[-1]}, "
             f"got {', '.join(unknown)}"
         )
     if strength is not None and bias is None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from guide_ext.attention import biased_attention
 from guide_ext.integration.carrier import Structure, is_carrier, scaled, unpack
 from guide_ext.integration.frame import Frame, current
+from guide_ext.integration.influence_state import Slots
 
 # Set by enable() on every attention module: (index, number of layers, heads per layer).
 LAYER_ATTRIBUTE = "_guide_layer"
@@ -61,22 +62,29 @@ def guide_attention(
         frame.recorder.layers.append((module, query.shape[1]))
     seqlen_q, seqlen_k = query.shape[2], key.shape[2]
     layer = getattr(module, LAYER_ATTRIBUTE, None)
-    q_start, attn_bias = None, None
+    q_start, attn_bias, slots = None, None, None
     if is_carrier(attention_mask):
         unpacked = unpack(attention_mask, seqlen_k, layer)
+        slots = Slots(unpacked.first_key, unpacked.first_key + unpacked.q_start[0])
         structure, q_start, key_bias = unpacked.structure, unpacked.q_start, unpacked.key_bias
     else:
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
         structure = Structure(bool(causal) and attention_mask is None and seqlen_q > 1)
         attn_bias = _table(attention_mask, seqlen_q)
         key_bias = _waiting_bias(frame, layer, seqlen_k)
+        slots = None if frame is None else frame.slots_by_length.get(seqlen_k)
     if position_bias is not None:
         attn_bias = _sum(attn_bias, position_bias)
-    out, _, _ = biased_attention(
+    state = frame.influence if frame is not None and layer is not None else None
+    channels = None
+    if state is not None and layer is not None:
+        channels = state.keys(layer[0], slots, seqlen_k)
+    out, reduced, _ = biased_attention(
         _rows(query),
         _rows(key),
         _rows(value),
         key_bias,
+        channels,
         attn_bias=attn_bias,
         sinks=s_aux,
         q_start=q_start,
@@ -86,6 +94,8 @@ def guide_attention(
         scale=scaling,
         softcap=softcap or 0.0,
     )
+    if state is not None and layer is not None:
+        state.pending[layer[0]].reduced = reduced
     return out.transpose(1, 2), None
 
 
@@ -100,7 +110,7 @@ def _refuse(module: nn.Module, dropout: float, kwargs: dict[str, Any]) -> None:
             "output_attentions must be False under attn_implementation='guide', which never forms "
             "the attention matrix; load the model with attn_implementation='eager' to see it"
         )
-    for name in ("guide_bias", "guide_strength"):
+    for name in ("guide_bias", "guide_strength", "guide_seed"):
         if kwargs.get(name) is not None and hasattr(module, LAYER_ATTRIBUTE):
             raise ValueError(
                 f"{name} must go to the model that was enabled, got a part of it; "

@@ -11,10 +11,11 @@ device synchronisation, and `torch.compile` sees constants. Flattened, a row is
 
     header (4 words) | strength (layers · heads words) | key bias (seqlen_k words) | filler
 
-with header = (q_start, 0, 0, 0) as int32 and the rest as float32 bits. The filler rounds the row up
-to a multiple of dimensions 1 and 2 and is NaN: a key that the mask did not foresee shows at once.
-`q_start` is read on the device, so one CUDA graph serves every decoding step. The row grows with
-the number of keys, not with queries × keys.
+with header = (q_start, first_key, 0, 0) as int32 and the rest as float32 bits. The filler rounds
+the row up to a multiple of dimensions 1 and 2 and is NaN: a key that the mask did not foresee shows
+at once. `first_key` is the slot of key 0, for what is kept by slot. `q_start` is read on the
+device, so one CUDA graph serves every decoding step. The row grows with the number of keys, not
+with queries × keys.
 
 uint32, because no caller's own mask has that dtype, and because autocast, ``.half()`` and mixed
 precision wrappers cast floating tensors only.
@@ -58,6 +59,7 @@ class Unpacked:
 
     structure: Structure
     q_start: Tensor  # [1], int32
+    first_key: Tensor  # 0-d, int32: slot of key 0
     key_bias: Tensor | None  # [batch, 1 or num_heads, seqlen_k], float32, nats
 
 
@@ -68,6 +70,7 @@ def pack(
     device: torch.device | str,
     key_bias: Tensor | None = None,
     strength: Tensor | None = None,
+    first_key: int | Tensor = 0,
 ) -> Tensor:
     """Make a carrier.
 
@@ -79,6 +82,7 @@ def pack(
         device: Where the mask is wanted.
         key_bias: Nats, ``[batch, seqlen_k]``, float32; −inf hides a key.
         strength: Multiplier of the bias, ``[batch, layers, heads]``, float32.
+        first_key: Slot of key 0, a number or a 0-d tensor.
 
     Returns:
         uint32 ``[batch, 1 + flags, window_left + 2, rest]``, contiguous.
@@ -86,6 +90,7 @@ def pack(
     """
     header = torch.zeros(batch, _HEADER, dtype=torch.int32, device=device)
     header[:, 0] = q_start
+    header[:, 1] = first_key
     parts = [header]
     flags = 0 if structure.is_causal else _BIDIRECTIONAL
     if strength is not None:
@@ -121,9 +126,9 @@ def unpack(carrier: Tensor, seqlen_k: int, layer: tuple[int, int, int] | None) -
     is_causal = not flags & _BIDIRECTIONAL
     structure = Structure(is_causal, window, -1 if is_causal else window)
     row = carrier.flatten(1).view(torch.int32)
-    q_start = row[:1, 0]
+    q_start, first_key = row[:1, 0], row[0, 1]
     if not flags & _HAS_KEY_BIAS:
-        return Unpacked(structure, q_start, None)
+        return Unpacked(structure, q_start, first_key, None)
     position, strength = _HEADER, None
     if flags & _HAS_STRENGTH:
         if layer is None:
@@ -142,7 +147,7 @@ def unpack(carrier: Tensor, seqlen_k: int, layer: tuple[int, int, int] | None) -
     key_bias = row[:, None, position : position + seqlen_k].view(torch.float32)
     if strength is not None:
         key_bias = scaled(key_bias, strength.view(torch.float32))
-    return Unpacked(structure, q_start, key_bias)
+    return Unpacked(structure, q_start, first_key, key_bias)
 
 
 def scaled(key_bias: Tensor, strength: Tensor) -> Tensor:

@@ -14,7 +14,15 @@ from guide_ext.integration import arguments, verify
 from guide_ext.integration.attention import LAYER_ATTRIBUTE
 from guide_ext.integration.frame import Frame, pop, push
 from guide_ext.integration.generation import Generate, PrepareInputs
-from guide_ext.integration.state import STATE_ATTRIBUTE, State, is_enabled, state_of, table_size
+from guide_ext.integration.influence_hooks import state_of_call
+from guide_ext.integration.state import (
+    STATE_ATTRIBUTE,
+    State,
+    forget_compiled_call,
+    is_enabled,
+    state_of,
+    table_size,
+)
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -113,7 +121,7 @@ def disable(model: Model) -> Model:
     for layer in state.findings.layers:
         layer.__dict__.pop(LAYER_ATTRIBUTE, None)
     verify.restore(state.implementations_before)
-    _forget_compiled_call(model)
+    forget_compiled_call(model)
     delattr(model, STATE_ATTRIBUTE)
     return model
 
@@ -154,12 +162,7 @@ def _attach(model: Any, state: State) -> None:
     for method in _METHODS:
         if hasattr(model, method.name):
             model.__dict__[method.name] = method(model)
-    _forget_compiled_call(model)
-
-
-def _forget_compiled_call(model: nn.Module) -> None:
-    """Drop what generate() compiled: dynamo would not notice that hooks have come or gone."""
-    model.__dict__.pop("_compiled_call", None)
+    forget_compiled_call(model)
 
 
 def _before_forward(
@@ -171,6 +174,8 @@ def _before_forward(
     push(frame)  # before the checks: _after_forward pops it if one of them raises
     given = kwargs.pop("guide_bias", None)
     strength = kwargs.pop("guide_strength", None)
+    seed = kwargs.pop("guide_seed", None)
+    frame.influence = state_of_call(model, seed, args, kwargs)
     unknown = [name for name in kwargs if name.startswith("guide_")]
     arguments.check_companions(given, strength, unknown)
     if given is None:

@@ -14,10 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from guide_ext.integration.influence_state import InfluenceState, Request, Slots
 
 
 @dataclass
@@ -45,6 +48,10 @@ class Frame:
         is_generation: Whether this is the frame of a steered `generate()`, not of one call in it.
         handed_on: Frames of `generate()` only: the bias of the step at hand, whose values were
             looked at before the first step.
+        slots_by_length: Where the keys and queries of this call lie, by the number of keys, of
+            masks that were made in it.
+        influence: Where this call's Influence goes, or None.
+        request: What calls inside are to measure, or None.
         outer: The frame of the call that this one is nested in.
 
     """
@@ -57,6 +64,9 @@ class Frame:
     recorder: Recorder | None = None
     is_generation: bool = False
     handed_on: Tensor | None = None
+    slots_by_length: dict[int, Slots] = field(default_factory=dict)
+    influence: InfluenceState | None = None
+    request: Request | None = None
     outer: Frame | None = None
 
     def bias_for(self, config: object) -> Tensor | None:
@@ -75,6 +85,14 @@ def current() -> Frame | None:
     if torch.compiler.is_dynamo_compiling():
         return _TRACED["frame"]
     return _FRAME.get()
+
+
+def requested() -> Request | None:
+    """Return what the innermost caller that asks wants measured, or None."""
+    frame = current()
+    while frame is not None and frame.request is None:
+        frame = frame.outer
+    return None if frame is None else frame.request
 
 
 def push(frame: Frame) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from guide_ext.integration import arguments
 from guide_ext.integration.frame import Frame, current, using
+from guide_ext.integration.influence_hooks import state_of_call
 from guide_ext.integration.state import is_enabled, state_of, table_size
 
 
@@ -135,6 +136,7 @@ class PrepareInputs(_Method):
         *args: Any,
         guide_bias: Tensor | None = None,
         guide_strength: Tensor | None = None,
+        guide_seed: Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Prepare the inputs of one step; see `GenerationMixin.prepare_inputs_for_generation`."""
@@ -154,6 +156,10 @@ class PrepareInputs(_Method):
             inputs: dict[str, Any] = self._wrapped(input_ids, *args, **kwargs)
         if frame.bias is not None and not frame.applied:
             self._hand_on(inputs, frame.bias, frame.strength)
+        # Here, outside a compiled forward, the cache is made ready for what the step measures.
+        state_of_call(model, guide_seed, (), inputs)
+        if guide_seed is not None and inputs.get("past_key_values") is None:
+            inputs["guide_seed"] = guide_seed
         return inputs
 
     def _hand_on(self, inputs: dict[str, Any], bias: Tensor, strength: Tensor | None) -> None:

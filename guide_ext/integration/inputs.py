@@ -19,6 +19,17 @@ Chat: TypeAlias = Sequence[Mapping[str, Any]]
 Prompt: TypeAlias = str | MarkedText | Encoding | Chat
 
 
+class Inputs(dict[str, Tensor]):
+    """Keyword arguments of `generate()` and `forward()`.
+
+    Attributes:
+        groups: Names of the groups of ``guide_seed``; empty without it.
+
+    """
+
+    groups: tuple[str, ...] = ()
+
+
 def encode(
     model: nn.Module,
     tokenizer: Any,
@@ -29,7 +40,7 @@ def encode(
     trusted_roles: Collection[str] = ("system", "user"),
     max_length: int | None = None,
     **template_kwargs: Any,
-) -> dict[str, Tensor]:
+) -> Inputs:
     """Tokenise prompts with tags into what `generate()` and `forward()` of an enabled model take.
 
     Args:
@@ -48,7 +59,9 @@ def encode(
     Returns:
         ``input_ids`` and ``attention_mask``, int64 ``[batch, tokens]``; ``guide_bias``, float32
         ``[batch, tokens]``, nats; unless every layer and head is steered also ``guide_strength``,
-        float32 ``[batch, layers, heads]``.
+        float32 ``[batch, layers, heads]``. With ``<?->`` tags ``guide_seed``, float32
+        ``[batch, groups, tokens]``, 1 on the tokens of each group, whose names are ``.groups``:
+        for `influence` and `generate_with_influence`; other calls have no use for it.
 
     Raises:
         TagError: If tags do not match, or stand in a role that is not trusted.
@@ -91,14 +104,17 @@ def encode(
         num_heads=num_heads,
         pad_token_id=_pad_token_id(tokenizer),
     )
-    inputs = {
+    tensors = {
         "input_ids": batch.input_ids,
         "attention_mask": batch.attention_mask,
         "guide_bias": batch.bias,
+        "guide_strength": batch.strength,
+        "guide_seed": batch.seed,
     }
-    if batch.strength is not None:
-        inputs["guide_strength"] = batch.strength
-    return {name: tensor.to(_input_device(model)) for name, tensor in inputs.items()}
+    device = _input_device(model)
+    inputs = Inputs((name, t.to(device)) for name, t in tensors.items() if t is not None)
+    inputs.groups = batch.groups
+    return inputs
 
 
 def _encode_one(

@@ -13,6 +13,7 @@ from transformers import masking_utils
 
 from guide_ext.integration.carrier import Structure, pack
 from guide_ext.integration.frame import Frame, current
+from guide_ext.integration.influence_state import Slots
 
 
 def guide_mask(
@@ -39,7 +40,9 @@ def guide_mask(
 
     """
     frame = current()
-    bias = _bias_of_keys(frame, kwargs.get("config"), batch_size, kv_length, kv_offset, device)
+    bias = _bias_of_keys(
+        frame, kwargs.get("config"), batch_size, kv_length, kv_offset, q_offset, device
+    )
     if frame is not None and bias is not None:
         frame.applied = True
     structure = _structure(mask_function)
@@ -54,6 +57,7 @@ def guide_mask(
             device,
             _with_padding(bias, attention_mask, kv_length, kv_offset),
             strength,
+            kv_offset,
         )
     visible = _visible_table(
         batch_size, q_length, kv_length, q_offset, kv_offset, mask_function, attention_mask,
@@ -86,7 +90,9 @@ def guide_dense_mask(
     It waits in the frame, and the attention function adds it.
     """
     frame = current()
-    bias = _bias_of_keys(frame, kwargs.get("config"), batch_size, kv_length, kv_offset, device)
+    bias = _bias_of_keys(
+        frame, kwargs.get("config"), batch_size, kv_length, kv_offset, q_offset, device
+    )
     if frame is not None and bias is not None:
         frame.bias_by_length[kv_length] = bias
     visible = _visible_table(
@@ -104,6 +110,7 @@ def _bias_of_keys(
     batch: int,
     kv_length: int,
     kv_offset: int,
+    q_offset: int | Tensor,
     device: torch.device | str,
 ) -> Tensor | None:
     """Cut the bias of the present keys out of the bias of all slots, ``[batch, seqlen_k]``."""
@@ -111,6 +118,7 @@ def _bias_of_keys(
         return None
     if frame.recorder is not None:
         frame.recorder.configs.append(config)
+    frame.slots_by_length[kv_length] = Slots(kv_offset, q_offset)
     bias = frame.bias_for(config)
     if bias is None:
         return None

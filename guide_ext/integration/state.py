@@ -24,6 +24,7 @@ class State:
         methods_before: What stood on the model under the names of the methods that were replaced,
             None where only its class had one.
         handles: The hooks.
+        is_watched: Whether hooks for Influence are among them; the first measurement adds them.
 
     """
 
@@ -31,12 +32,18 @@ class State:
     implementations_before: list[tuple[Any, Any]]
     methods_before: dict[str, Any]
     handles: list[RemovableHandle] = field(default_factory=list)
+    is_watched: bool = False
 
 
 def state_of(model: nn.Module) -> State:
     """Return the state of an enabled model."""
     state: State = model.__dict__[STATE_ATTRIBUTE]
     return state
+
+
+def forget_compiled_call(model: nn.Module) -> None:
+    """Drop what generate() compiled: dynamo would not notice that hooks have come or gone."""
+    model.__dict__.pop("_compiled_call", None)
 
 
 def is_enabled(model: nn.Module) -> bool:

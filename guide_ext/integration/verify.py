@@ -148,6 +148,13 @@ def _run(
     return output[0][attention_mask.bool()], recorder
 
 
+def tiny_run(model: Any) -> None:
+    """Run the model once on a few tokens without padding, as it is but in evaluation mode."""
+    input_ids, _ = _tiny_batch(model)
+    with _evaluation(model), torch.no_grad():
+        model(input_ids=input_ids[1:], use_cache=False)
+
+
 def _tiny_batch(model: Any) -> tuple[Tensor, Tensor]:
     """Make two rows of token ids, the first with left padding."""
     config = model.config.get_text_config()
