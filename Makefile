@@ -20,7 +20,7 @@ export GUIDE_CUDA := $(CUDA)
 export MAX_JOBS := $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format sanitize bench bench-generate bench-growth gpu doctor model wheel wheel-cuda clean
+.PHONY: help setup demo test lint format sanitize bench bench-generate bench-influence bench-growth gpu doctor model wheel wheel-cuda clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -70,6 +70,9 @@ bench: setup  ## the op on this CPU, verified, then timed beside its peers (15 m
 
 bench-generate: setup  ## tokens per second of whole models, with sdpa, guide and eager (10 minutes)
 	$(BIN)/python -m pytest benchmarks/bench_generate.py -q --benchmark-quiet $(BENCH)
+
+bench-influence: setup  ## what Influence costs in a forward pass, 1k to 16k tokens (10 minutes)
+	$(BIN)/python -m pytest benchmarks/bench_influence.py -q --benchmark-quiet $(BENCH)
 
 bench-growth: setup  ## time and memory from 1k to 32k keys, with a plot (10 minutes)
 	PYTHONPATH=tests $(BIN)/python benchmarks/growth.py $(GROWTH)

@@ -23,7 +23,7 @@ from memory import PeakMemory
 from problems import DTYPE_NAMES
 from pytest_benchmark.fixture import BenchmarkFixture
 from recording import Run
-from report_generate import EAGER, GUIDE, GUIDE_BIAS, SDPA
+from report_generate import EAGER, GUIDE, GUIDE_BIAS, GUIDE_INFLUENCE, SDPA
 from sampling import summary
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, StoppingCriteria, StoppingCriteriaList
@@ -128,14 +128,17 @@ class Turns:
         """Return tokens per second of the prompt, up to the first new token, and of the rest."""
         model, inputs = self._ways[name]
         stamps, begin = Stamps(), time.perf_counter()
-        model.generate(
-            **inputs,
-            max_new_tokens=self._new_tokens,
-            min_new_tokens=self._new_tokens,
-            do_sample=False,
-            pad_token_id=0,
-            stopping_criteria=StoppingCriteriaList([stamps]),
-        )
+        options = {
+            "max_new_tokens": self._new_tokens,
+            "min_new_tokens": self._new_tokens,
+            "do_sample": False,
+            "pad_token_id": 0,
+            "stopping_criteria": StoppingCriteriaList([stamps]),
+        }
+        if "guide_seed" in inputs:
+            guide.generate_with_influence(model, inputs, **options)
+        else:
+            model.generate(**inputs, **options)
         prompt = inputs["input_ids"].shape[1]
         rest = (len(stamps.times) - 1) / (stamps.times[-1] - stamps.times[0])
         return prompt / (stamps.times[0] - begin), rest
@@ -153,9 +156,14 @@ def test_generate(
     _share(twins, setting.dtype)
     plain = _inputs(setting.prompt, setting)
     steered = plain | {"guide_bias": _marks(setting.prompt)}
-    ways = {name: (twin, plain) for name, twin in twins.items()}
-    ways = {SDPA: ways[SDPA], GUIDE: ways[GUIDE], GUIDE_BIAS: (twins[GUIDE], steered),
-            EAGER: ways[EAGER]}  # fmt: skip
+    measured = steered | {"guide_seed": (steered["guide_bias"] > 0).float()[:, None]}
+    ways = {
+        SDPA: (twins[SDPA], plain),
+        GUIDE: (twins[GUIDE], plain),
+        GUIDE_BIAS: (twins[GUIDE], steered),
+        GUIDE_INFLUENCE: (twins[GUIDE], measured),
+        EAGER: (twins[EAGER], plain),
+    }
     turns = Turns(ways, setting.new_tokens)
     begin, peaks = time.monotonic(), {}
     for name in ways:  # warms up, too

@@ -22,6 +22,7 @@ from typing import Any
 import report_attention
 import report_generate
 import report_growth
+import report_influence
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -29,11 +30,13 @@ KINDS: dict[str, ModuleType] = {
     "attention": report_attention,
     "generate": report_generate,
     "growth": report_growth,
+    "influence": report_influence,
 }
 TITLES = {
     "attention": "The op on a CPU",
     "generate": "Whole models on a CPU",
     "growth": "How time and memory grow",
+    "influence": "Influence in a forward pass on a CPU",
 }
 IDLE_LOAD = 0.5  # above, the README says so
 _MARKED = re.compile(r"<!-- bench (\w+): (\S+) -->\n.*?<!-- /bench -->", re.DOTALL)

@@ -6,7 +6,10 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-SDPA, GUIDE, GUIDE_BIAS, EAGER = "sdpa", "guide", "guide, bias", "eager"
+SDPA, GUIDE, EAGER = "sdpa", "guide", "eager"
+GUIDE_BIAS, GUIDE_INFLUENCE = "guide, bias", "guide, bias + Influence"
+
+_SHOWN = (GUIDE, GUIDE_BIAS, GUIDE_INFLUENCE, EAGER)
 
 Record = dict[str, Any]
 
@@ -14,9 +17,10 @@ EXPLANATION = """\
 `generate`, greedy, one prompt, 64 new tokens, models of four layers with random weights. `prompt`:
 tokens of the prompt per second, until the first new token is there; `decoding`: new tokens per
 second behind it. `guide` is an enabled model without marks, `guide, bias` the same with an eighth
-of the prompt marked. Ratios are medians over rounds of rate over sdpa's rate of the same round:
-above 1 is faster than sdpa. `±`: half of the way from the 10th to the 90th percentile, of the
-median. MiB: peak memory besides the weights, cache included.
+of the prompt marked, `+ Influence` with the Influence of these marks on every token. Ratios are
+medians over rounds of rate over sdpa's rate of the same round: above 1 is faster than sdpa. `±`:
+half of the way from the 10th to the 90th percentile, of the median. MiB: peak memory besides the
+weights, cache included.
 """
 
 
@@ -62,9 +66,9 @@ def details(result: dict[str, Any]) -> list[str]:
 def readme(result: dict[str, Any]) -> list[str]:
     """Write the short table, on all cores."""
     lines = [
-        "| `generate`, tokens/s | prompt: sdpa | guide | guide, bias | eager "
-        "| decoding: sdpa | guide | guide, bias | eager |",
-        "|---|" + "---:|" * 8,
+        "| `generate`, tokens/s | prompt: sdpa | guide | bias | bias + Influence | eager "
+        "| decoding: sdpa | guide | bias | bias + Influence | eager |",
+        "|---|" + "---:|" * 10,
     ]
     most = max((record["threads"] for record in result["records"]), default=0)
     for record in (r for r in result["records"] if r["threads"] == most):
@@ -72,7 +76,10 @@ def readme(result: dict[str, Any]) -> list[str]:
         cells = [f"{record['model']} {record['dtype']}, prompt of {record['prompt']}"]
         for phase in ("prefill", "decode"):
             cells.append(f"{rows[SDPA][phase]['median_tokens_per_s']:.1f}")
-            cells += [f"{_ratio(record, rows[n], phase):.2f}×" for n in (GUIDE, GUIDE_BIAS, EAGER)]
+            cells += [
+                f"{_ratio(record, rows[name], phase):.2f}×" if name in rows else "–"
+                for name in _SHOWN
+            ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
