@@ -8,6 +8,8 @@ Importing this registers ``torch.ops.guide.biased_attention``. Steering of trans
 from importlib.metadata import PackageNotFoundError, version
 
 from guide_ext.attention import Dispatch, biased_attention, explain_dispatch
+from guide_ext.influence import Influence
+from guide_ext.share import attention_with_share
 from guide_ext.spans import MarkedText, Span, TagError, escape, mark, parse
 from guide_ext.steering import Steering
 from guide_ext.tokens import Encoding
@@ -20,10 +22,12 @@ except PackageNotFoundError:  # a source tree on PYTHONPATH that was never insta
 __all__ = [
     "Dispatch",
     "Encoding",
+    "Influence",
     "MarkedText",
     "Span",
     "Steering",
     "TagError",
+    "attention_with_share",
     "biased_attention",
     "escape",
     "explain_dispatch",

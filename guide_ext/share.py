@@ -16,7 +16,7 @@ def attention_with_share(
     key: Tensor,
     value: Tensor,
     marked: Tensor,
-    min_share: float,
+    min_share: float | Tensor,
     key_bias: Tensor | None = None,
     influence: Tensor | None = None,
     sinks: Tensor | None = None,
@@ -40,7 +40,8 @@ def attention_with_share(
         key: See `biased_attention`.
         value: See `biased_attention`.
         marked: Marked keys, bool, ``[1 or batch, seqlen_k]``.
-        min_share: The share that they shall have at least, from 0 to below 1.
+        min_share: The share that they shall have at least, from 0 to below 1; or one for every row
+            of the batch, float32, ``[1 or batch]``, whose values are not looked at.
         key_bias: See `biased_attention`; counts before the share is looked at.
         influence: See `biased_attention`.
         sinks: See `biased_attention`; they belong to what is not marked.
@@ -95,7 +96,8 @@ def attention_with_share(
     out_marked, influence_marked, lse_marked = attend(marked, None)
     out_rest, influence_rest, lse_rest = attend(~marked, sinks)
     log_odds = lse_marked - lse_rest  # NaN for a row that sees nothing
-    wanted = math.log(min_share / (1 - min_share)) if min_share > 0 else -math.inf
+    wanted = torch.as_tensor(min_share, dtype=lse_rest.dtype, device=lse_rest.device)
+    wanted = torch.logit(wanted).view(-1, 1, 1)
     can_grow = log_odds.isfinite() & (log_odds < wanted)
     delta = torch.where(can_grow, wanted - log_odds, 0.0)
     share = torch.sigmoid(log_odds + delta).nan_to_num(0.0)
@@ -114,14 +116,20 @@ def attention_with_share(
     )
 
 
-def _check(key: Tensor, marked: Tensor, min_share: float) -> None:
+def _check(key: Tensor, marked: Tensor, min_share: float | Tensor) -> None:
     shapes = ((1, key.shape[2]), (key.shape[0], key.shape[2])) if key.dim() == 4 else ()
     if marked.dtype != torch.bool or tuple(marked.shape) not in shapes:
         raise ValueError(
             "attention_with_share: marked must be bool, [1 or batch, seqlen_k] = "
             f"{list(shapes[-1]) if shapes else '[..]'}, got {marked.dtype} {list(marked.shape)}"
         )
-    if not 0 <= min_share < 1:
+    if isinstance(min_share, Tensor):
+        if min_share.dim() != 1 or not min_share.is_floating_point():
+            raise ValueError(
+                "attention_with_share: min_share must be a number, or floating [1 or batch], got "
+                f"{min_share.dtype} {list(min_share.shape)}"
+            )
+    elif not 0 <= min_share < 1:
         raise ValueError(
             f"attention_with_share: min_share must be from 0 to below 1, got {min_share!r}"
         )

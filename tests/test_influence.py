@@ -156,6 +156,21 @@ def test_wrong_seeds(change, message):
         guide.influence(model, inputs)
 
 
+def test_a_seed_of_another_length():
+    model, inputs = guide.enable(make("llama")), {**prompts(), "guide_seed": seeds()[..., :-1]}
+    with pytest.raises(ValueError, match=r"guide_seed must be .* with 9 tokens, .* got .*2, 8\]"):
+        guide.influence(model, inputs)
+
+
+def test_embeddings():
+    model, inputs, seed = guide.enable(make("llama")), prompts(), seeds()
+    wanted = measured(model, inputs, seed)
+    inputs["inputs_embeds"] = model.get_input_embeddings()(inputs.pop("input_ids"))
+    assert torch.equal(measured(model, inputs, seed).values, wanted.values)
+    with pytest.raises(ValueError, match="inputs must have input_ids"):
+        guide.generate_with_influence(model, {**inputs, "guide_seed": seed})
+
+
 def test_wrong_names():
     model, inputs = guide.enable(make("llama")), {**prompts(), "guide_seed": seeds()}
     with pytest.raises(ValueError, match=r"groups must name the 2 groups .*, got \['one'\]"):

@@ -123,7 +123,7 @@ class TestArguments:
             models.generation(model, {**inputs, "guide_strength": torch.ones(2, 2, 4)})
 
     def test_unknown_name(self, model, inputs):
-        with pytest.raises(ValueError, match="guide_strength or guide_seed, got guide_sed"):
+        with pytest.raises(ValueError, match="guide_share or guide_seed, got guide_sed"):
             logits(model, inputs, guide_sed=bias())
         with pytest.raises(ValueError, match=r"not used by the model: .*guide_sed"):
             models.generation(model, {**inputs, "guide_sed": bias()})

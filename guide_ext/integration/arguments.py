@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 # The keyword arguments that enable() adds to a model.
-STEERING_ARGUMENTS = ("guide_bias", "guide_strength", "guide_seed")
+STEERING_ARGUMENTS = ("guide_bias", "guide_strength", "guide_share", "guide_seed")
 
 
 def check_bias(bias: object, rows: int) -> Tensor:
@@ -56,6 +56,59 @@ def check_strength(strength: object, rows: int, layers: int, heads: int) -> Tens
             f"got shape {list(strength.shape)}"
         )
     return strength.detach().to(torch.float32)
+
+
+def bias_beside(share: object, bias: Any) -> Any:
+    """Return the bias that travels with a share: that which was given, or zeros.
+
+    Raises:
+        ValueError: If the share is no tensor of numbers.
+
+    """
+    if share is None or bias is not None:
+        return bias
+    share = check_share(share, None)
+    return torch.zeros_like(share)
+
+
+def check_share(share: object, bias: object) -> Tensor:
+    """Check ``guide_share`` and return it as float32.
+
+    Raises:
+        ValueError: If it is not a floating tensor ``[rows, tokens]``, of the shape of `bias` if
+            that is given.
+
+    """
+    if not isinstance(share, Tensor) or not share.is_floating_point():
+        raise ValueError(
+            "guide_share must be a floating-point tensor [batch, tokens], the wanted share on "
+            f"marked tokens and 0 elsewhere, got {_describe(share)}"
+        )
+    shape = list(bias.shape) if isinstance(bias, Tensor) else list(share.shape)
+    if share.dim() != 2 or list(share.shape) != shape:
+        raise ValueError(
+            f"guide_share must be [batch, tokens], as guide_bias {shape}, got shape "
+            f"{list(share.shape)}"
+        )
+    return share.detach().to(torch.float32)
+
+
+def check_share_values(share: Tensor | None) -> None:
+    """Look at the numbers; waits for the device once.
+
+    Raises:
+        ValueError: If a share is not in [0, 1), or a row wants several.
+
+    """
+    if share is None or share.numel() == 0:
+        return
+    largest = share.amax(1, keepdim=True)
+    wrong = ~((share == 0) | (share == largest)) | ~((share >= 0) & (share < 1))
+    if bool(wrong.any()):
+        raise ValueError(
+            "guide_share must be one number from 0 to below 1 on all marked tokens of a row, and 0 "
+            f"on the others, got {share[wrong][0].item():g}"
+        )
 
 
 def check_seed(seed: object, rows: int) -> Tensor:

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from guide_ext.attention import biased_attention
+from guide_ext.integration.arguments import STEERING_ARGUMENTS
 from guide_ext.integration.carrier import Structure, is_carrier, scaled, unpack
 from guide_ext.integration.frame import Frame, current
 from guide_ext.integration.influence_state import Slots
+from guide_ext.share import attention_with_share
 
 # Set by enable() on every attention module: (index, number of layers, heads per layer).
 LAYER_ATTRIBUTE = "_guide_layer"
@@ -62,11 +64,12 @@ def guide_attention(
         frame.recorder.layers.append((module, query.shape[1]))
     seqlen_q, seqlen_k = query.shape[2], key.shape[2]
     layer = getattr(module, LAYER_ATTRIBUTE, None)
-    q_start, attn_bias, slots = None, None, None
+    q_start, attn_bias, slots, share = None, None, None, None
     if is_carrier(attention_mask):
         unpacked = unpack(attention_mask, seqlen_k, layer)
         slots = Slots(unpacked.first_key, unpacked.first_key + unpacked.q_start[0])
         structure, q_start, key_bias = unpacked.structure, unpacked.q_start, unpacked.key_bias
+        share = unpacked.share
     else:
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
         structure = Structure(bool(causal) and attention_mask is None and seqlen_q > 1)
@@ -79,21 +82,28 @@ def guide_attention(
     channels = None
     if state is not None and layer is not None:
         channels = state.keys(layer[0], slots, seqlen_k)
-    out, reduced, _ = biased_attention(
-        _rows(query),
-        _rows(key),
-        _rows(value),
-        key_bias,
-        channels,
-        attn_bias=attn_bias,
-        sinks=s_aux,
-        q_start=q_start,
-        is_causal=structure.is_causal,
-        window_left=structure.window_left,
-        window_right=structure.window_right,
-        scale=scaling,
-        softcap=softcap or 0.0,
-    )
+    operands = (_rows(query), _rows(key), _rows(value))
+    options: dict[str, Any] = {
+        "sinks": s_aux,
+        "q_start": q_start,
+        "is_causal": structure.is_causal,
+        "window_left": structure.window_left,
+        "window_right": structure.window_right,
+        "scale": scaling,
+        "softcap": softcap or 0.0,
+    }
+    if share is None:
+        out, reduced, _ = biased_attention(
+            *operands, key_bias, channels, attn_bias=attn_bias, **options
+        )
+    elif attn_bias is None:
+        out, reduced, _, _ = attention_with_share(
+            *operands, share > 0, share.amax(1), key_bias, channels, **options
+        )
+    else:
+        raise ValueError(
+            "guide_share must go to a model without position_bias, got one that adds it"
+        )
     if state is not None and layer is not None:
         state.pending[layer[0]].reduced = reduced
     return out.transpose(1, 2), None
@@ -110,7 +120,7 @@ def _refuse(module: nn.Module, dropout: float, kwargs: dict[str, Any]) -> None:
             "output_attentions must be False under attn_implementation='guide', which never forms "
             "the attention matrix; load the model with attn_implementation='eager' to see it"
         )
-    for name in ("guide_bias", "guide_strength", "guide_seed"):
+    for name in STEERING_ARGUMENTS:
         if kwargs.get(name) is not None and hasattr(module, LAYER_ATTRIBUTE):
             raise ValueError(
                 f"{name} must go to the model that was enabled, got a part of it; "

@@ -11,7 +11,8 @@ device synchronisation, and `torch.compile` sees constants. Flattened, a row is
 
     header (4 words) | strength (layers · heads words) | key bias (seqlen_k words) | filler
 
-with header = (q_start, first_key, 0, 0) as int32 and the rest as float32 bits. The filler rounds
+with header = (q_start, first_key, 0, 0) as int32 and the rest as float32 bits; with a share, every
+word of key bias is followed by that of the share of its key. The filler rounds
 the row up to a multiple of dimensions 1 and 2 and is NaN: a key that the mask did not foresee shows
 at once. `first_key` is the slot of key 0, for what is kept by slot. `q_start` is read on the
 device, so one CUDA graph serves every decoding step. The row grows with the number of keys, not
@@ -35,6 +36,7 @@ _HEADER = 4
 _BIDIRECTIONAL = 1
 _HAS_STRENGTH = 2
 _HAS_KEY_BIAS = 4
+_HAS_SHARE = 8
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Unpacked:
     q_start: Tensor  # [1], int32
     first_key: Tensor  # 0-d, int32: slot of key 0
     key_bias: Tensor | None  # [batch, 1 or num_heads, seqlen_k], float32, nats
+    share: Tensor | None = None  # [batch, seqlen_k], float32
 
 
 def pack(
@@ -71,6 +74,7 @@ def pack(
     key_bias: Tensor | None = None,
     strength: Tensor | None = None,
     first_key: int | Tensor = 0,
+    share: Tensor | None = None,
 ) -> Tensor:
     """Make a carrier.
 
@@ -83,6 +87,8 @@ def pack(
         key_bias: Nats, ``[batch, seqlen_k]``, float32; −inf hides a key.
         strength: Multiplier of the bias, ``[batch, layers, heads]``, float32.
         first_key: Slot of key 0, a number or a 0-d tensor.
+        share: Share of the attention that marked keys shall have at least, on those,
+            ``[batch, seqlen_k]``, float32; needs a `key_bias`.
 
     Returns:
         uint32 ``[batch, 1 + flags, window_left + 2, rest]``, contiguous.
@@ -98,6 +104,9 @@ def pack(
         parts.append(strength.reshape(batch, -1).contiguous().view(torch.int32))
     if key_bias is not None:
         flags |= _HAS_KEY_BIAS
+        if share is not None:
+            flags |= _HAS_SHARE
+            key_bias = torch.stack([key_bias, share], dim=-1).flatten(1)
         parts.append(key_bias.contiguous().view(torch.int32))
     planes, rows = 1 + flags, structure.window_left + 2
     filler = -sum(part.shape[1] for part in parts) % (planes * rows)
@@ -139,15 +148,19 @@ def unpack(carrier: Tensor, seqlen_k: int, layer: tuple[int, int, int] | None) -
         index, layers, heads = layer
         strength = row[:, _HEADER + index * heads : _HEADER + (index + 1) * heads]
         position += layers * heads
-    if row.shape[1] < position + seqlen_k:
+    words = 2 if flags & _HAS_SHARE else 1
+    if row.shape[1] < position + words * seqlen_k:
+        most = (row.shape[1] - position) // words
         raise ValueError(
             f"the attention mask must describe all {seqlen_k} keys of the layer, "
-            f"got one for at most {row.shape[1] - position}; was it made for another call?"
+            f"got one for at most {most}; was it made for another call?"
         )
-    key_bias = row[:, None, position : position + seqlen_k].view(torch.float32)
+    section = row[:, position : position + words * seqlen_k].view(torch.float32)
+    key_bias = section[:, None, ::words]
+    share = section[:, 1::2] if words == 2 else None
     if strength is not None:
         key_bias = scaled(key_bias, strength.view(torch.float32))
-    return Unpacked(structure, q_start, first_key, key_bias)
+    return Unpacked(structure, q_start, first_key, key_bias, share)
 
 
 def scaled(key_bias: Tensor, strength: Tensor) -> Tensor:

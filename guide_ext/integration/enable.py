@@ -174,6 +174,8 @@ def _before_forward(
     push(frame)  # before the checks: _after_forward pops it if one of them raises
     given = kwargs.pop("guide_bias", None)
     strength = kwargs.pop("guide_strength", None)
+    share = kwargs.pop("guide_share", None)
+    given = arguments.bias_beside(share, given)
     seed = kwargs.pop("guide_seed", None)
     frame.influence = state_of_call(model, seed, args, kwargs)
     unknown = [name for name in kwargs if name.startswith("guide_")]
@@ -189,9 +191,12 @@ def _before_forward(
     arguments.check_tokens(bias, tokens, arguments.seen_tokens(named.get("past_key_values")))
     if strength is not None:
         strength = arguments.check_strength(strength, rows, *table_size(model))
+    if share is not None:
+        share = arguments.check_share(share, bias)
     if not _values_are_known(frame, given):
         arguments.check_values(bias, strength)
-    frame.bias, frame.strength = bias, strength
+        arguments.check_share_values(share)
+    frame.bias, frame.strength, frame.share = bias, strength, share
     return args, kwargs
 
 

@@ -41,6 +41,8 @@ class Frame:
         configs: Configs of the model whose call this is; masks for any other are left alone.
         bias: Nats per slot, ``[batch, tokens]``, float32, or None for an unsteered call.
         strength: Multiplier of the bias, ``[batch, layers, heads]``, float32, or None for 1.
+        share: Share of the attention that marked slots shall have at least, on those, ``[batch,
+            tokens]``, float32, or None. Comes with a bias, of zeros if need be.
         applied: Whether the bias has reached a mask or an attention call.
         bias_by_length: Dense models only: the bias of the keys, ``[batch, seqlen_k]``, by the
             number of keys. Two layer types with the same number of keys hold the same slots.
@@ -59,6 +61,7 @@ class Frame:
     configs: tuple[Any, ...] = ()
     bias: Tensor | None = None
     strength: Tensor | None = None
+    share: Tensor | None = None
     applied: bool = False
     bias_by_length: dict[int, Tensor] = field(default_factory=dict)
     recorder: Recorder | None = None

@@ -61,6 +61,9 @@ class Generate(_Method):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Generate; see `GenerationMixin.generate`."""
+        share = kwargs.get("guide_share")
+        if share is not None:
+            kwargs["guide_bias"] = arguments.bias_beside(share, kwargs.get("guide_bias"))
         arguments.check_companions(kwargs.get("guide_bias"), kwargs.get("guide_strength"), [])
         # An assistant is called by the generate() of the main model, with that one's bias, which is
         # the prompt's and was looked at, and with a text that grows.
@@ -93,6 +96,8 @@ class Generate(_Method):
             mask = self._implied_mask(args, kwargs)
         arguments.check_left_padding(mask)
         arguments.check_values(bias, strength)
+        if kwargs.get("guide_share") is not None:
+            arguments.check_share_values(arguments.check_share(kwargs["guide_share"], bias))
         assistant = kwargs.get("assistant_model")
         if assistant is not None and not is_enabled(assistant):
             raise ValueError(
@@ -136,13 +141,17 @@ class PrepareInputs(_Method):
         *args: Any,
         guide_bias: Tensor | None = None,
         guide_strength: Tensor | None = None,
+        guide_share: Tensor | None = None,
         guide_seed: Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Prepare the inputs of one step; see `GenerationMixin.prepare_inputs_for_generation`."""
         model = self._model
         frame = Frame(configs=state_of(model).findings.configs)
+        guide_bias = arguments.bias_beside(guide_share, guide_bias)
         arguments.check_companions(guide_bias, guide_strength, [])
+        if guide_share is not None:
+            frame.share = arguments.check_share(guide_share, guide_bias)
         if guide_bias is not None:
             frame.bias = arguments.check_bias(guide_bias, input_ids.shape[0])
             if guide_strength is not None:
@@ -155,14 +164,20 @@ class PrepareInputs(_Method):
         with using(frame):
             inputs: dict[str, Any] = self._wrapped(input_ids, *args, **kwargs)
         if frame.bias is not None and not frame.applied:
-            self._hand_on(inputs, frame.bias, frame.strength)
+            self._hand_on(inputs, frame.bias, frame.strength, frame.share)
         # Here, outside a compiled forward, the cache is made ready for what the step measures.
         state_of_call(model, guide_seed, (), inputs)
         if guide_seed is not None and inputs.get("past_key_values") is None:
             inputs["guide_seed"] = guide_seed
         return inputs
 
-    def _hand_on(self, inputs: dict[str, Any], bias: Tensor, strength: Tensor | None) -> None:
+    def _hand_on(
+        self,
+        inputs: dict[str, Any],
+        bias: Tensor,
+        strength: Tensor | None,
+        share: Tensor | None,
+    ) -> None:
         """Give the steering arguments to the forward call that will make the masks."""
         mask = inputs.get("attention_mask")
         if isinstance(mask, dict) or getattr(mask, "ndim", 2) == 4:
@@ -174,8 +189,12 @@ class PrepareInputs(_Method):
         seen = arguments.seen_tokens(inputs.get("past_key_values"))
         if seen is not None:
             slots = seen + arguments.input_size((), inputs)[1]
-            bias = F.pad(bias, (0, max(slots - bias.shape[1], 0)))[:, :slots]
+            missing = max(slots - bias.shape[1], 0)
+            bias = F.pad(bias, (0, missing))[:, :slots]
+            share = None if share is None else F.pad(share, (0, missing))[:, :slots]
         inputs["guide_bias"] = bias
+        if share is not None:
+            inputs["guide_share"] = share
         if strength is not None:
             inputs["guide_strength"] = strength
         generation = current()

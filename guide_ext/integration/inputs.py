@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias, TypeGuard
 
@@ -37,6 +38,7 @@ def encode(
     *,
     delta: float | None = None,
     steering: Steering | Sequence[Steering] | None = None,
+    min_share: float | None = None,
     trusted_roles: Collection[str] = ("system", "user"),
     max_length: int | None = None,
     **template_kwargs: Any,
@@ -52,6 +54,8 @@ def encode(
         delta: Δ of a level-2 mark, nats; short for ``steering=Steering.guide(delta)``. 1 if neither
             is given.
         steering: What marks mean, for all prompts or one per prompt.
+        min_share: Instead of either: the share of the attention, from 0 to below 1, that the marked
+            tokens of a prompt shall have at least, in every row of every head.
         trusted_roles: Roles of a chat whose tags act.
         max_length: Longest prompt in tokens. Cutting a marked token off is an error.
         **template_kwargs: Passed on to the chat template.
@@ -59,7 +63,8 @@ def encode(
     Returns:
         ``input_ids`` and ``attention_mask``, int64 ``[batch, tokens]``; ``guide_bias``, float32
         ``[batch, tokens]``, nats; unless every layer and head is steered also ``guide_strength``,
-        float32 ``[batch, layers, heads]``. With ``<?->`` tags ``guide_seed``, float32
+        float32 ``[batch, layers, heads]``. With `min_share` also ``guide_share``, float32 ``[batch,
+        tokens]``, `min_share` on marked tokens. With ``<?->`` tags ``guide_seed``, float32
         ``[batch, groups, tokens]``, 1 on the tokens of each group, whose names are ``.groups``:
         for `influence` and `generate_with_influence`; other calls have no use for it.
 
@@ -91,7 +96,9 @@ def encode(
             f"delta must be None when steering is given, got delta={delta!r}; "
             "use steering=Steering.guide(delta, ...)"
         )
-    if steering is None:
+    if min_share is not None:
+        steering = _marks_alone(min_share, delta, steering)
+    elif steering is None:
         steering = Steering.guide(1.0 if delta is None else delta)
     encodings = [
         _encode_one(tokenizer, prompt, trusted_roles, max_length, template_kwargs)
@@ -111,10 +118,24 @@ def encode(
         "guide_strength": batch.strength,
         "guide_seed": batch.seed,
     }
+    if min_share is not None:
+        tensors |= {"guide_bias": None, "guide_share": min_share * batch.bias}
     device = _input_device(model)
     inputs = Inputs((name, t.to(device)) for name, t in tensors.items() if t is not None)
     inputs.groups = batch.groups
     return inputs
+
+
+def _marks_alone(min_share: float, delta: float | None, steering: object) -> Steering:
+    """Return a steering that puts 1 on every marked token."""
+    if delta is not None or steering is not None:
+        raise ValueError(
+            "min_share must come without delta and steering, which say otherwise how strong a mark "
+            f"is, got delta={delta!r} and steering={steering!r}"
+        )
+    if not 0 <= min_share < 1:
+        raise ValueError(f"min_share must be from 0 to below 1, got {min_share!r}")
+    return Steering.instaboost(math.e)
 
 
 def _encode_one(

@@ -50,6 +50,9 @@ def guide_mask(
         strength = frame.strength if frame is not None and bias is not None else None
         if strength is not None:
             strength = strength.to(device)
+        share = frame.share if frame is not None and bias is not None else None
+        if share is not None:
+            share = _of_keys(share, kv_length, kv_offset, device)
         return pack(
             structure,
             q_offset - kv_offset,
@@ -58,6 +61,7 @@ def guide_mask(
             _with_padding(bias, attention_mask, kv_length, kv_offset),
             strength,
             kv_offset,
+            share,
         )
     visible = _visible_table(
         batch_size, q_length, kv_length, q_offset, kv_offset, mask_function, attention_mask,
@@ -65,6 +69,11 @@ def guide_mask(
     )  # fmt: skip
     if bias is None:
         return visible
+    if frame is not None and frame.share is not None:
+        raise ValueError(
+            "guide_share must go with a causal or sliding-window mask, got a packed, chunked, "
+            "blockwise or custom one; give the marked text a guide_bias instead"
+        )
     if frame is not None and frame.strength is not None:
         raise ValueError(
             "guide_strength must go with a causal or sliding-window mask, got a packed, chunked, "
@@ -94,6 +103,11 @@ def guide_dense_mask(
         frame, kwargs.get("config"), batch_size, kv_length, kv_offset, q_offset, device
     )
     if frame is not None and bias is not None:
+        if frame.share is not None:
+            raise ValueError(
+                "guide_share must go to a model that leaves its mask as it is, got one that "
+                "reworks it; give the marked text a guide_bias instead"
+            )
         frame.bias_by_length[kv_length] = bias
     visible = _visible_table(
         batch_size, q_length, kv_length, q_offset, kv_offset, mask_function, attention_mask,
@@ -126,10 +140,15 @@ def _bias_of_keys(
         raise ValueError(
             f"guide_bias must have one row per row of the batch, {batch}, got {bias.shape[0]}"
         )
+    return _of_keys(bias, kv_length, kv_offset, device)
+
+
+def _of_keys(slots: Tensor, kv_length: int, kv_offset: int, device: torch.device | str) -> Tensor:
+    """Cut the numbers of the present keys out of those of all slots, ``[batch, seqlen_k]``."""
     end = kv_offset + kv_length
-    # Generated tokens have no bias; a static cache has slots that nothing has filled yet.
-    missing = max(end - bias.shape[1], 0)
-    return F.pad(bias.to(device), (0, missing))[:, kv_offset:end]
+    # Generated tokens have none; a static cache has slots that nothing has filled yet.
+    missing = max(end - slots.shape[1], 0)
+    return F.pad(slots.to(device), (0, missing))[:, kv_offset:end]
 
 
 def _with_padding(

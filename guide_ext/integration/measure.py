@@ -106,6 +106,11 @@ def generate_with_influence(
 
     """
     seed, names = _seed_of(inputs, groups)
+    if not isinstance(inputs.get("input_ids"), Tensor):
+        raise ValueError(
+            "inputs must have input_ids, [batch, tokens], so that every token of the answer has "
+            f"its place, got {', '.join(inputs)}"
+        )
     request = Request(model, form_named(form))
     wants_dict = generation.pop("return_dict_in_generate", False)
     with requesting(request):
@@ -138,6 +143,12 @@ def _seed_of(
             "inputs must have guide_seed, [batch, groups, tokens], 1 on the tokens of a group, got "
             f"{list(seed.shape) if isinstance(seed, Tensor) else type(seed).__name__}; mark text "
             "with <?-> ... <-?>, and guide_ext.integration.encode() makes it"
+        )
+    text = inputs.get("input_ids", inputs.get("inputs_embeds"))
+    if isinstance(text, Tensor) and text.dim() > 1 and text.shape[1] != seed.shape[2]:
+        raise ValueError(
+            f"guide_seed must be [batch, groups, tokens] with {text.shape[1]} tokens, as the text "
+            f"has, got shape {list(seed.shape)}; put 0 where nothing is marked"
         )
     names = tuple(getattr(inputs, "groups", ()) if groups is None else groups)
     if groups is None and len(names) != seed.shape[1]:

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: MIT
+"""guide_share: every row of every head of a model gives marked tokens a stated share."""
+
+import pytest
+import torch
+from models import DENSE, ZOO, assert_logits_close, generation, logits, make, prompts
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import eager_mask
+
+from guide_ext import integration as guide
+
+REFERENCE = "share_reference"
+SHARE = 0.4
+TOKENS = 9
+
+
+def share_of(rows=2, tokens=TOKENS, least=SHARE):
+    """Two tokens of the first row, one of the last."""
+    share = torch.zeros(rows, tokens)
+    share[0, 4:6] = least
+    share[-1, 1] = least
+    return share
+
+
+class Reference:
+    """Attention with whole matrices, whose weights are set to the share after the softmax."""
+
+    def __init__(self, share):
+        self.share = share
+
+    def __call__(self, module, query, key, value, attention_mask, scaling=None, softcap=None,
+                 s_aux=None, **kwargs):  # fmt: skip
+        groups = query.shape[1] // key.shape[1]
+        key, value = (t.repeat_interleave(groups, 1) for t in (key, value))
+        score = query @ key.mT * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+        if softcap:
+            score = softcap * torch.tanh(score / softcap)
+        score = score + attention_mask
+        if s_aux is not None:
+            sink = s_aux.view(1, -1, 1, 1).expand(*score.shape[:3], 1)
+            score = torch.cat([score, sink], -1)
+        weight = score.double().softmax(-1)
+        missing = weight.shape[-1] - self.share.shape[1]
+        share = torch.nn.functional.pad(self.share, (0, missing))[:, None, None]
+        marked, least = share > 0, share.amax(-1, keepdim=True).double()
+        present = (weight * marked).sum(-1, keepdim=True)
+        grow = (present > 0) & (present < least)
+        ours, others = least / present, (1 - least) / (1 - present)
+        weight = torch.where(grow, weight * torch.where(marked, ours, others), weight)
+        weight = weight[..., : key.shape[2]].to(value.dtype)
+        return (weight @ value).transpose(1, 2), None
+
+
+@pytest.fixture(params=ZOO)
+def architecture(request):
+    return request.param
+
+
+@pytest.fixture
+def reference(architecture):
+    """A model under the reference, without any cache."""
+    AttentionMaskInterface.register(REFERENCE, eager_mask)
+
+    def run(share):
+        AttentionInterface.register(REFERENCE, Reference(share))
+        model = make(architecture)
+        model.set_attn_implementation(REFERENCE)
+        return model
+
+    return run
+
+
+def test_forward(architecture, reference):
+    inputs, share = prompts(), share_of()
+    wanted = logits(reference(share), inputs)
+    model = guide.enable(make(architecture))
+    found = logits(model, inputs, guide_share=share)
+    assert_logits_close(found, wanted, inputs["attention_mask"])
+    plain = logits(model, inputs)
+    assert (found - plain)[inputs["attention_mask"].bool()].abs().max() > 1e-3
+    assert torch.equal(logits(model, inputs), plain)
+
+
+@pytest.mark.parametrize("way", [{}, {"cache_implementation": "static"}, {"prefill_chunk_size": 4}])
+def test_generate(architecture, reference, way):
+    inputs, share = prompts(), share_of()
+    wanted = generation(reference(share), inputs, use_cache=False, max_new_tokens=4)
+    model = guide.enable(make(architecture))
+    found = generation(model, {**inputs, "guide_share": share}, max_new_tokens=4, **way)
+    assert found.sequences.tolist() == wanted.sequences.tolist()
+    for one, other in zip(found.logits, wanted.logits, strict=True):
+        assert_logits_close(one, other)
+
+
+def test_influence_of_the_raised_share(architecture):
+    inputs, share = prompts(), share_of()
+    model = guide.enable(make(architecture))
+    marked = {**inputs, "guide_share": share, "guide_seed": (share > 0).float()[:, None]}
+    found = guide.influence(model, marked, form="raw", by_head=True).by_head
+    sees = found > 0
+    assert sees.any()
+    if architecture != "gpt2":
+        assert found[sees].min() > SHARE - 1e-5
+
+
+def test_encode():
+    model, tokenizer = guide.load_embedded()
+    texts = ["Summarize <!!->in French<-!!>: the cat", "the <!->cat<-!>"]
+    inputs = guide.encode(model, tokenizer, texts, min_share=0.25)
+    assert "guide_bias" not in inputs
+    levels = guide.encode(model, tokenizer, texts, delta=1.0)["guide_bias"]
+    assert torch.equal(inputs["guide_share"], 0.25 * (levels > 0))
+    assert model.generate(**inputs, max_new_tokens=2).shape[0] == 2
+    with pytest.raises(ValueError, match="min_share must come without delta"):
+        guide.encode(model, tokenizer, texts, min_share=0.25, delta=1.0)
+    with pytest.raises(ValueError, match=r"min_share must be from 0 to below 1, got 1\.0"):
+        guide.encode(model, tokenizer, texts, min_share=1.0)
+
+
+@pytest.mark.parametrize(
+    ("share", "message"),
+    [
+        (torch.ones(2, TOKENS, dtype=torch.long), "guide_share must be a floating-point tensor"),
+        (torch.zeros(2, TOKENS - 1), "guide_bias must be"),
+        (share_of(least=1.0), "guide_share must be one number from 0 to below 1"),
+        (share_of(least=-0.5), "guide_share must be one number from 0 to below 1"),
+        (share_of() + torch.eye(2, TOKENS) / 8, "guide_share must be one number"),
+    ],
+)
+@pytest.mark.parametrize("call", ["forward", "generate"])
+def test_refusals(share, message, call):
+    model, inputs = guide.enable(make("llama")), {**prompts(), "guide_share": share}
+    run = model if call == "forward" else model.generate
+    with torch.no_grad(), pytest.raises(ValueError, match=message):
+        run(**inputs)
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_models_with_dense_masks(name):
+    model = guide.enable(make(name))
+    with pytest.raises(ValueError, match="guide_share must go to a model that leaves its mask"):
+        logits(model, prompts(), guide_share=share_of())
