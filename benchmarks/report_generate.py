@@ -14,7 +14,7 @@ _SHOWN = (GUIDE, GUIDE_BIAS, GUIDE_INFLUENCE, EAGER)
 Record = dict[str, Any]
 
 EXPLANATION = """\
-`generate`, greedy, one prompt, 64 new tokens, models of four layers with random weights. `prompt`:
+`generate`, greedy, one prompt, 32 new tokens, models of four layers with random weights. `prompt`:
 tokens of the prompt per second, until the first new token is there; `decoding`: new tokens per
 second behind it. `guide` is an enabled model without marks, `guide, bias` the same with an eighth
 of the prompt marked, `+ Influence` with the Influence of these marks on every token. Ratios are

@@ -17,6 +17,7 @@ import report
 import report_attention
 import report_generate
 import report_growth
+import report_influence
 import sampling
 import torch
 import verification
@@ -101,7 +102,7 @@ class TestGenerate:
         assert (tmp_path / "generate.md").read_text() == report.page(result)
         assert [record["model"] for record in result["records"]] == ["llama", "qwen3"]
         names = [report_generate.SDPA, report_generate.GUIDE, report_generate.GUIDE_BIAS,
-                 report_generate.EAGER]  # fmt: skip
+                 report_generate.GUIDE_INFLUENCE, report_generate.EAGER]  # fmt: skip
         for record in result["records"]:
             assert [row["implementation"] for row in record["rows"]] == names
             assert all(len(row["decode"]["samples"]) == 3 for row in record["rows"])
@@ -121,6 +122,32 @@ class TestGenerate:
         assert line == (
             "| llama bf16 | 9 | 1 | guide | 5.0 | 41.0% | 0.500 | 5.0 | 41.0% | 0.500 "
             "| not measured |"
+        )
+
+
+class TestInfluence:
+    def test_a_pass_is_verified_and_timed(self, tmp_path):
+        done = run_smoke("--rounds", "3", "--results", str(tmp_path), kind="influence")
+        assert done.returncode == 0, done.stdout + done.stderr
+        result = json.loads((tmp_path / "influence.json").read_text())
+        assert (tmp_path / "influence.md").read_text() == report.page(result)
+        (record,) = result["records"]
+        names = [report_influence.SDPA, report_influence.PLAIN, report_influence.INFLUENCE,
+                 report_influence.EAGER]  # fmt: skip
+        assert [row["implementation"] for row in record["rows"]] == names
+        assert all(len(row["samples_ms"]) == 3 for row in record["rows"])
+
+    def test_what_was_left_out_is_a_dash(self):
+        rows = [
+            {"implementation": name, "median_ms": time, "peak_bytes": 1 << 20}
+            for name, time in ((report_influence.PLAIN, 100.0), (report_influence.INFLUENCE, 103.0))
+        ]
+        made = {"tokens": 9, "dtype": "bf16", "threads": 1, "rows": rows}
+        assert report_influence.summary({"records": [made]})[2] == (
+            "| 9 | bf16 | 1 | – | – | 100 | 1 | 103 | 1 | – | – | +3.0% | – |"
+        )
+        assert report_influence.readme({"records": [made]})[2] == (
+            "| bf16, 9 tokens | 100 ms | 103 ms | +3.0% | 1 MiB | – | – |"
         )
 
 
