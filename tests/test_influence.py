@@ -9,6 +9,7 @@ from tolerance import INFLUENCE
 
 from guide_ext import integration as guide
 from guide_ext.influence import FORMS, Influence, form_named
+from guide_ext.integration.locate import locate
 
 TOKENS = 9
 
@@ -190,3 +191,23 @@ def test_a_model_whose_update_cannot_be_found():
         layer.register_forward_hook(lambda m, args, out: 1.5 * out)
     with pytest.raises(guide.UnsupportedModelError, match="attention layer 0 of LlamaForCausalLM"):
         guide.influence(guide.enable(model), {**prompts(), "guide_seed": seeds()})
+
+
+class Nudge(torch.nn.Module):
+    """Changes what the attention block returns by less than the search may miss by."""
+
+    def forward(self, hidden_states):
+        wave = torch.arange(hidden_states.shape[-1]).sin()
+        return hidden_states * (1 + 5e-5 * wave)
+
+
+def test_of_two_that_fit_the_better_one_is_taken():
+    model = make("gemma2")
+    for layer in model.model.layers:
+        layer.post_attention_layernorm = Nudge()
+    attention_modules = tuple(layer.self_attn for layer in model.model.layers)
+    places = locate(guide.enable(model), attention_modules)
+    for place, layer in zip(places, model.model.layers, strict=True):
+        assert place.layer is layer
+        assert place.update is layer.post_attention_layernorm
+        assert abs(place.scale - 1) < 1e-6
