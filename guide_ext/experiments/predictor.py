@@ -63,6 +63,7 @@ def area(values: Values, success: Flags) -> float:
         1.0
 
     """
+    success = success.astype(bool)  # resampling casts what it resamples
     right, wrong = values[success], values[~success]
     if not len(right) or not len(wrong):
         return float("nan")
