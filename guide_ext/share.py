@@ -67,11 +67,10 @@ def attention_with_share(
 
     Example:
         >>> import torch
-        >>> query, key, value = (torch.zeros(1, 1, 1, 8) for _ in range(3))
-        >>> key = value = torch.zeros(1, 1, 4, 8)
+        >>> query, key, value = (torch.zeros(1, 1, rows, 8) for rows in (1, 4, 4))
         >>> marked = torch.tensor([[True, False, False, False]])
         >>> attention_with_share(query, key, value, marked, 0.75)[3].exp()    # from 1/4 to 3/4
-        tensor([[[9.0000]]])
+        tensor([[[9.]]])
 
     """
     _check(key, marked, min_share)
