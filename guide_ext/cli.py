@@ -17,11 +17,29 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from guide_ext.cli_options import (
+    MAX_SEED,
+    ChatOption,
+    DeltaOption,
+    DeviceOption,
+    DtypeOption,
+    FileOption,
+    JsonOption,
+    ModelOption,
+    NewTokensOption,
+    PromptArgument,
+    SeedOption,
+    SystemOption,
+    TemperatureOption,
+    checked_output,
+    checked_text,
+    parse_layers,
+    read_prompt,
+)
 from guide_ext.report.terminal import print_error
 
 EMBEDDED = "embedded"
 BAD_INPUT = 2  # exit code, as for wrong options
-MAX_SEED = (1 << 63) - 1
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -61,33 +79,6 @@ def top(
     """Take the options that stand before a command."""
 
 
-ModelOption = Annotated[
-    str,
-    typer.Option(
-        "--model",
-        "-m",
-        help="A local checkpoint folder, a hub id, or 'embedded' (ships with this).",
-    ),
-]
-FileOption = Annotated[
-    Path | None, typer.Option("--file", "-f", help="Read the prompt from this file.")
-]
-PromptArgument = Annotated[
-    str | None,
-    typer.Argument(help="The prompt, tags included; '-' or nothing reads standard input."),
-]
-DeltaOption = Annotated[
-    float, typer.Option("--delta", "-d", help="Strength of level 2 (<!!->) in nats; try 1 to 3.")
-]
-SystemOption = Annotated[
-    str | None, typer.Option("--system", help="System message (chat models); may carry tags too.")
-]
-ChatOption = Annotated[
-    bool, typer.Option("--chat/--no-chat", help="Use the model's chat template where it has one.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-
-
 def _command(function: Callable[..., None]) -> Callable[..., None]:
     """Register a command that reports bad input in one clean message, and knows ``--debug``."""
 
@@ -125,32 +116,6 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _read_prompt(prompt: str | None, file: Path | None) -> str:
-    if file is not None and prompt is not None:
-        raise ValueError("give the prompt as an argument or with --file, not both")
-    if prompt is None and file is None and sys.stdin.isatty():
-        raise ValueError("no prompt: give it as an argument, with --file, or on standard input")
-    try:
-        if file is not None:
-            text = file.read_text(encoding="utf-8")
-        else:
-            text = sys.stdin.read() if prompt in (None, "-") else prompt
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file or 'standard input'} must be UTF-8 text: {error}") from None
-    if not text.strip():
-        raise ValueError("the prompt is empty: write one, or see --help")
-    return _checked_text("the prompt", text)
-
-
-def _checked_text(name: str, text: str) -> str:
-    """Return text from the command line; bytes that are no UTF-8 arrive as lone surrogates."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{name} must be UTF-8 text: {error}") from None
-    return text
-
-
 def _hint_if_nothing_is_marked(*texts: str | None) -> None:
     """Say so on standard error where no tag steers; raise TagError where one cannot be read."""
     from guide_ext.spans import parse
@@ -165,32 +130,6 @@ def _model_name(name: str) -> str:
     from guide_ext.experiments.embedded import model_path
 
     return str(model_path()) if name == EMBEDDED else name
-
-
-def parse_layers(text: str | None) -> list[int] | None:
-    """Read a list of layers such as ``0-3,7``.
-
-    Raises:
-        ValueError: The text is no such list.
-
-    Example:
-        >>> parse_layers("0-3,7")
-        [0, 1, 2, 3, 7]
-
-    """
-    if text is None:
-        return None
-    layers: set[int] = set()
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        last = last if dash else first
-        # More digits than any model needs would only fill the memory.
-        is_range = all(end.isdecimal() and len(end) <= 5 for end in (first, last))
-        if not is_range or int(first) > int(last):
-            msg = f"--layers must be a list such as 0-3,7 with ranges that rise, got {text!r}"
-            raise ValueError(msg)
-        layers |= set(range(int(first), int(last) + 1))
-    return sorted(layers)
 
 
 def _progress() -> Progress:
@@ -245,19 +184,13 @@ def generate(
     compare: Annotated[
         bool, typer.Option("--compare", help="Answer twice, plain and guided, side by side.")
     ] = False,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 200,
-    temperature: Annotated[
-        float, typer.Option(help="0 for greedy decoding, else sample.", min=0.0)
-    ] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling.", min=0, max=MAX_SEED)] = 0,
+    max_new_tokens: NewTokensOption = 200,
+    temperature: TemperatureOption = 0.0,
+    seed: SeedOption = 0,
     system: SystemOption = None,
     chat: ChatOption = True,
-    dtype: Annotated[
-        str, typer.Option(help="'auto' (as stored), float32, bfloat16, float16 or float64.")
-    ] = "auto",
-    device: Annotated[
-        str | None, typer.Option(help="e.g. cuda:0. Default: a GPU if there is one.")
-    ] = None,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Answer a prompt; text inside <!!-> … <-!!> gets more attention."""
@@ -267,8 +200,8 @@ def generate(
 
     steered_layers = parse_layers(layers)
     steering = Steering.guide(delta, layers=steered_layers)
-    text = _read_prompt(prompt, file)
-    system = None if system is None else _checked_text("--system", system)
+    text = read_prompt(prompt, file)
+    system = None if system is None else checked_text("--system", system)
     _hint_if_nothing_is_marked(system, text)
     language_model, tokenizer = integration.load(_model_name(model), dtype=dtype, device=device)
     wrapped = integration.as_prompt(tokenizer, text, system=system, chat=chat)
@@ -298,6 +231,83 @@ def generate(
 
 
 @_command
+def influence(
+    prompt: PromptArgument = None,
+    file: FileOption = None,
+    model: ModelOption = EMBEDDED,
+    delta: DeltaOption = 2.0,
+    form: Annotated[
+        str, typer.Option(help="Which recursion: paper, exact, authors, rollout or raw.")
+    ] = "paper",
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Save a page (.html), a picture (.png) or the numbers (.json); may be repeated.",
+        ),
+    ] = None,
+    max_new_tokens: NewTokensOption = 60,
+    temperature: TemperatureOption = 0.0,
+    seed: SeedOption = 0,
+    system: SystemOption = None,
+    chat: ChatOption = True,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how far marked text reaches into every token, plain and guided.
+
+    Mark what to measure with <?-> … <-?>, or <?name-> … <-?name> for several groups; without such
+    marks it is the text that is steered with <!!-> … <-!!>.
+
+    Try: [bold]guide-ext influence --file docs/example_prompt.txt --out report.html[/bold], or
+    [bold]guide-ext influence '<?rule-><!!->Summarize in French<-!!><-?rule>: the cat sleeps.'
+    [/bold]
+    """
+    from guide_ext import integration
+    from guide_ext.experiments.influence_run import check_marked, measure_prompt
+    from guide_ext.influence import form_named
+    from guide_ext.report.influence_page import InfluenceReport
+    from guide_ext.report.terminal import influence_table
+    from guide_ext.steering import Steering
+
+    # What can be known to fail must fail before a model is loaded.
+    paths = [checked_output(path) for path in out or []]
+    form_named(form)
+    Steering.guide(delta)
+    text = read_prompt(prompt, file)
+    system = None if system is None else checked_text("--system", system)
+    check_marked(system, text)
+    language_model, tokenizer = integration.load(_model_name(model), dtype=dtype, device=device)
+    record = measure_prompt(
+        language_model,
+        tokenizer,
+        integration.as_prompt(tokenizer, text, system=system, chat=chat),
+        delta=delta,
+        form=form,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        model_name=model,
+    )
+    report = InfluenceReport(record)
+    for path in paths:
+        try:
+            report.save(path)
+        except OSError as error:
+            raise ValueError(f"--out cannot be written, got {str(path)!r}: {error}") from None
+    if as_json:
+        typer.echo(json.dumps(record))
+        return
+    console = Console()
+    console.print(influence_table(record))
+    if paths:
+        saved = ", ".join(map(str, paths))
+        console.print(f"saved: {saved}", highlight=False, soft_wrap=True, markup=False)
+
+
+@_command
 def spans(
     prompt: PromptArgument = None,
     file: FileOption = None,
@@ -314,8 +324,8 @@ def spans(
     from guide_ext.steering import Steering
     from guide_ext.tokens import encode
 
-    text = _read_prompt(prompt, file)
-    system = None if system is None else _checked_text("--system", system)
+    text = read_prompt(prompt, file)
+    system = None if system is None else checked_text("--system", system)
     tokenizer = integration.load_tokenizer(_model_name(model))
     wrapped = integration.as_prompt(tokenizer, text, system=system, chat=chat)
     if isinstance(wrapped, str):

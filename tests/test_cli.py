@@ -34,11 +34,11 @@ def run():
 def test_help_names_every_command_and_shows_a_tag(run):
     result = run("--help")
     assert result.exit_code == 0
-    for word in ("demo", "generate", "spans", "doctor", "<!!->"):
+    for word in ("demo", "generate", "influence", "spans", "doctor", "<!!->"):
         assert word in result.output
 
 
-@pytest.mark.parametrize("command", ["demo", "generate", "spans", "doctor"])
+@pytest.mark.parametrize("command", ["demo", "generate", "influence", "spans", "doctor"])
 def test_every_command_has_help(run, command):
     result = run(command, "--help")
     assert result.exit_code == 0

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -164,41 +165,99 @@ def complete(
     if isinstance(prompts, str) or (prompts and isinstance(prompts[0], Mapping)):
         msg = "prompts must be a list of texts or chats, got a single one; write [prompt]"
         raise ValueError(msg)
-    if not (temperature == 0 or _LOWEST_TEMPERATURE <= temperature < math.inf):
-        msg = (
-            f"temperature must be 0 (greedy) or a finite number from {_LOWEST_TEMPERATURE}, "
-            f"got {temperature!r}"
-        )
-        raise ValueError(msg)
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed not in _SEEDS:
-        raise ValueError(f"seed must be a whole number of 64 bits, got {seed!r}")
     if batch_size < 1:
         msg = f"batch_size must be at least 1, got {batch_size}"
         raise ValueError(msg)
     if stream and len(prompts) != 1:
         msg = f"stream needs exactly one prompt, got {len(prompts)}"
         raise ValueError(msg)
-    how: dict[str, Any] = {"do_sample": temperature > 0, "max_new_tokens": max_new_tokens}
-    if temperature > 0:
-        # top_k and top_p off: the plain multinomial sampling of the paper's experiments.
-        how |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
+    _check_temperature(temperature)
+    streamer = {}
     if stream:
-        how["streamer"] = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        streamer["streamer"] = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     answers: list[str] = []
-    # The caller's random state is left alone; naming every device keeps fork_rng from warning.
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
+    with seeded(seed):
         for start in range(0, len(prompts), batch_size):
             batch = list(prompts[start : start + batch_size])
             inputs = encode(model, tokenizer, batch, steering=steering or Steering.guide(delta))
-            how["max_new_tokens"] = _new_tokens(model, inputs["input_ids"].shape[1], max_new_tokens)
+            tokens = inputs["input_ids"].shape[1]
+            how = decoding_options(model, tokens, max_new_tokens, temperature)
             with torch.inference_mode():
-                ids = model.generate(**inputs, **how)  # type: ignore[operator]
+                ids = model.generate(**inputs, **how, **streamer)  # type: ignore[operator]
             new = ids[:, inputs["input_ids"].shape[1] :]
             answers += tokenizer.batch_decode(new, skip_special_tokens=True)
             if on_batch is not None:
                 on_batch(len(batch))
     return answers
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw random numbers from a seed inside a ``with`` block, and leave the caller's state alone.
+
+    Raises:
+        ValueError: If it is no whole number of 64 bits.
+
+    Example:
+        >>> with seeded(3):
+        ...     first = torch.rand(2)
+        >>> with seeded(3):
+        ...     torch.equal(first, torch.rand(2))
+        True
+
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed not in _SEEDS:
+        raise ValueError(f"seed must be a whole number of 64 bits, got {seed!r}")
+    # Naming every device keeps fork_rng from warning.
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
+def decoding_options(
+    model: PreTrainedModel, tokens: int, max_new_tokens: int, temperature: float
+) -> dict[str, Any]:
+    """Return the arguments of ``generate()`` for greedy decoding or plain sampling.
+
+    Args:
+        model: The model.
+        tokens: Tokens of the prompt.
+        max_new_tokens: Most tokens to write; fewer where the model knows no further positions.
+        temperature: 0 for greedy decoding, else multinomial sampling at this temperature.
+
+    Raises:
+        ValueError: If the temperature or the number of new tokens is out of range, or the prompt
+            has more tokens than the model knows positions.
+
+    Example:
+        >>> from guide_ext import integration as guide
+        >>> model, _ = guide.load_embedded()
+        >>> decoding_options(model, 1020, 50, 0.0)
+        {'do_sample': False, 'max_new_tokens': 4}
+
+    """
+    _check_temperature(temperature)
+    if (
+        isinstance(max_new_tokens, bool)
+        or not isinstance(max_new_tokens, int)
+        or max_new_tokens < 1
+    ):
+        raise ValueError(f"max_new_tokens must be a whole number from 1, got {max_new_tokens!r}")
+    new_tokens = _new_tokens(model, tokens, max_new_tokens)
+    how: dict[str, Any] = {"do_sample": temperature > 0, "max_new_tokens": new_tokens}
+    if temperature > 0:
+        # top_k and top_p off: the plain multinomial sampling of the paper's experiments.
+        how |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
+    return how
+
+
+def _check_temperature(temperature: float) -> None:
+    if not (temperature == 0 or _LOWEST_TEMPERATURE <= temperature < math.inf):
+        msg = (
+            f"temperature must be 0 (greedy) or a finite number from {_LOWEST_TEMPERATURE}, "
+            f"got {temperature!r}"
+        )
+        raise ValueError(msg)
 
 
 def _new_tokens(model: PreTrainedModel, tokens: int, wanted: int) -> int:

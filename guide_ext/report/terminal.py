@@ -147,3 +147,36 @@ def demo_report(result: dict[str, Any]) -> RenderableType:
         )
     parts.append(speed)
     return Group(*parts)
+
+
+def influence_table(record: dict[str, Any]) -> RenderableType:
+    """Show the means of a record of Influence, and the answers.
+
+    Args:
+        record: What `guide_ext.experiments.influence_run.measure_prompt` returned.
+
+    """
+    runs = record["runs"]
+    settings = record["settings"]
+    title = f"Influence ({settings['form']}), mean after layer {record['layers']}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("group")
+    table.add_column("over")
+    for run in runs:
+        table.add_column(_run_label(run), justify="right")
+    prompt_tokens = len(record["prompt"]["tokens"])
+    end = f"last {min(settings['end_tokens'], prompt_tokens)} tokens of the prompt"
+    for index, group in enumerate(record["groups"]):
+        for key, place in (("end_of_prompt", end), ("answer", "answer")):
+            values = [run["summary"][index][key] for run in runs]
+            cells = ["–" if value is None else f"{value:.4f}" for value in values]
+            table.add_row(Text(group), place, *cells)
+    answers = Table(show_lines=True, title="answers", title_justify="left")
+    for run in runs:
+        answers.add_column(_run_label(run), ratio=1, overflow="fold")
+    answers.add_row(*(Text(run["answer"]) for run in runs))
+    return Group(table, answers)
+
+
+def _run_label(run: dict[str, Any]) -> str:
+    return f"{run['name']} (Δ = {run['delta']:g})" if run["delta"] else str(run["name"])

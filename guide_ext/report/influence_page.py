@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: MIT
+"""One self-contained page about the Influence of one prompt: text, curve and heat maps in colour.
+
+Nothing is loaded from anywhere, and nothing that a token says is read as markup. Without JavaScript
+the page shows the last layer; with it, any layer and group, by mouse or by keyboard.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import os
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from guide_ext.report import influence_parts as parts
+from guide_ext.report.influence_record import Record, visible
+
+SUFFIXES = (".html", ".png", ".json")
+
+
+def influence_html(record: Mapping[str, Any]) -> str:
+    """Make the page.
+
+    Args:
+        record: What `guide_ext.experiments.influence_run.measure_prompt` returned, or the same read
+            from a file.
+
+    Returns:
+        A whole HTML document.
+
+    Raises:
+        ValueError: If it is no such record.
+
+    Example:
+        >>> from guide_ext import integration as guide
+        >>> from guide_ext.experiments.influence_run import measure_prompt
+        >>> model, tokenizer = guide.load_embedded()
+        >>> prompt = "<!!->Summarize in French<-!!>: the cat sleeps."
+        >>> record = measure_prompt(model, tokenizer, prompt, max_new_tokens=4)
+        >>> influence_html(record).splitlines()[0]
+        '<!DOCTYPE html>'
+
+    """
+    read = Record.read(record)
+    style, script = _asset("influence.css"), _asset("influence.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    # Should a token ever escape its quotes, the browser still runs this one script alone.
+    allowed = f"style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
+    title = html.escape(f"Influence – {visible(read.model)}")
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; {allowed}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+{parts.header(read)}
+<main>
+{parts.summary(read)}
+{parts.controls(read)}
+{parts.texts(read)}
+{parts.positions(read)}
+{parts.numbers(read)}
+</main>
+{parts.readout()}
+<script type="application/json" id="data">{_inert(_data(read))}</script>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+
+class InfluenceReport:
+    """A record that shows itself in notebooks and saves itself to files.
+
+    Args:
+        record: What `guide_ext.experiments.influence_run.measure_prompt` returned, or the same read
+            from a file.
+
+    Raises:
+        ValueError: If it is no such record.
+
+    Example:
+        >>> from guide_ext import integration as guide
+        >>> from guide_ext.experiments.influence_run import measure_prompt
+        >>> model, tokenizer = guide.load_embedded()
+        >>> prompt = "<!!->Summarize in French<-!!>: the cat sleeps."
+        >>> report = InfluenceReport(measure_prompt(model, tokenizer, prompt, max_new_tokens=4))
+        >>> report
+        InfluenceReport('model', groups=['marked'], runs=['plain', 'guided'])
+
+    """
+
+    def __init__(self, record: Mapping[str, Any]) -> None:
+        """Check the record and keep it."""
+        self._read = Record.read(record)
+        self.record = dict(record)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write a page, a picture or the record, as the name of the file says.
+
+        Args:
+            path: Ends in ``.html``, ``.png`` or ``.json``; replaced if it exists.
+
+        Returns:
+            The path.
+
+        Raises:
+            ValueError: If it ends otherwise.
+            OSError: If it cannot be written.
+
+        """
+        path = Path(path)
+        kind = checked_suffix(path)
+        if kind == ".html":
+            path.write_text(influence_html(self.record), encoding="utf-8")
+        elif kind == ".json":
+            text = json.dumps(self.record, allow_nan=False)
+            path.write_text(text + "\n", encoding="utf-8")
+        else:
+            from guide_ext.report.influence_figure import draw_influence
+
+            draw_influence(self.record, path)
+        return path
+
+    def _repr_html_(self) -> str:
+        """Return the page in a frame of its own, so that neither style touches the other."""
+        page = html.escape(influence_html(self.record), quote=True)
+        grow = "this.style.height=this.contentDocument.documentElement.scrollHeight+'px'"
+        return (
+            f'<iframe srcdoc="{page}" title="Influence" onload="{grow}" '
+            'style="width:100%;height:60rem;border:0"></iframe>'
+        )
+
+    def __repr__(self) -> str:
+        """Name model, groups and runs."""
+        runs = [run.name for run in self._read.runs]
+        groups = list(self._read.groups)
+        return f"InfluenceReport({self._read.model!r}, groups={groups}, runs={runs})"
+
+
+def checked_suffix(path: Path) -> str:
+    """Return the kind of file that a path names.
+
+    Raises:
+        ValueError: If `InfluenceReport.save` cannot write it.
+
+    Example:
+        >>> checked_suffix(Path("report.HTML"))
+        '.html'
+
+    """
+    kind = path.suffix.lower()
+    if kind not in SUFFIXES:
+        raise ValueError(f"path must end in {', '.join(SUFFIXES)}, got {str(path)!r}")
+    return kind
+
+
+def _asset(name: str) -> str:
+    return files("guide_ext.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _data(record: Record) -> dict[str, Any]:
+    """Return what the script reads."""
+    return {
+        "groups": [visible(name) for name in record.groups],
+        "layers": record.layers,
+        "prompt": record.prompt_tokens,
+        "longest": record.longest,
+        "tops": [record.top(group) for group in range(len(record.groups))],
+        "ranges": [record.ranges(group) for group in range(len(record.groups))],
+        "runs": [
+            {
+                "label": run.label,
+                "tokens": [token.label for token in run.tokens],
+                "values": run.values,
+            }
+            for run in record.runs
+        ],
+    }
+
+
+def _inert(data: Any) -> str:
+    """Return JSON that no HTML parser takes for markup."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text

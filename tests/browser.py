@@ -1,0 +1,142 @@
+"""A real browser for the tests of pages: Chromium without a window, spoken to through a pipe."""
+
+import base64
+import fcntl
+import json
+import os
+import select
+import shutil
+import signal
+import time
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+SECONDS = 60
+# Windows key codes, which is what the protocol wants.
+KEYS = {"Tab": 9, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39,
+        "ArrowDown": 40, "Space": 32}  # fmt: skip
+
+
+def executable():
+    """Return the path of a browser, or None."""
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+class Page:
+    """One page; a context manager, because a browser must not outlive its test."""
+
+    def __init__(self, path, profile, *, dark=False, width=1280, height=1000, script=True):
+        self._profile, self._path = profile, path
+        self._dark, self._size, self._script = dark, (width, height), script
+        self._count, self._buffer, self._session = 0, b"", None
+        self.errors, self.requests = [], []
+
+    def __enter__(self):
+        read, child_writes = os.pipe()
+        child_reads, write = os.pipe()
+        options = [
+            "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars",
+            "--disable-dev-shm-usage", "--force-device-scale-factor=1",
+            "--remote-debugging-pipe", f"--user-data-dir={self._profile}",
+        ]  # fmt: skip
+        # The browser expects its pipes as 3 and 4; copies beyond 9 are not overwritten by them.
+        copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (child_reads, child_writes)]
+        actions = [
+            *((os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)),
+            *((os.POSIX_SPAWN_DUP2, fd, wanted) for fd, wanted in zip(copies, (3, 4), strict=True)),
+        ]
+        name = executable()
+        self._pid = os.posix_spawn(name, [name, *options], os.environ, file_actions=actions)
+        for fd in (child_reads, child_writes, *copies):
+            os.close(fd)
+        self._read, self._write = read, write
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if self._dark else "light"}
+        self.call("Emulation.setEmulatedMedia", media="screen", features=[scheme])
+        self.resize(*self._size)
+        self.call("Emulation.setScriptExecutionDisabled", value=not self._script)
+        self.call("Page.navigate", url=self._path.as_uri())
+        end = time.monotonic() + SECONDS
+        while self.run("location.protocol + document.readyState") != "file:complete":
+            if time.monotonic() > end:
+                raise TimeoutError("the page does not load")
+            time.sleep(0.02)
+        return self
+
+    def __exit__(self, *_):
+        os.close(self._write)
+        os.close(self._read)
+        os.kill(self._pid, signal.SIGTERM)
+        os.waitpid(self._pid, 0)
+
+    def _message(self):
+        while b"\0" not in self._buffer:
+            if not select.select([self._read], [], [], SECONDS)[0]:
+                raise TimeoutError("the browser does not answer")
+            found = os.read(self._read, 1 << 16)
+            if not found:
+                raise RuntimeError("the browser ended")
+            self._buffer += found
+        text, _, self._buffer = self._buffer.partition(b"\0")
+        message = json.loads(text)
+        method, given = message.get("method"), message.get("params", {})
+        if method == "Runtime.exceptionThrown":
+            self.errors.append(given["exceptionDetails"]["text"])
+        elif method == "Log.entryAdded" and given["entry"]["level"] == "error":
+            self.errors.append(given["entry"]["text"])
+        elif method == "Network.requestWillBeSent":
+            self.requests.append(given["request"]["url"])
+        return message
+
+    def call(self, method, **parameters):
+        """Call a method of the DevTools protocol."""
+        self._count += 1
+        request = {"id": self._count, "method": method, "params": parameters}
+        if self._session is not None:
+            request["sessionId"] = self._session
+        os.write(self._write, json.dumps(request).encode() + b"\0")
+        while True:
+            message = self._message()
+            if message.get("id") == self._count:
+                if "error" in message:
+                    raise RuntimeError(f"{method}: {message['error']}")
+                return message["result"]
+
+    def resize(self, width, height):
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width, height=height, deviceScaleFactor=1, mobile=False,
+        )  # fmt: skip
+
+    def run(self, script):
+        """Return the value of an expression."""
+        found = self.call("Runtime.evaluate", expression=script, returnByValue=True)
+        if "exceptionDetails" in found:
+            raise RuntimeError(found["exceptionDetails"])
+        return found["result"].get("value")
+
+    def press(self, *keys):
+        for key in keys:
+            named = {"key": " " if key == "Space" else key, "code": key}
+            named["windowsVirtualKeyCode"] = KEYS[key]
+            self.call("Input.dispatchKeyEvent", type="rawKeyDown", **named)
+            if key == "Space":
+                self.call("Input.dispatchKeyEvent", type="char", text=" ", **named)
+            self.call("Input.dispatchKeyEvent", type="keyUp", **named)
+
+    def point(self, x, y):
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    def screenshot(self, *, whole=False):
+        """Return what is seen, or the whole page, as a PNG."""
+        options = {"captureBeyondViewport": True} if whole else {}
+        if whole:
+            size = self.call("Page.getLayoutMetrics")["cssContentSize"]
+            options["clip"] = {"x": 0, "y": 0, "scale": 1,
+                               "width": size["width"], "height": size["height"]}  # fmt: skip
+        return base64.b64decode(
+            self.call("Page.captureScreenshot", format="png", **options)["data"]
+        )
