@@ -8,6 +8,7 @@ Importing this registers ``torch.ops.guide.biased_attention``. Steering of trans
 from importlib.metadata import PackageNotFoundError, version
 
 from guide_ext.attention import Dispatch, biased_attention, explain_dispatch
+from guide_ext.calibration import Calibration, CalibrationError
 from guide_ext.influence import Influence
 from guide_ext.share import attention_with_share
 from guide_ext.spans import MarkedText, Span, TagError, escape, mark, parse
@@ -20,6 +21,8 @@ except PackageNotFoundError:  # a source tree on PYTHONPATH that was never insta
     __version__ = "0+unknown"
 
 __all__ = [
+    "Calibration",
+    "CalibrationError",
     "Dispatch",
     "Encoding",
     "Influence",

@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from guide_ext._cli_calibrate import calibrate
 from guide_ext.cli_options import (
     MAX_SEED,
     ChatOption,
@@ -178,6 +179,9 @@ def generate(
     file: FileOption = None,
     model: ModelOption = EMBEDDED,
     delta: DeltaOption = 2.0,
+    delta_from: Annotated[
+        Path | None, typer.Option(help="Take --delta from what 'calibrate --out' saved.")
+    ] = None,
     layers: Annotated[
         str | None, typer.Option(help="Steer only these layers, e.g. 0-3,7. Default: all.")
     ] = None,
@@ -194,10 +198,15 @@ def generate(
     as_json: JsonOption = False,
 ) -> None:
     """Answer a prompt; text inside <!!-> … <-!!> gets more attention."""
-    from guide_ext import integration
+    from guide_ext import Calibration, integration
     from guide_ext.report.terminal import side_by_side
     from guide_ext.steering import Steering
 
+    if delta_from is not None:
+        calibration = Calibration.load(delta_from)
+        delta = calibration.delta
+        if calibration.model != model:
+            typer.echo(f"note: Δ was calibrated on {calibration.model!r}, not {model!r}", err=True)
     steered_layers = parse_layers(layers)
     steering = Steering.guide(delta, layers=steered_layers)
     text = read_prompt(prompt, file)
@@ -228,6 +237,9 @@ def generate(
         typer.echo(json.dumps(record | answers))
     elif plain is not None:
         Console().print(side_by_side(plain, guided, delta))
+
+
+_command(calibrate)
 
 
 @_command

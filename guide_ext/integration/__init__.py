@@ -14,6 +14,7 @@ Importing this registers ``attn_implementation="guide"``; `enable` prepares a lo
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from guide_ext.integration.attention import guide_attention
+from guide_ext.integration.calibrate import calibrate
 from guide_ext.integration.embedded import load_embedded
 from guide_ext.integration.enable import disable, enable
 from guide_ext.integration.inputs import Inputs, encode
@@ -33,6 +34,7 @@ __all__ = [
     "Inputs",
     "UnsupportedModelError",
     "as_prompt",
+    "calibrate",
     "complete",
     "disable",
     "enable",

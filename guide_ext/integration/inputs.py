@@ -147,7 +147,7 @@ def _encode_one(
 ) -> Encoding:
     if isinstance(prompt, Encoding):
         return prompt
-    if _is_chat(prompt):
+    if is_chat(prompt):
         return encode_chat(
             tokenizer, prompt, trusted_roles=trusted_roles, max_length=max_length, **template_kwargs
         )
@@ -164,14 +164,15 @@ def _encode_one(
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Any]:
-    if isinstance(prompts, str | MarkedText | Encoding) or _is_chat(prompts):
+    if isinstance(prompts, str | MarkedText | Encoding) or is_chat(prompts):
         return [prompts]
     if not isinstance(prompts, Sequence):
         return [prompts]
     return list(prompts)
 
 
-def _is_chat(prompt: object) -> TypeGuard[Chat]:
+def is_chat(prompt: object) -> TypeGuard[Chat]:
+    """Return whether a prompt is a list of messages."""
     return isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
 
 

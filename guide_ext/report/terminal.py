@@ -12,6 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from guide_ext.calibration import Calibration
 from guide_ext.report.doctor import Diagnosis
 from guide_ext.tokens import Encoding
 
@@ -99,6 +100,30 @@ def diagnosis_report(diagnosis: Diagnosis) -> RenderableType:
         why = "\n".join(choice.reasons) or "this is the fastest one here"
         kernels.add_row(choice.device, choice.dtype, choice.kernel, Text(why))
     return Group(facts, Text(), kernels)
+
+
+def calibration_report(found: Calibration) -> RenderableType:
+    """Show a calibration: Δ, how sure it is, and the curve that it was read from."""
+    low, high = found.interval
+    matched = found.emphasis if isinstance(found.emphasis, str) else f"{found.emphasis:g} times"
+    summary = Table(show_header=False, show_edge=False)
+    summary.add_column(style="bold")
+    summary.add_column(overflow="fold")
+    several = len(found.per_prompt) > 1
+    meaning = "95 %, for other prompts like these" if several else "for this prompt"
+    summary.add_row("Δ", f"{found.delta:.3f} nats")
+    summary.add_row("between", f"{low:.3f} and {high:.3f} ({meaning})")
+    summary.add_row("matches", Text(f"{matched}: Influence {found.target:.4g} ({found.form})"))
+    if several:
+        each = ", ".join("none" if d is None else f"{d:.3f}" for d in found.per_prompt)
+        summary.add_row("of each prompt", each)
+    summary.add_row("forward passes", str(found.passes))
+    curve = Table(show_edge=False)
+    for column in ("Δ (nats)", "Influence"):
+        curve.add_column(column, justify="right")
+    for delta, influence in found.curve:
+        curve.add_row(f"{delta:.3f}", f"{influence:.4g}", style="bold" * (delta == found.delta))
+    return Group(summary, Text(), curve)
 
 
 def print_error(message: str) -> None:

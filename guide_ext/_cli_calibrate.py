@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: MIT
+"""``guide-ext calibrate``: its options; `guide_ext.cli` registers it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+EMBEDDED = "embedded"
+
+
+def parse_target(text: str) -> str | float:
+    """Read what to match: ``uppercase`` or a factor.
+
+    Raises:
+        ValueError: The text is neither.
+
+    Example:
+        >>> parse_target("uppercase"), parse_target("1.5")
+        ('uppercase', 1.5)
+
+    """
+    if text == "uppercase":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        msg = f"--target must be 'uppercase' or a factor such as 1.5, got {text!r}"
+        raise ValueError(msg) from None
+
+
+def calibrate(
+    prompts: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PROMPT", help="Prompts with <!!-> … <-!!>; one Δ for them all."),
+    ] = None,
+    files: Annotated[
+        list[Path] | None,
+        typer.Option("--file", "-f", help="Read a prompt from this file; may be repeated."),
+    ] = None,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="A checkpoint folder, a hub id, or 'embedded'.")
+    ] = EMBEDDED,
+    target: Annotated[
+        str,
+        typer.Option(
+            "--target",
+            "-t",
+            help="'uppercase', or a factor: so many times the Influence at Δ = 0, e.g. 1.5.",
+        ),
+    ] = "uppercase",
+    form: Annotated[
+        str, typer.Option(help="Which Influence: paper, exact, authors, rollout or raw.")
+    ] = "paper",
+    last_tokens: Annotated[
+        int, typer.Option(help="Read it at so many tokens at the end of a prompt.", min=1)
+    ] = 10,
+    min_delta: Annotated[
+        float, typer.Option(help="Lowest Δ in nats; below 0 for emphasis that weakens.")
+    ] = 0.0,
+    max_delta: Annotated[float, typer.Option(help="Highest Δ in nats.")] = 8.0,
+    tolerance: Annotated[float, typer.Option(help="How closely to look for Δ, in nats.")] = 0.01,
+    system: Annotated[
+        str | None, typer.Option(help="System message (chat models); may carry tags too.")
+    ] = None,
+    chat: Annotated[
+        bool,
+        typer.Option("--chat/--no-chat", help="Use the model's chat template where it has one."),
+    ] = True,
+    dtype: Annotated[
+        str, typer.Option(help="'auto' (as stored), float32, bfloat16, float16 or float64.")
+    ] = "auto",
+    device: Annotated[
+        str | None, typer.Option(help="e.g. cuda:0. Default: a GPU if there is one.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Save it here, for generate --delta-from.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of text.")
+    ] = False,
+) -> None:
+    """Find the Δ that equals UPPER CASE, or a factor of Influence, in a handful of forward passes.
+
+    Write prompts as for generate, and mark what they emphasise:
+
+    [bold]guide-ext calibrate '<!!->Answer in French<-!!>: who are you?' -o calibration.json[/bold]
+
+    Then use what was found:
+
+    [bold]guide-ext generate --delta-from calibration.json '<!!->Be brief<-!!>: …'[/bold]
+    """
+    from guide_ext import integration
+    from guide_ext.experiments.embedded import model_path
+    from guide_ext.report.terminal import calibration_report
+
+    goal = parse_target(target)
+    texts = [*(prompts or []), *(_read(file) for file in files or [])]
+    if not texts or not all(text.strip() for text in texts):
+        raise ValueError("no prompt, or an empty one: give some as arguments or with --file")
+    for text in (*texts, system or ""):
+        _require_utf8(text)
+    if out is not None and not out.parent.is_dir():  # before the work
+        raise ValueError(f"--out must be a file in a folder that exists, got {str(out)!r}")
+    name = str(model_path()) if model == EMBEDDED else model
+    language_model, tokenizer = integration.load(name, dtype=dtype, device=device)
+    found = integration.calibrate(
+        language_model,
+        tokenizer,
+        [integration.as_prompt(tokenizer, text, system=system, chat=chat) for text in texts],
+        target=goal,
+        form=form,
+        last_tokens=last_tokens,
+        min_delta=min_delta,
+        max_delta=max_delta,
+        tolerance=tolerance,
+    )
+    found = replace(found, model=model)
+    if out is not None:
+        found.save(out)
+    if as_json:
+        typer.echo(found.to_json())
+        return
+    console = Console()
+    console.print(calibration_report(found))
+    if out is not None:
+        console.print(f"saved: {out}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} must be UTF-8 text: {error}") from None
+
+
+def _require_utf8(text: str) -> None:
+    """Refuse bytes of the command line that are no UTF-8: they arrive as lone surrogates."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"prompts must be UTF-8 text: {error}") from None

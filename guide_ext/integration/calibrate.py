@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: MIT
+"""Calibrate Δ on a model: match an emphasis that people write, such as upper case."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from typing import Any
+
+import torch
+
+from guide_ext._marked_text import as_float
+from guide_ext.calibration import UPPERCASE, Calibration, Search, solve
+from guide_ext.chat import render_chat
+from guide_ext.influence import form_named
+from guide_ext.integration.inputs import Chat, encode, is_chat
+from guide_ext.integration.measure import influence
+from guide_ext.spans import MarkedText, Span, parse
+from guide_ext.steering import Steering
+from guide_ext.tokens import Encoding
+from guide_ext.tokens import encode as encode_text
+
+_GROUP = "emphasised"
+
+# What rounding in the model does to Influence, relative, in units of the model's dtype: half a unit
+# of bfloat16 was seen on 4 layers, as the scatter about a smooth curve; more layers scatter more.
+_ULPS = 2
+# Influence itself is float32, of which sums over tokens and heads lose some units.
+_LEAST_NOISE = 1e-6
+
+
+def calibrate(
+    model: Any,
+    tokenizer: Any,
+    prompts: str | MarkedText | Chat | Sequence[str | MarkedText | Chat],
+    *,
+    target: str | float = UPPERCASE,
+    form: str = "paper",
+    last_tokens: int = 10,
+    min_delta: float = 0.0,
+    max_delta: float = 8.0,
+    tolerance: float = 0.01,
+    batch_size: int = 16,
+    trusted_roles: Collection[str] = ("system", "user"),
+    **template_kwargs: Any,
+) -> Calibration:
+    r"""Find the Δ that gives marked text the Influence of an emphasis in plain writing.
+
+    Measured is the text inside ``<!->``, ``<!!->`` and ``<!!!->``, which get Δ/2, Δ and 2Δ; marks
+    that state their own strength keep it in every pass and are not measured. All prompts run in one
+    batch, and an evaluation is one forward pass per `batch_size` prompts.
+
+    Args:
+        model: An enabled model, in evaluation mode.
+        tokenizer: Its fast tokenizer.
+        prompts: One prompt with emphasis tags, or several: text, `MarkedText` or chats, as for
+            `encode`. Several give one Δ for all, from the mean of their Influence, and that of
+            each.
+        target: ``"uppercase"``: the Influence of the same text in upper case, at Δ = 0. A number:
+            that many times the Influence at Δ = 0.
+        form: Which Influence: see `guide_ext.influence.form_named`.
+        last_tokens: Over how many tokens at the end of each prompt it is averaged.
+        min_delta: Lowest Δ, nats. Below 0 it allows for an emphasis that makes text count less.
+        max_delta: Highest Δ, nats.
+        tolerance: How closely to look for Δ, nats.
+        batch_size: Most prompts in one forward pass.
+        trusted_roles: Roles of a chat whose tags act.
+        **template_kwargs: Passed on to the chat template.
+
+    Returns:
+        Δ, how sure it is, the curve it was read from, and the Δ of every prompt. The same arguments
+        give the same result.
+
+    Raises:
+        CalibrationError: If no Δ in the range meets the target, or Influence does not rise with Δ.
+        TagError: If a tag cannot be read.
+        ValueError: If the model is not enabled or trains, a prompt has no emphasis or none that
+            upper case changes, or an argument is out of range.
+
+    Source:
+        GUIDE, section 2: "match the influence increase from Δ to a "natural" level that could be
+        achieved through conventional prompting, such as using uppercase". The paper leaves open
+        where Influence is read, and the search; its predictions average the last 10 tokens.
+
+    Example:
+        >>> from guide_ext import integration as guide
+        >>> model, tokenizer = guide.load_embedded()
+        >>> text = "<!!->Summarize in French<-!!>\nYesterday, the baker hides the key in the barn."
+        >>> chat = [{"role": "user", "content": text}]
+        >>> found = guide.calibrate(model, tokenizer, chat, target=1.5)
+        >>> 0 < found.delta < 2
+        True
+        >>> inputs = guide.encode(model, tokenizer, chat, delta=found.delta)
+
+    """
+    goal = _goal(target)
+    form_named(form)
+    for name, value in (("last_tokens", last_tokens), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if model.training:
+        raise ValueError(
+            "model must be in evaluation mode, or dropout makes every pass another one, got one "
+            "that trains; call model.eval()"
+        )
+    noise = max(_LEAST_NOISE, _ULPS * torch.finfo(model.dtype).eps)
+    search = Search(min_delta, max_delta, tolerance, noise)
+    texts = [
+        _read(tokenizer, prompt, index, trusted_roles, template_kwargs)
+        for index, prompt in enumerate(_listed(prompts))
+    ]
+    if not texts:
+        raise ValueError("prompts must be at least one, got none")
+    meter = _Meter(model, tokenizer, form, last_tokens, batch_size)
+    written = [_encode(tokenizer, *text) for text in texts]
+    if goal == UPPERCASE:
+        louder = [
+            _encode(tokenizer, _in_upper_case(text, index), of_chat)
+            for index, (text, of_chat) in enumerate(texts)
+        ]
+        at_zero: dict[int, float] = {}
+        targets = meter(louder, [0.0] * len(louder))
+    else:
+        plain = meter(written, [0.0] * len(written))
+        at_zero = dict(enumerate(plain))
+        targets = [float(goal) * value for value in plain]
+
+    def measure(deltas: Mapping[int, float]) -> dict[int, float]:
+        # The search begins at Δ = 0, which a factor has measured already.
+        if at_zero and not any(deltas.values()):
+            return {row: at_zero[row] for row in deltas}
+        rows = list(deltas)
+        values = meter([written[row] for row in rows], [deltas[row] for row in rows])
+        return dict(zip(rows, values, strict=True))
+
+    found = solve(measure, targets, search)
+    return replace(
+        found,
+        passes=meter.passes,
+        emphasis=goal,
+        form=form,
+        last_tokens=last_tokens,
+        model=str(getattr(model.config, "name_or_path", "")),
+    )
+
+
+class _Meter:
+    """Measures the Influence of emphasised text, and counts forward passes."""
+
+    def __init__(
+        self, model: Any, tokenizer: Any, form: str, last_tokens: int, batch_size: int
+    ) -> None:
+        self._model, self._tokenizer = model, tokenizer
+        self._form, self._last_tokens, self._batch_size = form, last_tokens, batch_size
+        self.passes = 0
+
+    def __call__(self, encodings: Sequence[Encoding], deltas: Sequence[float]) -> list[float]:
+        """Return the Influence of each prompt at its Δ."""
+        found: list[float] = []
+        for start in range(0, len(encodings), self._batch_size):
+            rows = slice(start, start + self._batch_size)
+            steering = [Steering.guide(delta) for delta in deltas[rows]]
+            inputs = encode(self._model, self._tokenizer, encodings[rows], steering=steering)
+            measured = influence(self._model, inputs, form=self._form)
+            found += measured.at_end_of_prompt(self._last_tokens)[:, 0].tolist()
+            self.passes += 1
+        return found
+
+
+def _goal(target: str | float) -> str | float:
+    factor = as_float(target)
+    if target == UPPERCASE:
+        return UPPERCASE
+    if not math.isfinite(factor) or factor <= 0:
+        raise ValueError(
+            f"target must be {UPPERCASE!r}, or a finite factor above 0 of the Influence at Δ = 0, "
+            f"got {target!r}"
+        )
+    return factor
+
+
+def _listed(prompts: Any) -> list[Any]:
+    one = isinstance(prompts, str | MarkedText) or is_chat(prompts)
+    return [prompts] if one or not isinstance(prompts, Sequence) else list(prompts)
+
+
+def _read(
+    tokenizer: Any,
+    prompt: Any,
+    index: int,
+    trusted_roles: Collection[str],
+    template_kwargs: dict[str, Any],
+) -> tuple[MarkedText, bool]:
+    """Return the marked text of a prompt, rendered if it is a chat, and whether it is one."""
+    of_chat = is_chat(prompt)
+    if of_chat:
+        text = render_chat(tokenizer, prompt, trusted_roles=trusted_roles, **template_kwargs)
+    elif isinstance(prompt, str | MarkedText):
+        if template_kwargs:
+            raise ValueError(
+                f"{', '.join(template_kwargs)} must go with a chat, whose template takes it, "
+                "got text"
+            )
+        text = prompt if isinstance(prompt, MarkedText) else parse(prompt)
+    else:
+        raise ValueError(
+            "prompts must be text, MarkedText or chats (lists of messages), or a list of such, "
+            f"got {type(prompt).__name__}"
+        )
+    if not any(span.level for span in text.spans):
+        raise ValueError(
+            f"prompts[{index}] must have text inside <!->, <!!-> or <!!!->, whose strength follows "
+            "Δ, got none"
+        )
+    return text, of_chat
+
+
+def _encode(tokenizer: Any, text: MarkedText, of_chat: bool) -> Encoding:
+    """Tokenise, with emphasised text as the one Influence group."""
+    emphasis = [span for span in text.spans if span.group is None]
+    watched = [Span(span.start, span.end, group=_GROUP) for span in emphasis if span.level]
+    marked = MarkedText(text.text, (*emphasis, *watched))
+    # A template writes its own special tokens.
+    return encode_text(tokenizer, marked, add_special_tokens=not of_chat)
+
+
+def _in_upper_case(text: MarkedText, index: int) -> MarkedText:
+    """Return the text with what is emphasised in upper case, and its spans where it then lies."""
+    raised = [False] * len(text.text)
+    for span in text.spans:
+        if span.level:
+            raised[span.start : span.end] = [True] * (span.end - span.start)
+    letters = [
+        letter.upper() if is_raised else letter
+        for letter, is_raised in zip(text.text, raised, strict=True)
+    ]
+    upper = "".join(letters)
+    if upper == text.text:
+        raise ValueError(
+            f"prompts[{index}] must have lower-case letters in its emphasis for target="
+            f"{UPPERCASE!r}, got none; state a factor, such as target=1.5"
+        )
+    starts = [0, *accumulate(map(len, letters))]  # "ß" becomes two letters
+    spans = tuple(span.at(starts[span.start], starts[span.end]) for span in text.spans)
+    return MarkedText(upper, spans)
