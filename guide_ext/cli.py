@@ -205,6 +205,7 @@ def generate(
     if delta_from is not None:
         calibration = Calibration.load(delta_from)
         delta = calibration.delta
+        typer.echo(f"note: Δ = {delta:g}, from {delta_from}", err=True)
         if calibration.model != model:
             typer.echo(f"note: Δ was calibrated on {calibration.model!r}, not {model!r}", err=True)
     steered_layers = parse_layers(layers)

@@ -71,6 +71,12 @@ class TestSearch:
         assert found.bracket[0] - 1e-9 <= delta <= found.bracket[1] + 1e-9
         assert abs(found.delta - delta) <= 0.011
 
+    def test_the_first_step_interpolates_in_log_odds(self):
+        measure, asked = counted(odds_curve(0.1))
+        find_delta(measure, odds_curve(0.1)(0.3))
+        assert asked[:2] == [0.0, 1.0]
+        assert asked[2] == pytest.approx(0.3, abs=1e-6)
+
     def test_a_step_is_bisected(self):
         found = find_delta(lambda delta: 0.1 if delta < 1.234 else 0.9, 0.5)
         assert found.bracket[0] <= 1.234 <= found.bracket[1]
@@ -244,6 +250,8 @@ class TestSolve:
         curves = [odds_curve(0.1), odds_curve(0.2), odds_curve(0.1)]
         solve(self.measure_of(curves, calls), [0.1, 0.5, 0.3])
         assert any(set(call) < {0, 1, 2} for call in calls)
+        asked = [point for call in calls for point in call.items()]
+        assert len(asked) == len(set(asked))  # what the mean needed is not measured again
 
     @pytest.mark.parametrize("targets", [[], [0.1, math.nan]])
     def test_targets(self, targets):
