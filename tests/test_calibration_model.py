@@ -202,7 +202,7 @@ class TestCommand:
         answer = self.run("generate", TEXTS[0], "--delta-from", file, "--json")
         assert answer.exit_code == 0, answer.output
         assert json.loads(answer.stdout)["delta"] == found.delta
-        assert "note" not in answer.stderr
+        assert "calibrated on" not in answer.stderr
 
     def test_json(self, embedded):
         done = self.run("calibrate", TEXTS[0], "--target", "1.5", "--json")
