@@ -16,6 +16,7 @@ from guide_ext.report.influence_record import Record, Run, Token, visible
 
 HEAT = (240, 140, 0)  # in influence.css too
 _WIDTH, _HEIGHT = 1000, 200  # of the curve's own coordinates
+_DENSE = 600  # tokens from which on a curve needs a thinner pen
 
 
 def _text(value: str) -> str:
@@ -173,6 +174,7 @@ def _curve(record: Record) -> str:
         for start, end in record.ranges(0)
     )
     border, half = _x(record, record.prompt_tokens), _HEIGHT // 2
+    dense = ' class="dense"' if record.longest > _DENSE else ""
     lines = "".join(
         f'<path class="{run.name}" data-run="{index}" d="{_path(record, run.values[0][-1], top)}"/>'
         for index, run in enumerate(record.runs)
@@ -184,7 +186,7 @@ def _curve(record: Record) -> str:
 <div class="keys">{keys}<span class="key band">the group itself</span></div>
 <div class="gutter scale" aria-hidden="true"><span id="curve-top">{top:g}</span><span>0</span></div>
 <div {_slider(record, "Curve of Influence over position")}>
-<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" aria-hidden="true">
+<svg{dense} viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" aria-hidden="true">
 <g id="bands">{bands}</g><line class="grid" x1="0" x2="{_WIDTH}" y1="{half}" y2="{half}"/>
 <line class="border" x1="{border:.2f}" x2="{border:.2f}" y1="0" y2="{_HEIGHT}"/>{lines}</svg>
 <div class="cursor"></div></div>"""
