@@ -3,6 +3,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -350,3 +351,22 @@ def test_explain_dispatch_lists_every_reason():
     assert "query is float64: the compiled CPU kernels take float16, bfloat16 and float32" in words
     assert "attn_bias is dense" in words
     assert "q_start is read on the device" in words
+
+
+def test_calls_of_several_threads_at_the_same_time():
+    """Each call has its own memory; all take their workers from one pool."""
+    cases = [Case(seqlen_q=1, seqlen_k=2100, head_dim=128, head_dim_v=128),
+             Case(seqlen_q=130, seqlen_k=300, channels=2, options={"is_causal": True}),
+             Case(seqlen_q=70, seqlen_k=140, dtype=torch.bfloat16)]  # fmt: skip
+    calls = [(case.tensors(), case.options) for case in cases]
+
+    def run(call):
+        tensors, options = call
+        return torch.ops.guide.biased_attention(*tensors.values(), **options)
+
+    wanted = [run(call) for call in calls]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(run, calls * 20))
+    for index, results in enumerate(found):
+        for result, expected in zip(results, wanted[index % len(calls)], strict=True):
+            assert torch.equal(result, expected)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import subprocess
+import sys
 
 import models
 import pytest
@@ -545,3 +547,15 @@ class TestRefusal:
         handle.remove()
         with pytest.raises(ValueError, match="must describe all 12 keys of the layer, got one"):
             logits(model, {**inputs, "attention_mask": made[0], "past_key_values": cache})
+
+
+@pytest.mark.parametrize("version", ["5.22.1", "5.24.0"])
+def test_other_versions_of_transformers_are_refused(version):
+    program = (
+        f"import transformers; transformers.__version__ = {version!r}; import guide_ext.integration"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert f">= 5.23 and < 5.24, got {version}" in done.stderr

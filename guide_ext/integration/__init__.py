@@ -11,6 +11,8 @@ Importing this registers ``attn_implementation="guide"``; `enable` prepares a lo
     output = model.generate(**inputs)
 """
 
+import transformers
+from packaging.version import Version
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from guide_ext.integration.attention import guide_attention
@@ -23,6 +25,13 @@ from guide_ext.integration.measure import generate_with_influence, influence
 from guide_ext.integration.state import is_enabled, table_size
 from guide_ext.integration.text import as_prompt, complete, load, load_tokenizer
 from guide_ext.integration.verify import UnsupportedModelError
+
+# 5.24 calls a model's cache by another name, so a bias would not find its tokens there.
+if not Version("5.23") <= Version(transformers.__version__) < Version("5.24"):
+    raise ImportError(
+        "guide_ext.integration must run with transformers >= 5.23 and < 5.24, got "
+        f"{transformers.__version__}; install it with: pip install 'transformers>=5.23,<5.24'"
+    )
 
 # Always both: transformers drops every mask, padding included, for a name without a mask function.
 AttentionInterface.register("guide", guide_attention)
