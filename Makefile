@@ -71,7 +71,7 @@ bench: setup  ## the op on this CPU, verified, then timed beside its peers (15 m
 bench-generate: setup  ## tokens per second of whole models, with sdpa, guide and eager (10 minutes)
 	$(BIN)/python -m pytest benchmarks/bench_generate.py -q --benchmark-quiet $(BENCH)
 
-bench-influence: setup  ## what Influence costs in a forward pass, 1k to 16k tokens (10 minutes)
+bench-influence: setup  ## what Influence costs in a forward pass, 1k to 32k tokens (20 minutes)
 	$(BIN)/python -m pytest benchmarks/bench_influence.py -q --benchmark-quiet $(BENCH)
 
 bench-growth: setup  ## time and memory from 1k to 32k keys, with a plot (10 minutes)
