@@ -20,7 +20,7 @@ export GUIDE_CUDA := $(CUDA)
 export MAX_JOBS := $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format sanitize bench bench-generate bench-influence bench-growth gpu doctor model wheel wheel-cuda clean
+.PHONY: help setup demo studies test lint format sanitize bench bench-generate bench-influence bench-growth gpu doctor model wheel wheel-cuda clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -44,6 +44,10 @@ $(VENV)/.built: $(VENV)/.dependencies $(NATIVE_SOURCES)
 
 demo: setup  ## steer the embedded model: plain against guided, table and picture
 	$(BIN)/guide-ext demo --out demo_results
+
+studies: setup  ## the paper's studies on the embedded model, with report (some minutes, resumable)
+	$(BIN)/guide-ext study run --out study_results $(STUDY)
+	$(BIN)/guide-ext study report study_results
 
 test: setup  ## every test
 	$(BIN)/python -m pytest

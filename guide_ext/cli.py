@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from guide_ext import _cli_study
 from guide_ext._cli_calibrate import calibrate
 from guide_ext.cli_options import (
     MAX_SEED,
@@ -80,7 +81,9 @@ def top(
     """Take the options that stand before a command."""
 
 
-def _command(function: Callable[..., None]) -> Callable[..., None]:
+def _command(
+    function: Callable[..., None], *, on: typer.Typer = app, name: str | None = None
+) -> Callable[..., None]:
     """Register a command that reports bad input in one clean message, and knows ``--debug``."""
 
     @functools.wraps(function)
@@ -113,7 +116,7 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
         parameters=[*signature.parameters.values(), flag]
     )
     run.__annotations__ = {p.name: p.annotation for p in [*signature.parameters.values(), flag]}
-    app.command()(run)
+    on.command(name)(run)
     return run
 
 
@@ -241,6 +244,17 @@ def generate(
 
 
 _command(calibrate)
+
+study_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Run the paper's studies on any model: list, run, status, report.",
+)
+app.add_typer(study_app, name="study")
+_command(_cli_study.list_studies, on=study_app, name="list")
+_command(_cli_study.run, on=study_app)
+_command(_cli_study.status, on=study_app)
+_command(_cli_study.report, on=study_app)
 
 
 @_command

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from guide_ext.influence import Influence, form_named
+from guide_ext.influence import Form, Influence, form_named
 from guide_ext.integration.influence_hooks import requesting
 from guide_ext.integration.influence_state import InfluenceState, Request
 
@@ -57,7 +57,54 @@ def influence(
 
     """
     seed, names = _seed_of(inputs, groups)
-    request = Request(model, form_named(form), by_head)
+    return _measured(model, inputs, seed, names, Request(model, form_named(form), by_head))
+
+
+def norm_ratios(model: Any, inputs: Mapping[str, Any]) -> Tensor:
+    """Measure how much larger the residual stream is than what attention adds to it.
+
+    Args:
+        model: An enabled model.
+        inputs: Arguments of the model's `forward` with ``input_ids``; marks steer, if any.
+
+    Returns:
+        ``r = |E| / |U|``, L2, of every token at every attention layer, ``[batch, layers,
+        tokens]``, float32; NaN on padding.
+
+    Raises:
+        UnsupportedModelError: If what an attention layer adds to the residual stream cannot be
+            found.
+        ValueError: If the model is not enabled.
+
+    Source:
+        The paper, App. A, Fig. 3 left.
+
+    Example:
+        >>> from guide_ext import integration as guide
+        >>> model, tokenizer = guide.load_embedded()
+        >>> inputs = guide.encode(model, tokenizer, "Summarize in French: the cat sleeps.")
+        >>> norm_ratios(model, inputs).shape[1] == model.config.num_hidden_layers
+        True
+
+    """
+    rows, tokens = inputs["input_ids"].shape
+    nothing = torch.zeros(rows, 1, tokens, device=inputs["input_ids"].device)
+    measured = _measured(model, inputs, nothing, ("",), Request(model, _RATIO))
+    found = measured.values[:, 1:, 0]
+    return found.masked_fill(~measured.mask[:, None], float("nan"))
+
+
+def _ratio(previous: Tensor, attended: Tensor, residual: Tensor, update: Tensor) -> Tensor:
+    return residual / update
+
+
+# A recursion that forgets what was before: the level above a layer is the ratio there.
+_RATIO = Form("ratio", 2, False, False, _ratio)
+
+
+def _measured(
+    model: Any, inputs: Mapping[str, Any], seed: Tensor, names: tuple[str, ...], request: Request
+) -> Influence:
     forward = {name: value for name, value in inputs.items() if name != "guide_seed"}
     with requesting(request), torch.no_grad():
         model(**forward, **_without_logits(model), guide_seed=seed, use_cache=False)

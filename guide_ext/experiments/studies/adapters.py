@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: MIT
+"""The fine-tuned models of the study ``sft``: what they train on, when they are saved, loading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from guide_ext.experiments.embedded import model_path
+from guide_ext.experiments.studies.documents import Document, read_documents
+from guide_ext.experiments.studies.plan import EMBEDDED, RunSettings
+from guide_ext.experiments.studies.prompts import document_rows
+from guide_ext.experiments.studies.sft import Step, planned_tokens, train
+from guide_ext.experiments.studies.sft_data import Example, embedded_examples
+from guide_ext.experiments.studies.sft_settings import SftSettings
+from guide_ext.experiments.studies.study import Row
+from guide_ext.integration.lora import load_adapted
+from guide_ext.spans import escape
+
+FOLDER = "adapters"
+_EMBEDDED_EXAMPLES = 1200
+
+
+class Adapters:
+    """The fine-tuned models of a run.
+
+    Args:
+        settings: Of the run.
+        path: Its folder.
+        rows: Documents that are evaluated, and so are not trained on.
+        tokenizer: Of the model.
+
+    """
+
+    def __init__(
+        self, settings: RunSettings, path: Path, rows: Sequence[Row], tokenizer: Any
+    ) -> None:
+        """Gather the examples."""
+        self._settings = settings
+        self._folder = path / FOLDER
+        self._sft = SftSettings.embedded() if settings.is_embedded else SftSettings.paper()
+        self._examples = _examples(settings, rows, tokenizer, self._sft)
+
+    def tokens(self) -> list[int]:
+        """Return after how many trained tokens a model is saved."""
+        return planned_tokens(_name(self._settings), self._examples, self._sft)
+
+    def train(self, *, device: str | None, on_step: Callable[[Step], None] | None = None) -> None:
+        """Train what is missing.
+
+        Raises:
+            NotImplementedError: If peft is not installed.
+
+        """
+        for _ in train(
+            _name(self._settings), self._examples, self._sft, self._folder,
+            device=_device(self._settings, device), dtype=_dtype(self._settings), on_step=on_step,
+        ):  # fmt: skip
+            pass
+
+
+def load_adapter(
+    settings: RunSettings, path: Path, tokens: int, *, device: str | None
+) -> tuple[Any, Any]:
+    """Load the model of a run as it was after so many trained tokens, enabled, and its tokenizer.
+
+    Raises:
+        FileNotFoundError: If it has not been trained.
+
+    """
+    return load_adapted(
+        _name(settings),
+        path / FOLDER / f"tokens-{tokens:010d}",
+        dtype=_dtype(settings),
+        device=_device(settings, device),
+    )
+
+
+def _examples(
+    settings: RunSettings, rows: Sequence[Row], tokenizer: Any, sft: SftSettings
+) -> list[Example]:
+    if settings.data is None:
+        return embedded_examples(_EMBEDDED_EXAMPLES, tokenizer=tokenizer)
+    evaluated = {row.document for row in rows}
+    documents = [
+        document
+        for document in read_documents(
+            settings.data,
+            text_column=settings.text_column,
+            reference_column=settings.reference_column,
+        )
+        if isinstance(document, Document) and document.id not in evaluated
+    ]
+    found, _ = document_rows(
+        "french", documents, len(documents), settings.seed, lengths=settings.lengths,
+        tokenizer=tokenizer,
+    )  # fmt: skip
+    if not found:
+        raise ValueError(
+            "data must have texts with references besides those that are evaluated, for the study "
+            f"sft to train on, got none in {settings.data!r}"
+        )
+    return [_example(settings, row, tokenizer) for row in found]
+
+
+def _example(settings: RunSettings, row: Row, tokenizer: Any) -> Example:
+    text = escape(f"{row.before}{row.marked}{row.after}")
+    if settings.chat and getattr(tokenizer, "chat_template", None):
+        return Example(({"role": "user", "content": text},), row.answer)
+    return Example(f"{text}\n\n", row.answer)
+
+
+def _name(settings: RunSettings) -> str:
+    return str(model_path()) if settings.model == EMBEDDED else settings.model
+
+
+def _dtype(settings: RunSettings) -> str:
+    return "float32" if settings.model == EMBEDDED and settings.dtype == "auto" else settings.dtype
+
+
+def _device(settings: RunSettings, device: str | None) -> str | None:
+    return device or ("cpu" if settings.model == EMBEDDED else None)

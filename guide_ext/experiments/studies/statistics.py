@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: MIT
+"""Rates, areas and correlations with bootstrap intervals, resampled by document.
+
+Answers about one document resemble each other, so that documents are drawn, not answers.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+CONFIDENCE = 0.95
+_RESAMPLES = 1000
+_SEED = 0
+
+Values = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+Interval = tuple[float | None, float | None, float | None]
+"""A value and the ends of its interval; None where it cannot be told."""
+
+
+def rate(values: Iterable[tuple[str, float]]) -> Interval:
+    """Return a mean over answers and its interval.
+
+    Args:
+        values: Document and score of every answer.
+
+    Example:
+        >>> rate([("a", 1.0), ("b", 1.0), ("c", 1.0)])
+        (1.0, 1.0, 1.0)
+        >>> rate([("a", 1.0), ("a", 0.0)])  # one document tells nothing about others
+        (0.5, None, None)
+
+    """
+    by_document: dict[str, list[float]] = defaultdict(list)
+    for document, value in values:
+        by_document[document].append(value)
+    if not by_document:
+        return None, None, None
+    sums = np.array([sum(scores) for scores in by_document.values()], dtype=np.float64)
+    counts = np.array([len(scores) for scores in by_document.values()], dtype=np.float64)
+
+    def mean(sums: Values, counts: Values, axis: int) -> Values:
+        found: Values = sums.sum(axis) / counts.sum(axis)
+        return found
+
+    value = float(sums.sum() / counts.sum())
+    if len(sums) < 2:
+        return rounded(value), None, None
+    interval = stats.bootstrap(
+        (sums, counts), mean, paired=True, vectorized=True, n_resamples=_RESAMPLES,
+        confidence_level=CONFIDENCE, method="percentile", rng=np.random.default_rng(_SEED),
+    ).confidence_interval  # fmt: skip
+    return rounded(value), rounded(interval.low), rounded(interval.high)
+
+
+@dataclass(frozen=True)
+class Cases:
+    """What might foretell success, and whether there was.
+
+    Attributes:
+        documents: Number of the document of every case, from 0.
+        values: The predictor.
+        success: Whether the answer was right.
+        length: Which range of lengths the document belongs to.
+
+    """
+
+    documents: Ints
+    values: Values
+    success: Flags
+    length: Ints
+
+    def taken(self, index: Ints) -> Cases:
+        """Return some cases, in a given order."""
+        return Cases(
+            self.documents[index], self.values[index], self.success[index], self.length[index]
+        )
+
+
+def area(cases: Cases) -> float:
+    """Return the area under the ROC curve, ties counting half; NaN with one kind of case alone.
+
+    Example:
+        >>> values, success = np.array([0.1, 0.4, 0.3, 0.9]), np.array([False, True, False, True])
+        >>> area(Cases(np.arange(4), values, success, np.zeros(4, dtype=int)))
+        1.0
+
+    """
+    right = int(cases.success.sum())
+    pairs = right * (len(cases.success) - right)
+    if not pairs:
+        return float("nan")
+    ranks = stats.rankdata(cases.values)
+    return float((ranks[cases.success].sum() - right * (right + 1) / 2) / pairs)
+
+
+def area_within(cases: Cases) -> float:
+    """Return the area where only cases of one range of lengths are compared with each other.
+
+    Example:
+        >>> values, success = np.array([2.0, 1.0, 8.0, 9.0]), np.array([True, False, True, False])
+        >>> area_within(Cases(np.arange(4), values, success, np.array([0, 0, 1, 1])))
+        0.5
+
+    """
+    total = pairs = 0.0
+    for one in np.unique(cases.length):
+        inside = cases.taken(np.flatnonzero(cases.length == one))
+        right = int(inside.success.sum())
+        compared = right * (len(inside.success) - right)
+        if compared:
+            total += compared * area(inside)
+            pairs += compared
+    return total / pairs if pairs else float("nan")
+
+
+def correlation(cases: Cases) -> float:
+    """Return Pearson's correlation of predictor and success; NaN where one does not vary.
+
+    Example:
+        >>> values, success = np.array([0.0, 1.0, 2.0]), np.array([False, True, True])
+        >>> correlation(Cases(np.arange(3), values, success, np.zeros(3, dtype=int)))
+        0.866...
+
+    """
+    values, success = cases.values, cases.success.astype(float)
+    if np.ptp(values) == 0 or np.ptp(success) == 0:
+        return float("nan")
+    return float(stats.pearsonr(values, success).statistic)
+
+
+def with_interval(cases: Cases, statistic: Callable[[Cases], float]) -> Interval:
+    """Return a statistic of cases and its interval over documents.
+
+    Example:
+        >>> values, success = np.arange(20.0), np.arange(20) > 9
+        >>> cases = Cases(np.arange(20), values, success, np.zeros(20, dtype=int))
+        >>> with_interval(cases, area)
+        (1.0, 1.0, 1.0)
+
+    """
+    value = statistic(cases)
+    numbers = np.unique(cases.documents)
+    if not np.isfinite(value) or len(numbers) < 2:
+        return rounded(value), None, None
+    places = {int(number): np.flatnonzero(cases.documents == number) for number in numbers}
+
+    def of(chosen: Ints) -> float:
+        return statistic(cases.taken(np.concatenate([places[int(one)] for one in chosen])))
+
+    rng = np.random.default_rng(_SEED)
+    drawn = np.array([of(rng.choice(numbers, len(numbers))) for _ in range(_RESAMPLES)])
+    drawn = drawn[np.isfinite(drawn)]
+    tail = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.percentile(drawn, [tail, 100 - tail])
+    return rounded(value), rounded(low), rounded(high)
+
+
+def quantiles_of_counts(
+    counts: dict[int, int], shares: Sequence[float], width: float
+) -> list[float]:
+    """Return quantiles of what a histogram counted, at the middle of a bin.
+
+    Args:
+        counts: Number of values by bin; bin ``i`` is ``[i, i + 1) * width``.
+        shares: Of the quantiles, from 0 to 1.
+        width: Of a bin.
+
+    Example:
+        >>> quantiles_of_counts({0: 1, 1: 2, 2: 1}, [0.5], width=0.5)
+        [0.75]
+
+    """
+    bins = sorted(counts)
+    below = np.cumsum([counts[one] for one in bins])
+    places = [int(np.searchsorted(below, share * below[-1])) for share in shares]
+    return [(bins[min(place, len(bins) - 1)] + 0.5) * width for place in places]
+
+
+def rounded(value: float) -> float | None:
+    """Return six digits; None for NaN, which JSON cannot say."""
+    return round(float(value), 6) if np.isfinite(value) else None
