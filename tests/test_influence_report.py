@@ -37,7 +37,7 @@ HOSTILE = (
     "<script>alert(1)</script>", "</script>", "<!--", '" onmouseover="alert(1)', "' x='", "&amp;",
     "<img src=x onerror=alert(1)>", "\u202eevil", "\x00", "\ud800", "]]>", "${x}", "\\u003c", "$a$",
 )  # fmt: skip
-VOID = {"meta", "img", "input", "br", "hr", "link"}
+VOID = {"meta", "img", "input", "br", "hr", "link", "source"}
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ def influence_html(record: Mapping[str, Any]) -> str:
 
     """
     read = Record.read(record)
-    style, script = _asset("influence.css"), _asset("influence.js")
+    style, script = asset("base.css") + asset("influence.css"), asset("influence.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     # Should a token ever escape its quotes, the browser still runs this one script alone.
     allowed = f"style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
@@ -165,7 +165,8 @@ def checked_suffix(path: Path) -> str:
     return kind
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """Return a file of this package that pages are made of."""
     return files("guide_ext.report").joinpath(name).read_text(encoding="utf-8")
 
 
