@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from guide_ext.attention import biased_attention
 from guide_ext.integration.arguments import STEERING_ARGUMENTS
-from guide_ext.integration.carrier import Structure, is_carrier, scaled, unpack
+from guide_ext.integration.carrier import Structure, TablePlace, is_carrier, scaled, unpack
 from guide_ext.integration.frame import Frame, current
 from guide_ext.integration.influence_state import Slots
 from guide_ext.share import attention_with_share
 
-# Set by enable() on every attention module: (index, number of layers, heads per layer).
+# Set by enable() on every attention module: a TablePlace.
 LAYER_ATTRIBUTE = "_guide_layer"
 
 
@@ -61,9 +61,9 @@ def guide_attention(
     _refuse(module, dropout, kwargs)
     frame = current()
     if frame is not None and frame.recorder is not None and attention_mask is not None:
-        frame.recorder.layers.append((module, query.shape[1]))
+        frame.recorder.layers.append((module, query[0, :, -1].detach().clone()))
     seqlen_q, seqlen_k = query.shape[2], key.shape[2]
-    layer = getattr(module, LAYER_ATTRIBUTE, None)
+    layer: TablePlace | None = getattr(module, LAYER_ATTRIBUTE, None)
     q_start, attn_bias, slots, share = None, None, None, None
     if is_carrier(attention_mask):
         unpacked = unpack(attention_mask, seqlen_k, layer)
@@ -81,7 +81,7 @@ def guide_attention(
     state = frame.influence if frame is not None and layer is not None else None
     channels = None
     if state is not None and layer is not None:
-        channels = state.keys(layer[0], slots, seqlen_k)
+        channels = state.keys(layer.index, slots, seqlen_k)
     operands = (_rows(query), _rows(key), _rows(value))
     options: dict[str, Any] = {
         "sinks": s_aux,
@@ -105,7 +105,7 @@ def guide_attention(
             "guide_share must go to a model without position_bias, got one that adds it"
         )
     if state is not None and layer is not None:
-        state.pending[layer[0]].reduced = reduced
+        state.pending[layer.index].reduced = reduced
     return out.transpose(1, 2), None
 
 
@@ -133,9 +133,7 @@ def _refuse(module: nn.Module, dropout: float, kwargs: dict[str, Any]) -> None:
             )
 
 
-def _waiting_bias(
-    frame: Frame | None, layer: tuple[int, int, int] | None, seqlen_k: int
-) -> Tensor | None:
+def _waiting_bias(frame: Frame | None, layer: TablePlace | None, seqlen_k: int) -> Tensor | None:
     """Take the bias that `guide_dense_mask` left in the frame for layers of this length."""
     if frame is None or layer is None or seqlen_k not in frame.bias_by_length:
         return None
@@ -143,7 +141,7 @@ def _waiting_bias(
     key_bias = frame.bias_by_length[seqlen_k][:, None, :]
     if frame.strength is None:
         return key_bias
-    return scaled(key_bias, frame.strength[:, layer[0]].to(key_bias.device))
+    return scaled(key_bias, layer.of(frame.strength.flatten(1)).to(key_bias.device))
 
 
 def _table(mask: Tensor | None, seqlen_q: int) -> Tensor | None:

@@ -56,6 +56,29 @@ class Structure:
 
 
 @dataclass(frozen=True)
+class TablePlace:
+    """Where an attention layer finds its own numbers in a strength table.
+
+    Attributes:
+        index: Index of the layer.
+        layers: Layers of the table.
+        heads: Heads of the table, per layer.
+        here: Those that the layer computes in this process.
+
+    """
+
+    index: int
+    layers: int
+    heads: int
+    here: slice
+
+    def of(self, row: Tensor) -> Tensor:
+        """Cut the layer's heads out of ``[batch, layers * heads]``."""
+        begin = self.index * self.heads
+        return row[:, begin : begin + self.heads][:, self.here]
+
+
+@dataclass(frozen=True)
 class Unpacked:
     """What `biased_attention` needs, as `unpack` found it."""
 
@@ -116,14 +139,13 @@ def pack(
     return torch.cat(parts, dim=1).view(torch.uint32).reshape(batch, planes, rows, -1)
 
 
-def unpack(carrier: Tensor, seqlen_k: int, layer: tuple[int, int, int] | None) -> Unpacked:
+def unpack(carrier: Tensor, seqlen_k: int, layer: TablePlace | None) -> Unpacked:
     """Read a carrier for one attention layer, without looking at the device.
 
     Args:
         carrier: What `pack` made.
         seqlen_k: Number of keys of this layer.
-        layer: (index of the layer, number of layers, heads per layer) of the strength table, or
-            None where the model has no such table.
+        layer: The layer's place in the strength table, or None where the model has no such table.
 
     Raises:
         ValueError: If the carrier has fewer keys than the layer, or a strength table that this
@@ -145,9 +167,8 @@ def unpack(carrier: Tensor, seqlen_k: int, layer: tuple[int, int, int] | None) -
                 "guide_strength must reach only layers that guide_ext.integration.enable() "
                 "numbered, got an attention layer that it never saw; enable the model again"
             )
-        index, layers, heads = layer
-        strength = row[:, _HEADER + index * heads : _HEADER + (index + 1) * heads]
-        position += layers * heads
+        strength = layer.of(row[:, _HEADER:])
+        position += layer.layers * layer.heads
     words = 2 if flags & _HAS_SHARE else 1
     if row.shape[1] < position + words * seqlen_k:
         most = (row.shape[1] - position) // words

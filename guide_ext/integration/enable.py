@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from guide_ext.integration import arguments, verify
 from guide_ext.integration.attention import LAYER_ATTRIBUTE
+from guide_ext.integration.carrier import TablePlace
 from guide_ext.integration.frame import Frame, pop, push
 from guide_ext.integration.generation import Generate, PrepareInputs
 from guide_ext.integration.influence_hooks import state_of_call
@@ -21,7 +22,7 @@ from guide_ext.integration.state import (
     forget_compiled_call,
     is_enabled,
     state_of,
-    table_size,
+    strength_size,
 )
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -152,8 +153,12 @@ def _refuse_other_kinds(model: object) -> None:
 def _attach(model: Any, state: State) -> None:
     findings = state.findings
     model.set_attn_implementation(findings.implementation)
+    count, most = len(findings.layers), findings.num_heads
     for index, layer in enumerate(findings.layers):
-        setattr(layer, LAYER_ATTRIBUTE, (index, len(findings.layers), findings.num_heads))
+        # No table fits a layer of fewer heads: handed all numbers, the op refuses them.
+        own = findings.heads[index]
+        here = own.here if own.total == most else slice(most)
+        setattr(layer, LAYER_ATTRIBUTE, TablePlace(index, count, most, here))
     # First of all hooks, so that whatever fails later finds the frame pushed.
     state.handles.append(
         model.register_forward_pre_hook(_before_forward, prepend=True, with_kwargs=True)
@@ -190,7 +195,7 @@ def _before_forward(
     bias = arguments.check_bias(given, rows)
     arguments.check_tokens(bias, tokens, arguments.seen_tokens(named.get("past_key_values")))
     if strength is not None:
-        strength = arguments.check_strength(strength, rows, *table_size(model))
+        strength = arguments.check_strength(strength, rows, *strength_size(model))
     if share is not None:
         share = arguments.check_share(share, bias)
     if not _values_are_known(frame, given):

@@ -29,8 +29,9 @@ class Recorder:
 
     # Configs that masks were made for: the text decoder's, never a vision tower's.
     configs: list[Any] = field(default_factory=list)
-    # Attention modules that were given a mask, in the order of their calls, with their heads.
-    layers: list[tuple[nn.Module, int]] = field(default_factory=list)
+    # Attention modules that were given a mask, in the order of their calls, with one query of each
+    # of their heads, [heads, features].
+    layers: list[tuple[nn.Module, Tensor]] = field(default_factory=list)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from torch import Tensor
 from guide_ext.integration import arguments
 from guide_ext.integration.frame import Frame, current, using
 from guide_ext.integration.influence_hooks import state_of_call
-from guide_ext.integration.state import is_enabled, state_of, table_size
+from guide_ext.integration.state import is_enabled, state_of, strength_size
 
 
 class _Method:
@@ -90,7 +90,7 @@ class Generate(_Method):
         bias, strength = arguments.check_bias(kwargs["guide_bias"], rows), None
         arguments.check_tokens(bias, max(whole - seen, 0), min(seen, whole))
         if kwargs.get("guide_strength") is not None:
-            size = table_size(self._model)
+            size = strength_size(self._model)
             strength = arguments.check_strength(kwargs["guide_strength"], rows, *size)
         if mask is None and not seen:
             mask = self._implied_mask(args, kwargs)
@@ -155,7 +155,7 @@ class PrepareInputs(_Method):
         if guide_bias is not None:
             frame.bias = arguments.check_bias(guide_bias, input_ids.shape[0])
             if guide_strength is not None:
-                size = table_size(model)
+                size = strength_size(model)
                 frame.strength = arguments.check_strength(guide_strength, len(input_ids), *size)
         outer = current()
         in_generate = outer is not None and outer.is_generation

@@ -15,7 +15,13 @@ from guide_ext.integration import arguments
 from guide_ext.integration.frame import Frame, current, requested, using
 from guide_ext.integration.influence_state import InfluenceState, Request, state_on
 from guide_ext.integration.locate import locate
-from guide_ext.integration.state import forget_compiled_call, state_of, table_size
+from guide_ext.integration.parallel import Split, group_of
+from guide_ext.integration.state import (
+    forget_compiled_call,
+    refuse_unknown_part,
+    state_of,
+    table_size,
+)
 
 
 @contextmanager
@@ -24,16 +30,13 @@ def requesting(request: Request) -> Iterator[None]:
 
     Raises:
         UnsupportedModelError: If it cannot be found what an attention layer adds.
-        ValueError: If the model is not enabled, or split over processes.
+        ValueError: If the model is not enabled, or some of its layers or heads are in other
+            processes and nothing is known of them.
 
     """
     model = request.model
     table_size(model)  # says that the model is not enabled
-    if (getattr(model, "_tp_size", None) or 1) > 1:
-        raise ValueError(
-            "Influence must be measured on a model in one process, got tensor parallel over "
-            f"{model._tp_size}: each would see the attention of its own heads alone"
-        )
+    refuse_unknown_part(model, "Influence")
     _watch(model)
     with using(Frame(configs=state_of(model).findings.configs, request=request)):
         yield
@@ -80,7 +83,9 @@ def state_of_call(
                 "token(s) whose Influence is unknown; measure from the first token on"
             )
         layers, _ = table_size(model)
-        state = InfluenceState.begin(request.form, marked, layers, keeps_heads=request.keeps_heads)
+        state = InfluenceState.begin(
+            request.form, marked, layers, keeps_heads=request.keeps_heads, split=_split_of(model)
+        )
         if cache is not None:
             state.follow(cache)
     if state is None:
@@ -93,6 +98,11 @@ def state_of_call(
     if request is not None:
         request.state = state
     return state
+
+
+def _split_of(model: Any) -> Split | None:
+    group = group_of(model)
+    return None if group is None else Split(group, state_of(model).findings.heads)
 
 
 def _capacity(cache: Any) -> int:

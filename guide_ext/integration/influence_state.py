@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from guide_ext.influence import Form
+from guide_ext.integration.parallel import Split
 
 STATE_ATTRIBUTE = "_guide_influence"
 
@@ -85,6 +86,7 @@ class InfluenceState:
         levels: For every level ``[rows, groups, slots]``, float32.
         residuals: Norms of E for every layer, ``[rows, 1, slots]``; empty unless keys are weighed.
         keeps_heads: Whether to keep what every head saw.
+        split: How the heads are spread over processes; None if they are all here.
         by_head: Then for every layer a list, one tensor ``[rows, groups, heads, tokens]`` per call.
         pending: For every layer, of the call that is running.
         filled: Slots that have been made ready.
@@ -97,6 +99,7 @@ class InfluenceState:
     levels: list[Tensor]
     residuals: list[Tensor]
     keeps_heads: bool = False
+    split: Split | None = None
     by_head: list[list[Tensor]] = field(default_factory=list)
     pending: list[Pending] = field(default_factory=list)
     filled: int = 0
@@ -104,7 +107,13 @@ class InfluenceState:
 
     @classmethod
     def begin(
-        cls, form: Form, seed: Tensor, num_layers: int, *, keeps_heads: bool = False
+        cls,
+        form: Form,
+        seed: Tensor,
+        num_layers: int,
+        *,
+        keeps_heads: bool = False,
+        split: Split | None = None,
     ) -> InfluenceState:
         """Start with no token.
 
@@ -113,6 +122,7 @@ class InfluenceState:
             seed: ``[rows, groups, slots]``; says how many rows and groups, and on which device.
             num_layers: Attention layers of the model.
             keeps_heads: Whether to keep what every head saw.
+            split: How the heads are spread over processes; None if they are all here.
 
         """
         rows, groups, _ = seed.shape
@@ -123,6 +133,7 @@ class InfluenceState:
             [level.clone() for _ in range(num_layers + 1)],
             [residual.clone() for _ in range(num_layers if form.weighs_keys else 0)],
             keeps_heads,
+            split,
             [[] for _ in range(num_layers)],
             [Pending() for _ in range(num_layers)],
         )
@@ -195,13 +206,21 @@ class InfluenceState:
         below = self.levels[layer]
         columns = _columns(slots.first_query, reduced.shape[3], below)
         previous = below.index_select(2, columns)
-        reduced = reduced.to(below.device)
+        reduced = self._of_all_heads(layer, reduced).to(below.device)
         if residual is not None and update is not None:
             residual, update = residual.to(below.device), update.to(below.device)
         level = self.form.step(previous, reduced, residual, update)
         self.levels[layer + 1].index_copy_(2, columns, level)
         if self.keeps_heads:
             self.by_head[layer].append(reduced)
+
+    def _of_all_heads(self, layer: int, reduced: Tensor) -> Tensor:
+        """Make up for heads in other processes: take their mean, or, to keep them, take them."""
+        if self.split is None:
+            return reduced
+        group, heads = self.split.group, self.split.heads[layer]
+        # The mean needs a number per token of the other processes, the heads one for every head.
+        return (group.gathered if self.keeps_heads else group.mean)(reduced, heads)
 
     def remember(self) -> None:
         """Keep what was written since the last time, before rows move."""

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, TypeGuard
 from torch import Tensor, nn
 
 from guide_ext.chat import encode_chat
-from guide_ext.integration.state import table_size
+from guide_ext.integration.state import strength_size, table_size
 from guide_ext.spans import MarkedText
 from guide_ext.steering import Steering, collate
 from guide_ext.tokens import Encoding
@@ -120,6 +120,8 @@ def encode(
     }
     if min_share is not None:
         tensors |= {"guide_bias": None, "guide_share": min_share * batch.bias}
+    if batch.strength is not None:
+        strength_size(model)  # refuses a model of which the table would miss a part
     device = _input_device(model)
     inputs = Inputs((name, t.to(device)) for name, t in tensors.items() if t is not None)
     inputs.groups = batch.groups

@@ -10,7 +10,7 @@ alone or beside what runs in parallel.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from guide_ext.integration.parallel import HeadGroup, group_of
 from guide_ext.integration.verify import UnsupportedModelError, tiny_run
 
 # Modules behind the attention module that are followed.
@@ -62,12 +63,19 @@ def locate(model: Any, attention_modules: tuple[nn.Module, ...]) -> tuple[Place,
 
     Raises:
         UnsupportedModelError: If a layer adds something to the residual stream that cannot be told
-            from a few tokens.
+            from a few tokens, or a process has but a part of the residual stream.
 
     """
     with _recorded(model) as calls:
         tiny_run(model)
     parents = {child: parent for parent in model.modules() for child in parent.children()}
+    group = group_of(model)
+    if group is not None:
+        # Of all layers before any other error: one that other processes do not get hangs them.
+        layers = [_decoder_layer(attention, parents) for attention in attention_modules]
+        own = [_call_of(layer, calls) for layer in layers]
+        _refuse_parts(model, group, "reads", [None if call is None else call.read for call in own])
+        _refuse_parts(model, group, "returns", [_returned(call) for call in own])
     places = []
     for index, attention in enumerate(attention_modules):
         layer = _decoder_layer(attention, parents)
@@ -80,7 +88,23 @@ def locate(model: Any, attention_modules: tuple[nn.Module, ...]) -> tuple[Place,
                 "but its Influence cannot be measured"
             )
         places.append(place)
+    if group is not None:
+        updates = [_call_of(place.update, calls) for place in places]
+        _refuse_parts(model, group, "adds", [_returned(call) for call in updates])
     return tuple(places)
+
+
+def _refuse_parts(
+    model: nn.Module, group: HeadGroup, does: str, tensors: Sequence[Tensor | None]
+) -> None:
+    """Refuse a model of which E or U is not whole in every process, as in sequence parallelism."""
+    for index, tensor in enumerate(tensors):
+        if tensor is not None and not group.is_same(tensor):
+            raise UnsupportedModelError(
+                "Influence must see the same residual stream in every process, got attention layer "
+                f"{index} of {type(model).__name__}, which {does} {list(tensor.shape)} here and "
+                "something else in another process; use a tp_plan that splits heads and not tokens"
+            )
 
 
 @contextmanager
@@ -109,6 +133,14 @@ def _recorded(model: nn.Module) -> Iterator[list[_Call]]:
             handle.remove()
 
 
+def _call_of(module: nn.Module | None, calls: list[_Call]) -> _Call | None:
+    return next((call for call in calls if call.module is module), None)
+
+
+def _returned(call: _Call | None) -> Tensor | None:
+    return None if call is None else call.returned
+
+
 def _first(output: object) -> Tensor | None:
     first = output[0] if isinstance(output, tuple | list) and output else output
     return first if isinstance(first, Tensor) else None
@@ -126,10 +158,10 @@ def _decoder_layer(attention: nn.Module, parents: dict[nn.Module, nn.Module]) ->
 
 def _place(layer: nn.Module, attention: nn.Module, calls: list[_Call]) -> Place | None:
     """Try what follows the attention module, one after the other, and take what fits best."""
-    own = next((call for call in calls if call.module is layer), None)
+    own = _call_of(layer, calls)
     inside = set(layer.modules()) - {layer}
     within = [call for call in calls if call.module in inside and call.returned is not None]
-    link = next((call for call in within if call.module is attention), None)
+    link = _call_of(attention, within)
     if own is None or own.returned is None:
         return None
     best: tuple[float, Place] | None = None

@@ -65,7 +65,8 @@ def is_enabled(model: nn.Module) -> bool:
 def table_size(model: nn.Module) -> tuple[int, int]:
     """Return (layers, heads) of the strength table of an enabled model.
 
-    Layers count the attention layers that steering reaches, in the order of their calls.
+    Layers count the attention layers that steering reaches, in the order of their calls; heads
+    those of a layer, in all processes that share the model.
 
     Args:
         model: An enabled model.
@@ -89,3 +90,31 @@ def table_size(model: nn.Module) -> tuple[int, int]:
         )
     findings = state_of(model).findings
     return len(findings.layers), findings.num_heads
+
+
+def strength_size(model: nn.Module) -> tuple[int, int]:
+    """Return `table_size`, of a model whose layers and heads are all known here.
+
+    Raises:
+        ValueError: If the model is not enabled, or a table would miss the layers or heads of
+            another process.
+
+    """
+    size = table_size(model)
+    refuse_unknown_part(model, "guide_strength")
+    return size
+
+
+def refuse_unknown_part(model: nn.Module, what: str) -> None:
+    """Refuse what needs every layer and head of a model.
+
+    Raises:
+        ValueError: If the model is split over processes in a way that hides some.
+
+    """
+    part = state_of(model).findings.unknown_part
+    if part:
+        raise ValueError(
+            f"{what} must go to a model with all its layers and heads, in one process or spread "
+            f"over several by DistributedConfig(tp_size=...), got {part}"
+        )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from guide_ext._libraries import library_status
 from guide_ext.integration.frame import Frame, Recorder, using
+from guide_ext.integration.parallel import Heads, heads_of, unknown_part
 
 # Largest difference of the logits, relative to the largest logit: float32 models differ by about
 # 1e-6, a wrong mask by far more than 1e-3. Half precisions: their rounding, through all layers.
@@ -40,14 +41,21 @@ class Findings:
         implementation: ``"guide"``, or ``"guide_dense"`` for a model that reworks its mask.
         configs: Configs that the model makes masks for.
         layers: Attention modules that the bias reaches, in the order of their calls.
-        num_heads: Query heads per layer, of the layer that has most.
+        heads: Their query heads, and which of them are in this process.
+        unknown_part: What part of the layers or heads is here, if nothing is known of the others.
 
     """
 
     implementation: str
     configs: tuple[Any, ...]
     layers: tuple[nn.Module, ...]
-    num_heads: int
+    heads: tuple[Heads, ...]
+    unknown_part: str = ""
+
+    @property
+    def num_heads(self) -> int:
+        """Query heads per layer, in all processes, of the layer that has most."""
+        return max(layer.total for layer in self.heads)
 
 
 def calibrate(model: Any) -> Findings:
@@ -100,7 +108,7 @@ def calibrate(model: Any) -> Findings:
             elif not recorder.layers:
                 failures.append(f"{implementation!r} never hands a mask to an attention layer")
             else:
-                return _findings(implementation, recorder)
+                return _findings(model, implementation, recorder)
     raise UnsupportedModelError(
         f"enable() must find the logits of {name} equal to those of eager attention within "
         f"{allowed:.3g}, got: {'; '.join(failures)}. This architecture cannot be steered exactly "
@@ -181,12 +189,14 @@ def _evaluation(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _findings(implementation: str, recorder: Recorder) -> Findings:
+def _findings(model: Any, implementation: str, recorder: Recorder) -> Findings:
     configs = {id(config): config for config in recorder.configs if config is not None}
     layers = dict(recorder.layers)
+    heads = heads_of(model, tuple(layers.values()))
     return Findings(
         implementation=implementation,
         configs=tuple(configs.values()),
         layers=tuple(layers),
-        num_heads=max(layers.values()),
+        heads=heads,
+        unknown_part=unknown_part(model, heads),
     )
