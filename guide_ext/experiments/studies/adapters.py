@@ -19,7 +19,6 @@ from guide_ext.integration.lora import load_adapted
 from guide_ext.spans import escape
 
 FOLDER = "adapters"
-_EMBEDDED_EXAMPLES = 1200
 
 
 class Adapters:
@@ -81,7 +80,7 @@ def _examples(
     settings: RunSettings, rows: Sequence[Row], tokenizer: Any, sft: SftSettings
 ) -> list[Example]:
     if settings.data is None:
-        return embedded_examples(_EMBEDDED_EXAMPLES, tokenizer=tokenizer)
+        return embedded_examples(tokenizer=tokenizer)
     evaluated = {row.document for row in rows}
     documents = [
         document

@@ -24,8 +24,8 @@ from guide_ext.experiments.studies.plan import (
     tasks_of,
 )
 from guide_ext.experiments.studies.prompts import document_rows, embedded_rows
-from guide_ext.experiments.studies.shards import CorruptShardError, set_aside, write_text
 from guide_ext.experiments.studies.sft import Step
+from guide_ext.experiments.studies.shards import CorruptShardError, set_aside, write_text
 from guide_ext.experiments.studies.study import Cell, Row, studies_named
 
 TABLES, TABLES_TEXT = "tables.json", "tables.md"

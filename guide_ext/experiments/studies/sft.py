@@ -41,7 +41,7 @@ from guide_ext.experiments.studies.sft_settings import SftSettings, schedule
 from guide_ext.integration import lora
 from guide_ext.integration.text import seeded
 
-__all__ = ["Checkpoint", "Example", "SftSettings", "Step", "packed_loss", "train"]
+__all__ = ["Checkpoint", "Example", "SftSettings", "Step", "packed_loss", "planned_tokens", "train"]
 
 _OPTIMIZER_FILE = "optimizer.pt"
 
@@ -112,6 +112,44 @@ def train(
         ValueError: examples must be at least one, got none
 
     """
+    samples = _samples(model_name, examples, settings)
+    identity = {
+        "model": model_name,
+        "dtype": dtype,
+        "settings": asdict(settings),
+        "examples": digest(samples),
+    }
+    check_identity(folder, identity)
+    run = _Run(model_name, samples, settings, device, dtype, on_step)
+    return _checkpoints(run, folder, identity)
+
+
+def planned_tokens(
+    model_name: str, examples: Sequence[Example], settings: SftSettings
+) -> list[int]:
+    """Return after how many trained tokens `train` writes a checkpoint; only tokenises.
+
+    Args:
+        model_name: As for `train`.
+        examples: Likewise.
+        settings: Likewise.
+
+    Raises:
+        ValueError: If there are no examples, or one is longer than ``sequence_length``.
+
+    Example:
+        >>> from guide_ext.experiments.embedded import model_path
+        >>> example = Example([{"role": "user", "content": "Summarize"}], "The cook sings.")
+        >>> settings = SftSettings(epochs=2, checkpoints=(0,), sequence_length=64, batch_tokens=64)
+        >>> planned_tokens(str(model_path()), [example], settings)
+        [0, 20]
+
+    """
+    run = _Run(model_name, _samples(model_name, examples, settings), settings, None, "auto", None)
+    return [run.tokens_after[steps] for steps in run.stops()]
+
+
+def _samples(model_name: str, examples: Sequence[Example], settings: SftSettings) -> list[Sample]:
     if not examples:
         raise ValueError("examples must be at least one, got none")
     tokenizer = integration.load_tokenizer(model_name)
@@ -123,15 +161,7 @@ def train(
             f"one of {longest}; shorten it or raise sequence_length"
         )
         raise ValueError(msg)
-    identity = {
-        "model": model_name,
-        "dtype": dtype,
-        "settings": asdict(settings),
-        "examples": digest(samples),
-    }
-    check_identity(folder, identity)
-    run = _Run(model_name, samples, settings, device, dtype, on_step)
-    return _checkpoints(run, folder, identity)
+    return samples
 
 
 def _checkpoints(run: _Run, folder: Path, identity: dict[str, Any]) -> Iterator[Checkpoint]:

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: MIT
+"""Put the tables and figures of a run of `make studies` into docs/reproduction.md.
+
+    python docs/publish_studies.py study_results
+
+The page names tables between comments; what stands between them is written anew from the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parent
+PAGE, FOLDER = DOCS / "reproduction.md", DOCS / "studies"
+RESULT = FOLDER / "embedded.json"
+_BLOCK = re.compile(
+    r"(<!-- table (\w+): ([\w ,]+?)(?: where (\w+)=(\S+))? -->\n).*?(<!-- end -->)", re.S
+)
+_TITLES = {
+    "condition": "", "in_french": "in French", "well_formed": "well-formed", "delta": "Δ",
+    "right": "right in every word", "auc": "AUC", "auc_within": "AUC within one length",
+    "jaccard": "Jaccard", "authors": "authors' score", "new_tokens": "tokens",
+    "tokens": "tokens trained on",
+}  # fmt: skip
+_PLAIN = {"delta", "tokens", "new_tokens", "layer", "answers", "auc", "auc_within", "correlation",
+          "median", "p5", "p95"}  # fmt: skip
+
+
+def with_tables(text: str, result: dict[str, Any]) -> str:
+    """Return the page with its tables written anew."""
+    tables = {table["name"]: table for table in result["tables"]}
+
+    def block(match: re.Match[str]) -> str:
+        begin, name, columns, column, value, end = match.groups()
+        rows = [
+            dict(zip(tables[name]["columns"], row, strict=True)) for row in tables[name]["rows"]
+        ]
+        rows = [row for row in rows if column is None or str(row[column]) == value]
+        names = [part.strip() for part in columns.split(",")]
+        lines = [
+            f"| {' | '.join(_TITLES.get(n, n) for n in names)} |",
+            "|---|" + "---:|" * (len(names) - 1),
+        ]
+        lines += [f"| {' | '.join(_cell(row, n) for n in names)} |" for row in rows]
+        return f"{begin}\n{chr(10).join(lines)}\n\n{end}"
+
+    return _BLOCK.sub(block, text)
+
+
+def _cell(row: dict[str, Any], name: str) -> str:
+    value = row[name]
+    if value is None:
+        return "–"
+    if isinstance(value, str):
+        return value
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    if name in _PLAIN:
+        digits = "g" if name in ("delta", "tokens", "layer", "answers") else ".3g"
+        digits = ".2f" if name in ("auc", "auc_within", "correlation") else digits
+        shown = f"{value:,}" if name == "tokens" else f"{value:{digits}}"
+        return shown if low is None else f"{shown} ({low:{digits}} – {high:{digits}})"
+    shown = f"{100 * value:.1f}%"
+    return shown if low is None else f"{shown} ({100 * low:.0f} – {100 * high:.0f})"
+
+
+def main() -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("run", type=Path, help="folder of a finished run with its report")
+    run = parser.parse_args().run
+    FOLDER.mkdir(exist_ok=True)
+    shutil.copy(run / "tables.json", RESULT)
+    for figure in (run / "figures").glob("*.png"):
+        shutil.copy(figure, FOLDER / figure.name)
+    result = json.loads(RESULT.read_text(encoding="utf-8"))
+    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), result), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
