@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: MIT
 """Where the Influence of marked text, as a function of Δ, crosses a target.
 
-A generator that asks for one point at a time, so that the searches of many prompts can run side by
-side and share their forward passes. `guide_ext.calibration` is where it is used from.
+The searches of many prompts run side by side, so that they can share their forward passes.
+`guide_ext.calibration` is where they are used from.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from types import MappingProxyType
 from typing import TypeAlias
 
 from guide_ext._marked_text import as_float
 
-_NOTHING: Mapping[float, float] = MappingProxyType({})
+# Influence of some curves, by their number, at a Δ for each.
+Measure: TypeAlias = Callable[[Mapping[int, float]], Mapping[int, float]]
 
 # A bracket is looked for at these shares of the range, from Δ = 0 on: a natural emphasis is worth
 # a fraction of a nat, and far out models talk nonsense.
@@ -91,34 +91,62 @@ class Crossing:
     curve: tuple[tuple[float, float], ...]
 
 
-Steps: TypeAlias = Generator[float, float, Crossing]
+class _UnmeasuredError(Exception):
+    """A search has come to a Δ, its one argument, that must be measured first."""
 
 
-def crossing(target: float, search: Search, known: Mapping[float, float] = _NOTHING) -> Steps:
-    """Look for the Δ of the smallest size at which a rising curve reaches a target.
+def crossings(
+    measure: Measure,
+    targets: Sequence[float],
+    search: Search,
+    known: Sequence[Mapping[float, float]],
+) -> list[Crossing | CalibrationError]:
+    """Look for the Δ of the smallest size at which each of several rising curves meets its target.
 
-    Yields a Δ, wants its Influence sent back, and returns the crossing. First a bracket is looked
-    for outwards from Δ = 0, then Chandrupatla's method narrows it in log-odds, where a bias acts
-    nearly linearly: it multiplies the odds of attention by e^Δ. Only the points that were asked for
-    are known, so it is they alone that must rise.
+    All searches advance together. Each runs up to the first Δ that has not been measured; once
+    that is, it runs again from its beginning, which takes microseconds. A search can thus be
+    written as if every point were known, and SciPy's can be used, which measure one at a time.
 
     Args:
-        target: Influence to reach.
+        measure: Given a Δ for some curves by number, returns the Influence of each.
+        targets: Influence to reach, of every curve.
         search: Where, and how closely.
-        known: Points that have been measured already.
+        known: Points that have been measured already, of every curve.
+
+    Returns:
+        Of every curve its crossing; or, if the target is not reached in the range or the curve
+        falls, the error that says so.
 
     Raises:
-        CalibrationError: If the target is not reached in the range, or the curve falls.
         ValueError: If an answer is no Influence.
 
-    Source:
-        Chandrupatla (1997), "A new hybrid quadratic/bisection algorithm for finding the zero of a
-        nonlinear function": inverse quadratic interpolation where it is safe, bisection elsewhere.
-        Here the first step interpolates too.
-
     """
-    curve = _Curve(search.noise, known)
-    start = yield from curve.at(0.0)
+    curves = [_Curve(points) for points in known]
+    found: dict[int, Crossing | CalibrationError] = {}
+    while open_rows := [row for row in range(len(curves)) if row not in found]:
+        asked: dict[int, float] = {}
+        for row in open_rows:
+            try:
+                found[row] = _crossing(curves[row], targets[row], search)
+            except _UnmeasuredError as unmeasured:
+                asked[row] = unmeasured.args[0]
+            except CalibrationError as error:
+                found[row] = error
+        if asked:
+            for row, value in measure(asked).items():
+                curves[row].add(asked[row], value)
+    return [found[row] for row in range(len(curves))]
+
+
+def _crossing(curve: _Curve, target: float, search: Search) -> Crossing:
+    """Look for one crossing.
+
+    First a bracket is looked for outwards from Δ = 0, then Brent's method narrows it in log-odds,
+    where a bias acts nearly linearly: it multiplies the odds of attention by e^Δ. Only the points
+    that were asked for are known, so it is they alone that must rise.
+    """
+    curve.require_rising(search.noise)
+    start = curve.at(0.0)
     if not 0 < target < 1:
         raise CalibrationError(f"target must be an Influence between 0 and 1, got {target:.6g}")
     limit = search.max_delta if target > start else search.min_delta
@@ -129,54 +157,42 @@ def crossing(target: float, search: Search, known: Mapping[float, float] = _NOTH
             f"target must be above the Influence at Δ = 0, which is {start:.6g}, got {target:.6g}: "
             "only a negative Δ meets it; to allow that, let min_delta be below 0, such as -8"
         )
-    inner, outer = yield from _bracket(curve, target, limit)
-    first, last = min(inner, outer), max(inner, outer)
-    low, high = _tightest(curve, target, first, last)
-    narrow = yield from _narrow(curve, target, low, high, search.tolerance)
-    closest = min(narrow, key=lambda delta: abs(curve.points[delta] - target))
+    first, last = _bracket(curve, target, limit)
+    low, high = _narrow(curve, target, first, last, search.tolerance)
+    closest = min(low, high, key=lambda delta: abs(curve.at(delta) - target))
     margin = _margin(curve, target, first, last, search.noise)
-    low, high = max(narrow[0] - margin, search.min_delta), min(narrow[1] + margin, search.max_delta)
+    low, high = max(low - margin, search.min_delta), min(high + margin, search.max_delta)
     return Crossing(closest, (low, high), curve.sorted())
 
 
-def run(steps: Steps, measure: Callable[[float], float]) -> Crossing:
-    """Run one search to its end; `measure` gives the Influence at a Δ."""
-    try:
-        delta = next(steps)
-        while True:
-            delta = steps.send(measure(delta))
-    except StopIteration as end:
-        found: Crossing = end.value
-        return found
-
-
 class _Curve:
-    """What has been measured; refuses what cannot be a rising Influence."""
+    """What has been measured of one curve."""
 
-    def __init__(self, noise: float, known: Mapping[float, float]) -> None:
-        self.points: dict[float, float] = {}
-        self._noise = noise
+    def __init__(self, known: Mapping[float, float]) -> None:
+        self._points: dict[float, float] = {}
         for delta, value in known.items():
-            self._add(delta, value)
+            self.add(delta, value)
+        self.known = tuple(known)
 
-    def at(self, delta: float) -> Generator[float, float, float]:
-        if delta not in self.points:
-            self._add(delta, (yield delta))
-        return self.points[delta]
-
-    def sorted(self) -> tuple[tuple[float, float], ...]:
-        return tuple(sorted(self.points.items()))
-
-    def _add(self, delta: float, value: float) -> None:
+    def add(self, delta: float, value: float) -> None:
         number = as_float(value)
         if not -_ROUNDING <= number <= 1 + _ROUNDING:
             raise ValueError(
                 f"measure must return an Influence from 0 to 1, got {value!r} at Δ = {delta:.6g}"
             )
-        self.points[delta] = min(max(number, 0.0), 1.0)
-        curve = self.sorted()
-        for (below, before), (above, after) in pairwise(curve):
-            if after < before * (1 - self._noise):
+        self._points[delta] = min(max(number, 0.0), 1.0)
+
+    def at(self, delta: float) -> float:
+        if delta not in self._points:
+            raise _UnmeasuredError(delta)
+        return self._points[delta]
+
+    def sorted(self) -> tuple[tuple[float, float], ...]:
+        return tuple(sorted(self._points.items()))
+
+    def require_rising(self, noise: float) -> None:
+        for (below, before), (above, after) in pairwise(self.sorted()):
+            if after < before * (1 - noise):
                 raise CalibrationError(
                     f"the Influence must rise with Δ, got {before:.6g} at Δ = {below:.6g} and "
                     f"{after:.6g} at Δ = {above:.6g}: no one Δ stands for the target; take a "
@@ -184,75 +200,54 @@ class _Curve:
                 )
 
 
-def _bracket(
-    curve: _Curve, target: float, limit: float
-) -> Generator[float, float, tuple[float, float]]:
-    """Go outwards from Δ = 0 until the target is passed; return the last two Δ."""
+def _bracket(curve: _Curve, target: float, limit: float) -> tuple[float, float]:
+    """Go outwards from Δ = 0 until the target is passed; return the last two Δ, by rising Δ."""
     inner = 0.0
     for share in _SHARES:
         outer = limit * share
-        value = yield from curve.at(outer)
+        value = curve.at(outer)
         if value >= target if limit > 0 else value <= target:
-            return inner, outer
+            return min(inner, outer), max(inner, outer)
         inner = outer
     name = "max_delta" if limit > 0 else "min_delta"
     raise CalibrationError(
         f"target must be reached up to {name}={limit:g}, got an Influence of "
-        f"{curve.points[limit]:.6g} there and {curve.points[0.0]:.6g} at Δ = 0, for a target of "
+        f"{curve.at(limit):.6g} there and {curve.at(0.0):.6g} at Δ = 0, for a target of "
         f"{target:.6g}; ask for less, or allow a Δ further from 0"
     )
 
 
-def _tightest(curve: _Curve, target: float, low: float, high: float) -> tuple[float, float]:
-    """Return the two neighbours among all points of a bracket that the target lies between."""
-    inside = [(delta, value) for delta, value in curve.sorted() if low <= delta <= high]
-    above = next(delta for delta, value in inside if value >= target)
-    below = [delta for delta, _ in inside if delta < above]
-    return (max(below) if below else above), above
-
-
 def _narrow(
-    curve: _Curve, target: float, low: float, high: float, tolerance: float
-) -> Generator[float, float, tuple[float, float]]:
-    """Shrink a bracket to the tolerance; `low` is below the target and `high` not."""
+    curve: _Curve, target: float, first: float, last: float, tolerance: float
+) -> tuple[float, float]:
+    """Narrow a bracket to the tolerance; return the two measured Δ that are left."""
+    # Here, as `import guide_ext` would wait for it.
+    from scipy.optimize import brentq
 
     def gap(delta: float) -> float:
-        return log_odds(curve.points[delta]) - log_odds(target)
+        value = curve.at(delta)
+        # Whatever rounding does to log-odds, the two ends have different signs.
+        return math.copysign(log_odds(value) - log_odds(target), value - target)
 
-    # The root lies between a, the newest point, and b; c is the one before them.
-    a, b, c = low, high, low
-    fa, fb, fc = gap(a), gap(b), gap(a)
-    if fb == 0:
-        return high, high
-    step = fa / (fa - fb)
-    while abs(b - a) > tolerance:
-        # Never closer to an end than this: once a is near the root, the next point is beyond it.
-        least = tolerance / 2 / abs(b - a)
-        new = a + min(max(step, least), 1 - least) * (b - a)
-        yield from curve.at(new)
-        if gap(new) == 0:
-            return new, new
-        if (gap(new) > 0) == (fa > 0):
-            c, fc = a, fa
-        else:
-            c, fc, b, fb = b, fb, a, fa
-        a, fa = new, gap(new)
-        step = _share(a, b, c, fa, fb, fc)
-    return min(a, b), max(a, b)
-
-
-def _share(a: float, b: float, c: float, fa: float, fb: float, fc: float) -> float:
-    """Return how far from a to b to go: to the root of a parabola where that is safe, or half."""
-    xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
-    if phi**2 < xi and (1 - phi) ** 2 < 1 - xi:
-        through_c = (c - a) / (b - a) * fa / (fc - fa) * fb / (fc - fb)
-        return fa / (fb - fa) * fc / (fb - fc) + through_c
-    return 0.5
+    # Points known from the beginning only: every run must take the same way.
+    ends = sorted({first, last, *(delta for delta in curve.known if first < delta < last)})
+    high = next(delta for delta in ends if curve.at(delta) >= target)
+    low = max((delta for delta in ends if delta < high), default=high)
+    if high - low <= tolerance:
+        return low, high
+    # In the worst case, Brent's method takes the square of the steps of bisection.
+    root = brentq(gap, low, high, xtol=tolerance, maxiter=1000)
+    if gap(root) == 0:
+        return root, root
+    # It ends at one of two points across the target, `xtol` apart at most; this is the other.
+    across = [delta for delta, _ in curve.sorted() if gap(delta) * gap(root) < 0]
+    other = min(across, key=lambda delta: abs(delta - root))
+    return min(root, other), max(root, other)
 
 
 def _margin(curve: _Curve, target: float, low: float, high: float, noise: float) -> float:
     """Return by how many nats rounding can shift the root, from the slope of the first bracket."""
-    rise = log_odds(curve.points[high]) - log_odds(curve.points[low])
+    rise = log_odds(curve.at(high)) - log_odds(curve.at(low))
     # d log-odds = dI / (I (1 − I))
     return noise / (1 - target) * (high - low) / rise if rise > 0 else high - low
 

@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from guide_ext._crossing import CalibrationError, Crossing, Search, Steps, crossing, run
+from guide_ext._crossing import CalibrationError, Crossing, Measure, Search, crossings
 from guide_ext._marked_text import as_float, is_int
 from guide_ext._spread import spread
 from guide_ext.influence import form_named
@@ -27,9 +27,6 @@ from guide_ext.steering import Steering
 __all__ = ["Calibration", "CalibrationError", "Crossing", "Search", "find_delta", "solve"]
 
 CalibrationError.__module__ = __name__  # tracebacks then say where to import it from
-
-# Influence of some prompts, by their number, at a Δ for each.
-Measure: TypeAlias = Callable[[Mapping[int, float]], Mapping[int, float]]
 
 UPPERCASE = "uppercase"
 
@@ -220,7 +217,11 @@ def find_delta(
         ('0.81', '0.81', 3)
 
     """
-    return run(crossing(_target(target), search or Search()), measure)
+    goals, search = [_target(target)], search or Search()
+    (found,) = crossings(lambda deltas: {0: measure(deltas[0])}, goals, search, [{}])
+    if isinstance(found, CalibrationError):
+        raise found
+    return found
 
 
 def solve(measure: Measure, targets: Sequence[float], search: Search | None = None) -> Calibration:
@@ -268,7 +269,7 @@ def solve(measure: Measure, targets: Sequence[float], search: Search | None = No
         return math.fsum(meter(dict.fromkeys(rows, delta)).values()) / len(goals)
 
     goal = math.fsum(goals) / len(goals)
-    pooled = run(crossing(goal, search), mean_at)
+    pooled = find_delta(mean_at, goal, search)
     if len(goals) == 1:
         return Calibration(
             pooled.delta, goal, pooled.bracket, pooled.curve, (pooled.delta,), meter.calls
@@ -276,14 +277,13 @@ def solve(measure: Measure, targets: Sequence[float], search: Search | None = No
     shared = [delta for delta, _ in pooled.curve]
     curves = np.array([[meter.curves[row][delta] for delta in shared] for row in rows])
     low, high = spread(np.array(shared), curves, np.array(goals), search)
-    walks = {row: crossing(goals[row], search, dict(meter.curves[row])) for row in rows}
-    found = _side_by_side(walks, meter)
+    alone = crossings(meter, goals, search, meter.curves)
     return Calibration(
         pooled.delta,
         goal,
         (min(low, pooled.bracket[0]), max(high, pooled.bracket[1])),
         pooled.curve,
-        tuple(found.get(row) for row in rows),
+        tuple(found.delta if isinstance(found, Crossing) else None for found in alone),
         meter.calls,
     )
 
@@ -312,26 +312,6 @@ class _Meter:
                 )
             self.curves[row][deltas[row]] = float(value)
         return values
-
-
-def _side_by_side(walks: dict[int, Steps], meter: _Meter) -> dict[int, float]:
-    """Run searches in step; return the Δ of those that find one."""
-    found: dict[int, float] = {}
-    answers: dict[int, float] = {}
-    while walks:
-        asked: dict[int, float] = {}
-        for row, steps in list(walks.items()):
-            try:
-                asked[row] = steps.send(answers[row]) if row in answers else next(steps)
-                continue
-            except StopIteration as end:
-                found[row] = end.value.delta
-            except CalibrationError:
-                pass
-            del walks[row]
-        if asked:
-            answers = meter(asked)
-    return found
 
 
 def _target(target: float) -> float:

@@ -8,6 +8,7 @@ instead of using a cache.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,12 +18,19 @@ from typing import Any
 import torch
 from tolerance import MODEL_LOGITS
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
 VOCABULARY = 97
 WINDOW = 5
 LAYERS = 2
 HEADS = 4
+
+# What this version of transformers calls a cache, in the arguments of models and in their outputs.
+CACHE = next(
+    name
+    for name in ("cache", "past_key_values")
+    if name in inspect.signature(LlamaForCausalLM.forward).parameters
+)
 
 _COMMON = {
     "vocab_size": VOCABULARY,
@@ -69,10 +77,15 @@ SLIDING = ("mistral", "gemma2", "gemma3_text", "gpt_oss")
 
 # Reworks its mask: dense masks.
 DENSE = {"doge": {**_GROUPED, "keep_window_size": 64}}
-# Its attention is code of its own, in two ways.
-UNSUPPORTED = {"bloom": {"n_layer": LAYERS, "n_head": HEADS}, "gptj": {"rotary_dim": 4}}
+# Makes a mask for an encoder that it does not have, besides its own.
+DECODERS = {
+    "bart": {"d_model": 32, "decoder_layers": LAYERS, "decoder_ffn_dim": 48}
+    | {"decoder_attention_heads": HEADS, "init_std": 0.3}
+}
+# Its attention is code of its own.
+UNSUPPORTED = {"bloom": {"n_layer": LAYERS, "n_head": HEADS}}
 
-_EVERY = {**ZOO, **DENSE, **UNSUPPORTED}
+_EVERY = {**ZOO, **DENSE, **DECODERS, **UNSUPPORTED}
 
 
 def make(name: str, *, seed: int = 0, **overrides: Any) -> Any:

@@ -208,11 +208,19 @@ def part_of_a_model(model: Any) -> dict[str, Any]:
 def tokens_apart(model: Any) -> dict[str, Any]:
     """Sequence parallelism: between its blocks every process has its own tokens."""
     rank = dist.get_rank()
+    apart = False  # texts that cannot be halved, as single tokens, stay whole
 
     def split(tensor: Tensor) -> Tensor:
-        return tensor.chunk(PROCESSES, 1)[rank]
+        return tensor.chunk(PROCESSES, 1)[rank] if apart else tensor
+
+    def begin(module: Any, args: Any) -> Any:
+        nonlocal apart
+        apart = args[0].shape[1] % PROCESSES == 0
+        return (split(args[0]), *args[1:])
 
     def join(tensor: Tensor) -> Tensor:
+        if not apart:
+            return tensor
         parts = [torch.empty_like(tensor) for _ in range(PROCESSES)]
         dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts, 1)
@@ -221,7 +229,7 @@ def tokens_apart(model: Any) -> dict[str, Any]:
         return args, {**kwargs, "hidden_states": join(kwargs["hidden_states"])}
 
     decoder = model.model
-    decoder.layers[0].register_forward_pre_hook(lambda m, args: (split(args[0]), *args[1:]))
+    decoder.layers[0].register_forward_pre_hook(begin)
     decoder.norm.register_forward_pre_hook(lambda m, args: (join(args[0]),))
     for layer in decoder.layers:
         layer.mlp.register_forward_pre_hook(lambda m, args: (join(args[0]),))
@@ -246,8 +254,14 @@ def layers_apart(model: Any) -> dict[str, Any]:
         "bias": logits(model, prompts(), guide_bias=marks()),
         "influence": refused(lambda: guide.influence(model, {**prompts(), "guide_seed": seeds()})),
         "strength": refused(lambda: logits(model, own)),
+        "cache": refused(lambda: model.generate(**steered_alone(), max_new_tokens=2)),
         "generate": refused(lambda: model.generate(**own, max_new_tokens=2)),
     }
+
+
+def steered_alone() -> dict[str, Any]:
+    """Inputs with a bias."""
+    return {**prompts(), "guide_bias": marks()}
 
 
 def encode(model: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from guide_ext import Calibration, CalibrationError
-from guide_ext._crossing import Search, crossing, run
+from guide_ext._crossing import Search, crossings
 from guide_ext.calibration import find_delta, solve
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=200)
@@ -161,10 +161,22 @@ class TestSearch:
     def test_known_points_are_not_measured_again(self):
         curve = odds_curve(0.1)
         known = {delta: curve(delta) for delta in (0.0, 1.0, 0.496, 0.505)}
-        measure, asked = counted(curve)
-        found = run(crossing(curve(0.5), Search(), known), measure)
+        measure, asked = counted(lambda deltas: {0: curve(deltas[0])})
+        (found,) = crossings(measure, [curve(0.5)], Search(), [known])
         assert found.delta == 0.496
         assert asked == []
+
+    def test_searches_ask_together_for_what_each_asks_alone(self):
+        curves = [odds_curve(0.1, slope) for slope in (0.3, 1.0, 1.7)]
+        curves.append(lambda delta: odds_curve(0.1)(8 * (delta / 8) ** 3))
+        measure, asked = counted(lambda deltas: {row: curves[row](deltas[row]) for row in deltas})
+        search = Search(tolerance=1e-6)
+        together = crossings(measure, [0.15] * 4, search, [{}] * 4)
+        for row, curve in enumerate(curves):
+            alone, own = counted(curve)
+            assert together[row] == find_delta(alone, 0.15, search)
+            assert [call[row] for call in asked if row in call] == own
+        assert len(asked) == max(len(found.curve) for found in together) <= 14
 
     @pytest.mark.parametrize(
         ("name", "value"),

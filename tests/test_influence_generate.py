@@ -6,7 +6,7 @@ import copy
 import pytest
 import torch
 from influence_reference import reference_levels
-from models import WINDOW, ZOO, make, marks, prompts
+from models import CACHE, WINDOW, ZOO, make, marks, prompts
 from test_influence import TOKENS, seeds
 from test_integration_generate import Decoder
 from tolerance import INFLUENCE
@@ -134,7 +134,7 @@ def test_a_conversation_goes_on():
     model = guide.enable(make("llama"))
     prompt = {name: tensor[1:] for name, tensor in prompts().items()}
     cache, seed = DynamicCache(config=model.config), seeds()[1:]
-    first, _ = run(model, prompt, seed, marks()[1:], past_key_values=cache)
+    first, _ = run(model, prompt, seed, marks()[1:], **{CACHE: cache})
     branch = copy.deepcopy(cache)
     for held, added in ((cache, 3), (branch, 5)):
         ids = torch.cat([first, torch.full((1, added), 11 + added)], 1)
@@ -142,7 +142,7 @@ def test_a_conversation_goes_on():
         more = torch.nn.functional.pad(seed, (0, ids.shape[1] - TOKENS))
         more[:, 0, -added] = 1
         bias = torch.nn.functional.pad(marks()[1:], (0, ids.shape[1] - TOKENS))
-        sequences, found = run(model, text, more, bias, past_key_values=held)
+        sequences, found = run(model, text, more, bias, **{CACHE: held})
         check("llama", found, sequences, text, more, bias)
 
 
@@ -150,14 +150,14 @@ def test_a_cache_that_was_filled_before():
     model, prompt = guide.enable(make("llama")), prompts()
     cache = DynamicCache(config=model.config)
     with torch.no_grad():
-        model(**prompt, past_key_values=cache)
+        model(**prompt, **{CACHE: cache})
     ids = torch.cat([prompt["input_ids"], torch.ones(2, 1, dtype=torch.long)], 1)
     mask = torch.nn.functional.pad(prompt["attention_mask"], (0, 1), value=1)
-    with pytest.raises(ValueError, match="past_key_values must be empty when measuring begins"):
+    with pytest.raises(ValueError, match=f"{CACHE} must be empty when measuring begins"):
         guide.generate_with_influence(
             model,
             {"input_ids": ids, "attention_mask": mask, "guide_seed": seeds(tokens=TOKENS + 1)},
-            past_key_values=cache,
+            **{CACHE: cache},
         )
 
 

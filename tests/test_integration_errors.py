@@ -15,7 +15,7 @@ from models import logits, snapshot
 from transformers import DynamicCache, StaticCache, T5Config, T5ForConditionalGeneration
 
 import guide_ext.integration as guide
-from guide_ext.integration import arguments, verify
+from guide_ext.integration import arguments, caches, verify
 from guide_ext.integration.frame import current
 
 
@@ -114,7 +114,7 @@ class TestArguments:
 
     def test_longer_than_a_continued_text(self, model, inputs):
         cache = DynamicCache(config=model.config)
-        arguments = {**inputs, "guide_bias": bias(tokens=10), "past_key_values": cache}
+        arguments = {**inputs, "guide_bias": bias(tokens=10), models.CACHE: cache}
         with pytest.raises(ValueError, match=r"= \[2, 9\], aligned with the input"):
             models.generation(model, arguments)
 
@@ -273,14 +273,14 @@ class TestCaches:
     def test_length_of_forward(self, model, inputs, make_cache, tokens):
         cache = make_cache(model)
         with pytest.raises(ValueError, match=rf"\[2, 9\], aligned .* got shape \[2, {tokens}\]"):
-            model(**inputs, past_key_values=cache, guide_bias=bias(tokens=tokens))
+            model(**inputs, **{models.CACHE: cache}, guide_bias=bias(tokens=tokens))
         assert cache is None or int(cache.get_seq_length()) == 0
 
     @pytest.mark.parametrize("tokens", [3, 8, 10, 50])
     def test_length_of_generate(self, model, inputs, make_cache, tokens):
         with pytest.raises(ValueError, match=rf"\[2, 9\], aligned .* got shape \[2, {tokens}\]"):
             model.generate(
-                **inputs, past_key_values=make_cache(model), guide_bias=bias(tokens=tokens)
+                **inputs, **{models.CACHE: make_cache(model)}, guide_bias=bias(tokens=tokens)
             )
 
     @pytest.mark.parametrize("tokens", [2, 8, 10])
@@ -289,16 +289,16 @@ class TestCaches:
             pytest.skip("nothing to continue without a cache")
         ids = models.prompts(padding=0)["input_ids"]
         with torch.no_grad():
-            model(input_ids=ids[:, :7], past_key_values=cache, guide_bias=bias(tokens=7))
+            model(input_ids=ids[:, :7], **{models.CACHE: cache}, guide_bias=bias(tokens=7))
             with pytest.raises(ValueError, match=r"\[2, 9\], aligned with the whole text, 7 token"):
-                model(input_ids=ids[:, 7:], past_key_values=cache, guide_bias=bias(tokens=tokens))
+                model(input_ids=ids[:, 7:], **{models.CACHE: cache}, guide_bias=bias(tokens=tokens))
 
     @pytest.mark.parametrize("value", [math.nan, math.inf])
     def test_values_of_one_token(self, model, make_cache, value):
         with pytest.raises(ValueError, match="guide_bias must be finite"):
             model(
                 input_ids=torch.ones(1, 1, dtype=torch.long),
-                past_key_values=make_cache(model),
+                **{models.CACHE: make_cache(model)},
                 guide_bias=torch.full((1, 1), value),
             )
 
@@ -308,7 +308,7 @@ class TestCaches:
             with pytest.raises(ValueError, match="guide_bias times guide_strength must be finite"):
                 call(
                     **inputs,
-                    past_key_values=make_cache(model),
+                    **{models.CACHE: make_cache(model)},
                     guide_bias=bias(value=3e38),
                     guide_strength=strength,
                 )
@@ -318,7 +318,7 @@ class TestCaches:
         ids[:, -2:] = 0
         model.generation_config.pad_token_id = 0
         with pytest.raises(ValueError, match="left"):
-            model.generate(input_ids=ids, past_key_values=make_cache(model), guide_bias=bias())
+            model.generate(input_ids=ids, **{models.CACHE: make_cache(model)}, guide_bias=bias())
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
@@ -335,7 +335,7 @@ def test_arguments_by_position(name, inputs):
 
 def test_cache_of_another_kind(model, inputs):
     # Nothing to count: at least the new tokens must have a number.
-    assert arguments.seen_tokens(object()) is None
+    assert caches.seen_tokens(object()) is None
     with pytest.raises(ValueError, match=r"at least the 9 new token\(s\) .* got shape \[2, 8\]"):
         arguments.check_tokens(bias(tokens=8), 9, None)
     arguments.check_tokens(bias(tokens=12), 9, None)
@@ -369,7 +369,7 @@ def test_generation_inside_another_one_is_checked(model, inputs):
 
 def logits_and_cache(model, ids, table):
     cache = DynamicCache(config=model.config)
-    logits(model, {"input_ids": ids, "past_key_values": cache}, guide_bias=table)
+    logits(model, {"input_ids": ids, models.CACHE: cache}, guide_bias=table)
     return cache
 
 
@@ -434,7 +434,7 @@ class TestRefusal:
         from transformers.models.llama import modeling_llama
 
         monkeypatch.setattr(modeling_llama, "create_causal_mask", lambda *_, **__: None)
-        monkeypatch.setattr(verify, "_tiny_batch", lambda model: (torch.ones(1, 1).long(),) * 2)
+        monkeypatch.setattr(verify, "tiny_batch", lambda model: (torch.ones(1, 1).long(),) * 2)
         message = "never hands a mask to an attention layer"
         with pytest.raises(guide.UnsupportedModelError, match=message):
             guide.enable(models.make("llama"))
@@ -538,7 +538,7 @@ class TestRefusal:
     def test_mask_of_another_call(self, model, inputs):
         # A mask for 9 keys cannot serve 12.
         cache = DynamicCache(config=model.config)
-        logits(model, {"input_ids": inputs["input_ids"][:, :3], "past_key_values": cache})
+        logits(model, {"input_ids": inputs["input_ids"][:, :3], models.CACHE: cache})
         made = []
         handle = model.model.layers[0].register_forward_pre_hook(
             lambda module, args, kwargs: made.append(kwargs["attention_mask"]), with_kwargs=True
@@ -546,10 +546,10 @@ class TestRefusal:
         logits(model, inputs)
         handle.remove()
         with pytest.raises(ValueError, match="must describe all 12 keys of the layer, got one"):
-            logits(model, {**inputs, "attention_mask": made[0], "past_key_values": cache})
+            logits(model, {**inputs, "attention_mask": made[0], models.CACHE: cache})
 
 
-@pytest.mark.parametrize("version", ["5.22.1", "5.24.0"])
+@pytest.mark.parametrize("version", ["5.22.1", "5.25.0"])
 def test_other_versions_of_transformers_are_refused(version):
     program = (
         f"import transformers; transformers.__version__ = {version!r}; import guide_ext.integration"
@@ -558,4 +558,4 @@ def test_other_versions_of_transformers_are_refused(version):
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert f">= 5.23 and < 5.24, got {version}" in done.stderr
+    assert f">= 5.23 and < 5.25, got {version}" in done.stderr

@@ -93,7 +93,7 @@ class TestEqualsEager:
                     input_ids=inputs["input_ids"][:, start:end],
                     attention_mask=inputs["attention_mask"][:, :end],
                     position_ids=positions[:, start:end],
-                    past_key_values=cache,
+                    **{models.CACHE: cache},
                     guide_bias=bias[:, :end],
                 )
             pieces.append(out.logits)

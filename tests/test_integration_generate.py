@@ -139,19 +139,20 @@ class TestModes:
         # The keys of the first turn stay; the queries of the second see the new bias on all.
         found = models.generation(
             model,
-            {**whole, "guide_bias": longer, "past_key_values": first.past_key_values},
+            {**whole, "guide_bias": longer, models.CACHE: first[models.CACHE]},
             max_new_tokens=2,
         )
         assert found.sequences.shape == (2, 17)
         with torch.no_grad():
             model(**inputs, guide_bias=bias)
-            cache = model(
+            begun = model(
                 input_ids=tokens[:, :9], attention_mask=whole["attention_mask"][:, :9],
                 guide_bias=bias,
-            ).past_key_values  # fmt: skip
+            )  # fmt: skip
+            cache = {models.CACHE: begun[models.CACHE]}
             padded = torch.nn.functional.pad(bias, (0, 1))
-            model(input_ids=tokens[:, 9:10], past_key_values=cache, guide_bias=padded)
-            wanted = model(input_ids=tokens[:, 10:], past_key_values=cache, guide_bias=longer)
+            model(input_ids=tokens[:, 9:10], **cache, guide_bias=padded)
+            wanted = model(input_ids=tokens[:, 10:], **cache, guide_bias=longer)
         models.assert_logits_close(found.logits[0], wanted.logits[:, -1])
 
     def test_streamer_in_another_thread(self):
@@ -275,7 +276,7 @@ class Decoder:
             prepared = self.model.prepare_inputs_for_generation(
                 tokens,
                 next_sequence_length=tokens.shape[1] if step == 0 else 1,
-                past_key_values=cache,
+                **{models.CACHE: cache},
                 attention_mask=mask,
                 position_ids=positions,
                 is_first_iteration=step == 0,

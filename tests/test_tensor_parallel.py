@@ -152,6 +152,7 @@ def test_pipeline_parallelism_takes_a_bias_alone(spread, alone):
                 rf"and heads, .* got stage {stage} of 2 of a pipeline",
                 found["llama", "layers_apart"][what],
             )
+        assert "must be steered without a cache" in found["llama", "layers_apart"]["cache"]
 
 
 def test_calibration(spread):

@@ -26,11 +26,11 @@ from guide_ext.integration.state import is_enabled, table_size
 from guide_ext.integration.text import as_prompt, complete, load, load_tokenizer
 from guide_ext.integration.verify import UnsupportedModelError
 
-# 5.24 calls a model's cache by another name, so a bias would not find its tokens there.
-if not Version("5.23") <= Version(transformers.__version__) < Version("5.24"):
+# Every version is tried before it is let in: 5.24 renamed the cache, of which a bias must know.
+if not Version("5.23") <= Version(transformers.__version__) < Version("5.25"):
     raise ImportError(
-        "guide_ext.integration must run with transformers >= 5.23 and < 5.24, got "
-        f"{transformers.__version__}; install it with: pip install 'transformers>=5.23,<5.24'"
+        "guide_ext.integration must run with transformers >= 5.23 and < 5.25, got "
+        f"{transformers.__version__}; install it with: pip install 'transformers>=5.23,<5.25'"
     )
 
 # Always both: transformers drops every mask, padding included, for a name without a mask function.

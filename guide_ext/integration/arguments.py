@@ -245,7 +245,7 @@ def check_tokens(bias: Tensor, new: int, seen: int | None = 0) -> None:
         if bias.shape[1] < new:
             raise ValueError(
                 f"guide_bias must be [batch, tokens] with at least the {new} new token(s) of this "
-                f"call and all that past_key_values holds, got shape {list(bias.shape)}"
+                f"call and all that the cache holds, got shape {list(bias.shape)}"
             )
         return
     if bias.shape[1] == seen + new:
@@ -254,27 +254,9 @@ def check_tokens(bias: Tensor, new: int, seen: int | None = 0) -> None:
     if not seen:
         raise ValueError(f"{wanted} the input and its padding, got shape {list(bias.shape)}")
     raise ValueError(
-        f"{wanted} the whole text, {seen} token(s) in past_key_values and {new} new one(s), as "
+        f"{wanted} the whole text, {seen} token(s) in the cache and {new} new one(s), as "
         f"attention_mask is, got shape {list(bias.shape)}; put 0 where nothing is marked"
     )
-
-
-def seen_tokens(cache: Any) -> int | None:
-    """Return how many slots a cache holds, or None if that is not known without waiting for it.
-
-    A static cache counts on its device: waiting for a GPU at every token would cost time, and a
-    graph that is traced or captured cannot wait at all.
-    """
-    if cache is None:
-        return 0
-    count = getattr(cache, "get_seq_length", None)
-    if count is None:
-        return None
-    seen = count()
-    if isinstance(seen, Tensor):
-        on_host = seen.device.type == "cpu" and not torch.compiler.is_compiling()
-        return int(seen) if on_host else None
-    return int(seen)
 
 
 def input_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int]:

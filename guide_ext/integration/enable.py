@@ -10,12 +10,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from guide_ext.integration import arguments, verify
+from guide_ext.integration import arguments, caches, verify, verify_cache
 from guide_ext.integration.attention import LAYER_ATTRIBUTE
 from guide_ext.integration.carrier import TablePlace
 from guide_ext.integration.frame import Frame, pop, push
 from guide_ext.integration.generation import Generate, PrepareInputs
 from guide_ext.integration.influence_hooks import state_of_call
+from guide_ext.integration.parallel import is_pipelined
 from guide_ext.integration.state import (
     STATE_ATTRIBUTE,
     State,
@@ -35,7 +36,8 @@ def enable(model: Model) -> Model:
     """Let a model take ``guide_bias`` and ``guide_strength`` in `forward()` and `generate()`.
 
     The model is compared with eager attention on a tiny input first. A model that reworks its
-    attention mask gets dense masks (slower, exact); a model that still differs is refused. Without
+    attention mask gets dense masks (slower, exact); a model that still differs is refused, and so
+    is one that computes another thing from a cache than from the whole text when steered. Without
     steering arguments an enabled model computes what it computes under
     ``attn_implementation="guide"``, bit for bit. Enable before `torch.compile`. Enabling twice does
     nothing more.
@@ -85,6 +87,7 @@ def enable(model: Model) -> Model:
     setattr(model, STATE_ATTRIBUTE, state)
     try:
         _attach(model, state)
+        verify_cache.check_cached_step(model, findings)
     except BaseException:
         disable(model)
         raise
@@ -193,7 +196,16 @@ def _before_forward(
     _refuse_lost_gradients(model, findings.implementation)
     rows, tokens = arguments.input_size(args, kwargs)
     bias = arguments.check_bias(given, rows)
-    arguments.check_tokens(bias, tokens, arguments.seen_tokens(named.get("past_key_values")))
+    caches.check_cache(findings.cache_argument, named)
+    cache = caches.cache_of(findings.cache_argument, named)
+    if cache is not None and is_pipelined(model):
+        raise ValueError(
+            "a model in a pipeline must be steered without a cache, of which each process holds "
+            f"the layers of its own, got a {type(cache).__name__}; pass use_cache=False, or use "
+            "tensor parallelism"
+        )
+    frame.first_query = caches.seen_tokens(cache)
+    arguments.check_tokens(bias, tokens, frame.first_query)
     if strength is not None:
         strength = arguments.check_strength(strength, rows, *strength_size(model))
     if share is not None:

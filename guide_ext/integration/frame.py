@@ -44,6 +44,8 @@ class Frame:
         strength: Multiplier of the bias, ``[batch, layers, heads]``, float32, or None for 1.
         share: Share of the attention that marked slots shall have at least, on those, ``[batch,
             tokens]``, float32, or None. Comes with a bias, of zeros if need be.
+        first_query: Slot of the first token of this call, which is how many slots its cache holds;
+            None where that is not known.
         applied: Whether the bias has reached a mask or an attention call.
         bias_by_length: Dense models only: the bias of the keys, ``[batch, seqlen_k]``, by the
             number of keys. Two layer types with the same number of keys hold the same slots.
@@ -63,6 +65,7 @@ class Frame:
     bias: Tensor | None = None
     strength: Tensor | None = None
     share: Tensor | None = None
+    first_query: int | None = None
     applied: bool = False
     bias_by_length: dict[int, Tensor] = field(default_factory=dict)
     recorder: Recorder | None = None

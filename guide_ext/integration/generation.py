@@ -10,7 +10,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from guide_ext.integration import arguments
+from guide_ext.integration import arguments, caches
 from guide_ext.integration.frame import Frame, current, using
 from guide_ext.integration.influence_hooks import state_of_call
 from guide_ext.integration.state import is_enabled, state_of, strength_size
@@ -85,7 +85,8 @@ class Generate(_Method):
         arguments.check_own_mask(mask)
         # A given cache may hold the beginning of the text. Then the mask counts all of it, whether
         # the input does or not; without a mask transformers takes the input for all of it.
-        seen = _seen(kwargs.get("past_key_values"))
+        caches.check_cache(findings.cache_argument, kwargs)
+        seen = _seen(caches.cache_of(findings.cache_argument, kwargs))
         whole = mask.shape[1] if isinstance(mask, Tensor) else tokens
         bias, strength = arguments.check_bias(kwargs["guide_bias"], rows), None
         arguments.check_tokens(bias, max(whole - seen, 0), min(seen, whole))
@@ -147,7 +148,8 @@ class PrepareInputs(_Method):
     ) -> dict[str, Any]:
         """Prepare the inputs of one step; see `GenerationMixin.prepare_inputs_for_generation`."""
         model = self._model
-        frame = Frame(configs=state_of(model).findings.configs)
+        findings = state_of(model).findings
+        frame = Frame(configs=findings.configs)
         guide_bias = arguments.bias_beside(guide_share, guide_bias)
         arguments.check_companions(guide_bias, guide_strength, [])
         if guide_share is not None:
@@ -167,7 +169,7 @@ class PrepareInputs(_Method):
             self._hand_on(inputs, frame.bias, frame.strength, frame.share)
         # Here, outside a compiled forward, the cache is made ready for what the step measures.
         state_of_call(model, guide_seed, (), inputs)
-        if guide_seed is not None and inputs.get("past_key_values") is None:
+        if guide_seed is not None and caches.cache_of(findings.cache_argument, inputs) is None:
             inputs["guide_seed"] = guide_seed
         return inputs
 
@@ -186,7 +188,9 @@ class PrepareInputs(_Method):
                 "which reworks its own masks, got a static cache"
             )
         # Exactly the slots of this step: new tokens have no bias, later chunks are still to come.
-        seen = arguments.seen_tokens(inputs.get("past_key_values"))
+        name = state_of(self._model).findings.cache_argument
+        caches.check_cache(name, inputs)
+        seen = caches.seen_tokens(caches.cache_of(name, inputs))
         if seen is not None:
             slots = seen + arguments.input_size((), inputs)[1]
             missing = max(slots - bias.shape[1], 0)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from guide_ext.integration import arguments
+from guide_ext.integration import arguments, caches
 from guide_ext.integration.frame import Frame, current, requested, using
 from guide_ext.integration.influence_state import InfluenceState, Request, state_on
 from guide_ext.integration.locate import locate
@@ -60,7 +60,11 @@ def state_of_call(
             was measured.
 
     """
-    cache = arguments.named(model.forward, args, kwargs).get("past_key_values")
+    named = arguments.named(model.forward, args, kwargs)
+    name = state_of(model).findings.cache_argument
+    if seed is not None:
+        caches.check_cache(name, named)
+    cache = caches.cache_of(name, named)
     state, request = state_on(cache), requested()
     if request is not None and request.model is not model:
         request = None
@@ -75,11 +79,11 @@ def state_of_call(
         return state
     rows, tokens = arguments.input_size(args, kwargs)
     marked = None if seed is None else arguments.check_seed(seed, rows)
-    seen = arguments.seen_tokens(cache)
+    seen = caches.seen_tokens(cache)
     if state is None and request is not None and marked is not None:
         if seen:
             raise ValueError(
-                f"past_key_values must be empty when measuring begins, got one with {seen} "
+                f"{name} must be empty when measuring begins, got one with {seen} "
                 "token(s) whose Influence is unknown; measure from the first token on"
             )
         layers, _ = table_size(model)

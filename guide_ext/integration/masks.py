@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import masking_utils
 
+from guide_ext.integration.caches import on_host
 from guide_ext.integration.carrier import Structure, pack
 from guide_ext.integration.frame import Frame, current
 from guide_ext.integration.influence_state import Slots
@@ -43,9 +44,10 @@ def guide_mask(
     bias = _bias_of_keys(
         frame, kwargs.get("config"), batch_size, kv_length, kv_offset, q_offset, device
     )
+    structure = _structure(mask_function)
     if frame is not None and bias is not None:
         frame.applied = True
-    structure = _structure(mask_function)
+        _check_first_query(frame.first_query, q_offset, structure)
     if structure is not None:
         strength = frame.strength if frame is not None and bias is not None else None
         if strength is not None:
@@ -108,6 +110,7 @@ def guide_dense_mask(
                 "guide_share must go to a model that leaves its mask as it is, got one that "
                 "reworks it; give the marked text a guide_bias instead"
             )
+        _check_first_query(frame.first_query, q_offset, _structure(mask_function))
         frame.bias_by_length[kv_length] = bias
     visible = _visible_table(
         batch_size, q_length, kv_length, q_offset, kv_offset, mask_function, attention_mask,
@@ -141,6 +144,25 @@ def _bias_of_keys(
             f"guide_bias must have one row per row of the batch, {batch}, got {bias.shape[0]}"
         )
     return _of_keys(bias, kv_length, kv_offset, device)
+
+
+def _check_first_query(
+    seen: int | None, q_offset: int | Tensor, structure: Structure | None
+) -> None:
+    """Compare the cache that the call was found to have with the one that the model made masks for.
+
+    Whatever the reason that they differ, the bias would be that of other tokens. A mask that is not
+    causal is no matter of the cache: some decoders make one for an encoder that they do not have.
+    """
+    if structure is not None and not structure.is_causal:
+        return
+    offset = on_host(q_offset)
+    if seen is not None and offset is not None and seen != offset:
+        raise RuntimeError(
+            f"guide_bias must begin where the text of the call does, got a cache of {seen} "
+            f"token(s) in its arguments, and a mask that the model makes behind {offset}; "
+            "the model uses another cache than the one it was given"
+        )
 
 
 def _of_keys(slots: Tensor, kv_length: int, kv_offset: int, device: torch.device | str) -> Tensor:

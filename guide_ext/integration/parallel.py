@@ -168,10 +168,16 @@ def heads_of(model: Any, queries: Sequence[Tensor]) -> tuple[Heads, ...]:
     return tuple(group.heads(layer) for layer in queries)
 
 
+def is_pipelined(model: Any) -> bool:
+    """Say whether every process has some layers of a model alone."""
+    stage = getattr(model, "_pp_stage", None)
+    return stage is not None and stage.pp_size > 1
+
+
 def unknown_part(model: Any, heads: Sequence[Heads]) -> str:
     """Say which layers or heads of a model nothing is known of here; empty if there are none."""
-    stage = getattr(model, "_pp_stage", None)
-    if stage is not None and stage.pp_size > 1:
+    if is_pipelined(model):
+        stage = model._pp_stage
         return f"stage {stage.pp_rank + 1} of {stage.pp_size} of a pipeline, with its layers alone"
     most = max(layer.total for layer in heads)
     stated = getattr(model.config.get_text_config(), "num_attention_heads", None)

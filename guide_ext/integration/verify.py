@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from guide_ext._libraries import library_status
+from guide_ext.integration.caches import cache_argument
 from guide_ext.integration.frame import Frame, Recorder, using
 from guide_ext.integration.parallel import Heads, heads_of, unknown_part
 
@@ -42,6 +43,7 @@ class Findings:
         configs: Configs that the model makes masks for.
         layers: Attention modules that the bias reaches, in the order of their calls.
         heads: Their query heads, and which of them are in this process.
+        cache_argument: What `forward()` calls its cache, or None if it has no name that is known.
         unknown_part: What part of the layers or heads is here, if nothing is known of the others.
 
     """
@@ -50,6 +52,7 @@ class Findings:
     configs: tuple[Any, ...]
     layers: tuple[nn.Module, ...]
     heads: tuple[Heads, ...]
+    cache_argument: str | None
     unknown_part: str = ""
 
     @property
@@ -76,8 +79,8 @@ def calibrate(model: Any) -> Findings:
     status = library_status()
     if status.loaded and status.instruction_set is None:
         raise ValueError(status.reason)  # the op cannot run: no fault of the model
-    input_ids, attention_mask = _tiny_batch(model)
-    with _evaluation(model), keeping_implementation(model), torch.no_grad():
+    input_ids, attention_mask = tiny_batch(model)
+    with evaluation(model), keeping_implementation(model), torch.no_grad():
         try:
             wanted, _ = _run(model, "eager", input_ids, attention_mask)
         except (MemoryError, torch.OutOfMemoryError):
@@ -91,7 +94,7 @@ def calibrate(model: Any) -> Findings:
                 f"enable() must compare {name} with its own eager attention, got NaN or inf from "
                 f"that in {wanted.dtype} on a left-padded batch; load the model in another dtype"
             )
-        allowed = _TOLERANCE.get(wanted.dtype, 1e-3) * float(wanted.abs().max())
+        allowed = tolerance(wanted)
         failures, cause = [], None
         for implementation in ("guide", "guide_dense"):
             try:
@@ -114,6 +117,11 @@ def calibrate(model: Any) -> Findings:
         f"{allowed:.3g}, got: {'; '.join(failures)}. This architecture cannot be steered exactly "
         "and the model was left as it was; use it unsteered, or report the architecture"
     ) from cause
+
+
+def tolerance(logits: Tensor) -> float:
+    """Return how far logits may be from these."""
+    return _TOLERANCE.get(logits.dtype, 1e-3) * float(logits.abs().max())
 
 
 @contextmanager
@@ -158,12 +166,12 @@ def _run(
 
 def tiny_run(model: Any) -> None:
     """Run the model once on a few tokens without padding, as it is but in evaluation mode."""
-    input_ids, _ = _tiny_batch(model)
-    with _evaluation(model), torch.no_grad():
+    input_ids, _ = tiny_batch(model)
+    with evaluation(model), torch.no_grad():
         model(input_ids=input_ids[1:], use_cache=False)
 
 
-def _tiny_batch(model: Any) -> tuple[Tensor, Tensor]:
+def tiny_batch(model: Any) -> tuple[Tensor, Tensor]:
     """Make two rows of token ids, the first with left padding."""
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None) or 0
@@ -177,7 +185,7 @@ def _tiny_batch(model: Any) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
+def evaluation(model: nn.Module) -> Iterator[None]:
     """Switch dropout off inside a ``with`` block, module by module."""
     training = [module for module in model.modules() if module.training]
     try:
@@ -198,5 +206,6 @@ def _findings(model: Any, implementation: str, recorder: Recorder) -> Findings:
         configs=tuple(configs.values()),
         layers=tuple(layers),
         heads=heads,
+        cache_argument=cache_argument(model.forward),
         unknown_part=unknown_part(model, heads),
     )
