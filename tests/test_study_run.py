@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,12 @@ class TestWrongPlaces:
         (tmp_path / "letter.txt").write_text("dear")
         with pytest.raises(ValueError, match="empty folder or hold a run"):
             runner.run_studies(SETTINGS, tmp_path)
+
+    def test_a_library_that_is_not_there_is_told_before_the_work(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "py3langid", None)
+        with pytest.raises(NotImplementedError, match=r"py3langid must be installed .*\[studies\]"):
+            runner.run_studies(SETTINGS, tmp_path / "run", engine=Failing())
+        assert not (tmp_path / "run").exists()
 
     def test_a_file(self, tmp_path):
         (tmp_path / "run").write_text("")

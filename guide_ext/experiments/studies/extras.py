@@ -4,7 +4,31 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from typing import Any
+
+# What the tables of a task or study are made with, and what for.
+_NEEDS = {
+    "french": ("py3langid", "to tell languages"),
+    "sft": ("peft", "to fine-tune"),
+    "bertscore": ("bert_score", "to compare summaries with references"),
+}
+
+
+def require_all(names: Iterable[str]) -> None:
+    """Check before the work that all is there that it will need.
+
+    Args:
+        names: Tasks and studies, and ``"bertscore"`` if it is wanted.
+
+    Raises:
+        NotImplementedError: If something is not installed.
+
+    """
+    for name in names:
+        if name in _NEEDS:
+            module, purpose = _NEEDS[name]
+            require(module, purpose)
 
 
 def require(module: str, purpose: str, extra: str = "studies") -> Any:

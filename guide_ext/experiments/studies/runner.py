@@ -15,6 +15,7 @@ from guide_ext.experiments.studies import tables, tables_measured
 from guide_ext.experiments.studies.adapters import Adapters
 from guide_ext.experiments.studies.documents import BadDocument, read_documents
 from guide_ext.experiments.studies.engine import Engine, TransformersEngine, load_tokenizer
+from guide_ext.experiments.studies.extras import require_all
 from guide_ext.experiments.studies.folder import DONE, FAILED, ROWS, Documents, RunFolder
 from guide_ext.experiments.studies.plan import (
     SFT,
@@ -150,6 +151,8 @@ def run_studies(
 
     """
     note = on_note or (lambda text: None)
+    bertscore = ["bertscore"] if settings.bertscore is not None else []
+    require_all([*tasks_of(settings), *settings.studies, *bertscore])
     folder = RunFolder(path)
     settings = folder.begin(settings)
     tokenizer = load_tokenizer(settings)

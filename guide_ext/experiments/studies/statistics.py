@@ -6,6 +6,7 @@ Answers about one document resemble each other, so that documents are drawn, not
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -155,11 +156,15 @@ def with_interval(cases: Cases, statistic: Callable[[Cases], float]) -> Interval
     def of(chosen: Ints) -> float:
         return statistic(cases.taken(np.concatenate([places[int(one)] for one in chosen])))
 
-    rng = np.random.default_rng(_SEED)
-    drawn = np.array([of(rng.choice(numbers, len(numbers))) for _ in range(_RESAMPLES)])
-    drawn = drawn[np.isfinite(drawn)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        drawn = stats.bootstrap(
+            (numbers,), of, vectorized=False, n_resamples=_RESAMPLES, method="percentile",
+            rng=np.random.default_rng(_SEED),
+        ).bootstrap_distribution  # fmt: skip
+    # Where success is rare some resamples have none and tell nothing.
     tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(drawn, [tail, 100 - tail])
+    low, high = np.nanpercentile(drawn, [tail, 100 - tail])
     return rounded(value), rounded(low), rounded(high)
 
 
