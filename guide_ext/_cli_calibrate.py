@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-EMBEDDED = "embedded"
+from guide_ext.cli_options import EMBEDDED
 
 
 def parse_target(text: str) -> str | float:

@@ -21,9 +21,15 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from guide_ext.cli_options import MAX_SEED, ChatOption, DeviceOption, DtypeOption, JsonOption
+from guide_ext.cli_options import (
+    EMBEDDED,
+    MAX_SEED,
+    ChatOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+)
 
-EMBEDDED = "embedded"
 _FINISHED_PARTLY = 1  # exit code where cells failed
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from guide_ext import _cli_study
 from guide_ext._cli_calibrate import calibrate
 from guide_ext.cli_options import (
+    EMBEDDED,
     MAX_SEED,
     ChatOption,
     DeltaOption,
@@ -40,7 +41,6 @@ from guide_ext.cli_options import (
 )
 from guide_ext.report.terminal import print_error
 
-EMBEDDED = "embedded"
 BAD_INPUT = 2  # exit code, as for wrong options
 
 app = typer.Typer(

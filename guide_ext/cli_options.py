@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+EMBEDDED = "embedded"  # what --model calls the model that ships with this
 MAX_SEED = (1 << 63) - 1
 
 ModelOption = Annotated[
