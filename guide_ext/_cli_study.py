@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -163,7 +165,7 @@ def run(
         bertscore=bertscore,
         bertscore_layer=bertscore_layer,
     )
-    with _progress() as progress:
+    with _progress() as progress, _says_how_to_go_on():
         bar = progress.add_task("cells", total=None)
 
         def advance(done: int, total: int) -> None:
@@ -199,6 +201,15 @@ def run(
     if failed:
         typer.echo(f"note: {failed} cells failed; tables.json says why", err=True)
         raise typer.Exit(_FINISHED_PARTLY)
+
+
+@contextmanager
+def _says_how_to_go_on() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("stopped; what is done is saved, and the same command goes on", err=True)
+        raise
 
 
 def status(run: RunArgument, as_json: JsonOption = False) -> None:

@@ -369,6 +369,21 @@ class TestSampling:
         others = answer_rows(model, tokenizer, asked, seeds=[s + 99 for s in seeds], **how)
         assert others != together
 
+    def test_new_tokens_count_up_to_the_end(self):
+        """The token that ends a text counts, and what a shorter one is padded with does not."""
+        model, tokenizer = integration.load_embedded()
+        rows = prompts.embedded_rows("french", 1, 5, tokenizer=tokenizer)[:3]
+        asked = [
+            [{"role": "user", "content": marked_prompt(Cell(ANSWER, row, Condition(delta=2.0)))}]
+            for row in rows
+        ]
+        found = answer_rows(model, tokenizer, asked, seeds=[0] * 3, max_new_tokens=40)
+        for text, tokens in found:
+            assert tokens == len(tokenizer(text, add_special_tokens=False)["input_ids"]) + 1
+        for text, tokens in answer_rows(model, tokenizer, asked, seeds=[0] * 3, max_new_tokens=4):
+            assert text
+            assert tokens == 4
+
     def test_one_seed_for_each_prompt(self):
         model, tokenizer = integration.load_embedded()
         with pytest.raises(ValueError, match="seeds must be one for each of 1 prompts, got 2"):

@@ -71,8 +71,8 @@ def answer_rows(
         For each prompt the new text and its number of tokens.
 
     Raises:
-        ValueError: If a prompt has more tokens than the model knows positions, or an argument is
-            out of range.
+        ValueError: If the model knows too few positions for a prompt and its answer, or an argument
+            is out of range.
 
     Example:
         >>> from guide_ext import integration as guide
@@ -99,7 +99,15 @@ def answer_rows(
     texts = tokenizer.batch_decode(new, skip_special_tokens=True)
     ends = model.generation_config.eos_token_id
     ends = torch.tensor(ends if isinstance(ends, list) else [ends] if ends is not None else [])
-    return [(text, _written(row, ends)) for text, row in zip(texts, new.cpu(), strict=True)]
+    new = new.cpu()
+    if how["max_new_tokens"] < max_new_tokens and not torch.isin(new, ends).any(1).all():
+        # Where an answer is cut off would depend on the longest prompt of its batch.
+        raise ValueError(
+            f"answers must end, or have {max_new_tokens} tokens, within the "
+            f"{length + how['max_new_tokens']} positions that the model knows, got one that goes "
+            f"on behind {length} tokens of prompt; shorten the prompt"
+        )
+    return [(text, _written(row, ends)) for text, row in zip(texts, new, strict=True)]
 
 
 def _written(row: Tensor, ends: Tensor) -> int:

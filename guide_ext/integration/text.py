@@ -18,7 +18,7 @@ from guide_ext.steering import Steering
 Prompt = str | Sequence[dict[str, Any]]
 
 # What models compute in; torch has other dtypes, for storage.
-_DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 # Logits divided by less than this leave the range of float32.
 _LOWEST_TEMPERATURE = 1e-4
 # What torch.manual_seed takes.
@@ -75,8 +75,8 @@ def load(
         (True, torch.float32)
 
     """
-    if dtype not in _DTYPES:
-        msg = f"dtype must be one of {', '.join(map(repr, _DTYPES))}, got {dtype!r}"
+    if dtype not in DTYPES:
+        msg = f"dtype must be one of {', '.join(map(repr, DTYPES))}, got {dtype!r}"
         raise ValueError(msg)
     where = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     tokenizer = load_tokenizer(name)

@@ -295,6 +295,6 @@ def parse_object(text: str) -> dict[str, object] | None:
 
     try:
         value = json.loads(text, object_pairs_hook=reject_repeated)
-    except ValueError:
+    except (ValueError, RecursionError):  # brackets within brackets, without end
         return None
     return value if isinstance(value, dict) else None

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from guide_ext.experiments.embedded import model_path
-from guide_ext.experiments.studies.documents import Document, read_documents
-from guide_ext.experiments.studies.plan import EMBEDDED, RunSettings
-from guide_ext.experiments.studies.prompts import document_rows
+from guide_ext.experiments.studies.documents import read_documents
+from guide_ext.experiments.studies.plan import EMBEDDED, SFT, RunSettings
+from guide_ext.experiments.studies.prompts import distinct, document_rows
 from guide_ext.experiments.studies.sft import Step, planned_tokens, train
 from guide_ext.experiments.studies.sft_data import Example, embedded_examples
 from guide_ext.experiments.studies.sft_settings import SftSettings
-from guide_ext.experiments.studies.study import Row
+from guide_ext.experiments.studies.study import STUDIES, Row
 from guide_ext.integration.lora import load_adapted
 from guide_ext.spans import escape
 
@@ -81,26 +81,23 @@ def _examples(
 ) -> list[Example]:
     if settings.data is None:
         return embedded_examples(tokenizer=tokenizer)
-    evaluated = {row.document for row in rows}
-    documents = [
-        document
-        for document in read_documents(
-            settings.data,
-            text_column=settings.text_column,
-            reference_column=settings.reference_column,
-        )
-        if isinstance(document, Document) and document.id not in evaluated
-    ]
-    found, _ = document_rows(
+    # Of the study alone: what is trained on stays the same when studies of other tasks are added.
+    evaluated = {row.document for row in rows if row.task in STUDIES[SFT].tasks}
+    found = read_documents(
+        settings.data, text_column=settings.text_column, reference_column=settings.reference_column
+    )
+    # A text that stands in the data twice is evaluated under the name of the first.
+    documents = [document for document in distinct(found)[0] if document.id not in evaluated]
+    rows, _ = document_rows(
         "french", documents, len(documents), settings.seed, lengths=settings.lengths,
         tokenizer=tokenizer,
     )  # fmt: skip
-    if not found:
+    if not rows:
         raise ValueError(
             "data must have texts with references besides those that are evaluated, for the study "
             f"sft to train on, got none in {settings.data!r}"
         )
-    return [_example(settings, row, tokenizer) for row in found]
+    return [_example(settings, row, tokenizer) for row in rows]
 
 
 def _example(settings: RunSettings, row: Row, tokenizer: Any) -> Example:

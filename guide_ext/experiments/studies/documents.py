@@ -13,6 +13,7 @@ from typing import Any
 from guide_ext.experiments.studies.extras import require
 
 HUB = "hub:"
+_LONGEST = 80  # of a wrong value in a message
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,9 @@ def _column(record: dict[str, Any], column: str) -> str:
         )
     value = record[column]
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"column {column!r} must be text, got {value!r}")
+        shown = repr(value)
+        shown = shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 3]}..."
+        raise ValueError(f"column {column!r} must be text, got {shown}")
     try:
         value.encode()
     except UnicodeEncodeError as error:

@@ -30,11 +30,21 @@ _GROUP = "marked"
 Result = dict[str, Any]
 
 
+class UnusableModelError(Exception):
+    """The model cannot be run at all: that is the fault of no cell, and ends a run."""
+
+
 class Engine(Protocol):
     """Runs cells of one kind, with one decoding and one adapter."""
 
     def run(self, cells: Sequence[Cell]) -> list[Result]:
-        """Return what each cell found, in order."""
+        """Return what each cell found, in order.
+
+        Raises:
+            ValueError: If a cell cannot be run; the others are tried without it.
+            UnusableModelError: If none can.
+
+        """
 
 
 class TransformersEngine:
@@ -65,6 +75,7 @@ class TransformersEngine:
 
         Raises:
             ValueError: If a prompt cannot be steered or is too long for the model.
+            UnusableModelError: If the model cannot be loaded as the settings say.
 
         """
         model, tokenizer = self._model(cells[0].adapter)
@@ -98,12 +109,15 @@ class TransformersEngine:
     def _model(self, adapter: int | None) -> tuple[Any, Any]:
         if self._loaded is None or self._loaded[0] != adapter:
             self._loaded = None  # frees the memory of the one before
-            if adapter is None:
-                model, tokenizer = load_model(self._settings, self._device)
-            else:
-                model, tokenizer = load_adapter(
-                    self._settings, self._path, adapter, device=self._device
-                )
+            try:
+                if adapter is None:
+                    model, tokenizer = load_model(self._settings, self._device)
+                else:
+                    model, tokenizer = load_adapter(
+                        self._settings, self._path, adapter, device=self._device
+                    )
+            except (ValueError, torch.OutOfMemoryError) as error:
+                raise UnusableModelError(str(error)) from error
             self._loaded = adapter, model, tokenizer
         return self._loaded[1], self._loaded[2]
 

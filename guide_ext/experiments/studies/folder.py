@@ -2,7 +2,7 @@
 """The folder of a run: manifest, documents, one shard for every cell, tables.
 
 ``manifest.json``
-    Settings, model, and for every start versions and machine.
+    Settings, hashes of model and texts, and for every start versions and machine.
 ``rows.json``
     The documents, as they were when the run began, and those that were none.
 ``cells/ab/<key>.json``
@@ -13,9 +13,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from importlib import metadata
@@ -29,6 +32,7 @@ from guide_ext.experiments.studies.engine import model_folder
 from guide_ext.experiments.studies.plan import RunSettings
 from guide_ext.experiments.studies.shards import (
     CorruptShardError,
+    is_scratch,
     read_shard,
     set_aside,
     write_shard,
@@ -37,6 +41,7 @@ from guide_ext.experiments.studies.shards import (
 from guide_ext.experiments.studies.study import STUDIES, Cell, Row
 
 MANIFEST, ROWS, CELLS = "manifest.json", "rows.json", "cells"
+_LOCK = ".lock"
 DONE, FAILED = "done", "failed"
 _KIND, _FORMAT = "guide_ext study run", 1
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scipy", "py3langid", "peft")
@@ -81,18 +86,15 @@ class RunFolder:
         self.path = path
         self.set_aside: list[Path] = []
 
-    def begin(self, settings: RunSettings) -> RunSettings:
-        """Start a run, or go on with one of the same settings.
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Make the folder, and keep other processes from running there at the same time.
 
-        Args:
-            settings: What is wanted now.
-
-        Returns:
-            The settings of the run: those given, with all studies that were ever asked for.
+        Two would do the same work twice, and one would forget the studies of the other. The system
+        lets go of the lock when the process ends, however it does.
 
         Raises:
-            ValueError: If the folder holds something else, or a run with other settings or weights.
-            OSError: If the folder cannot be written.
+            ValueError: If it cannot be a folder, holds something else, or another process runs.
 
         """
         try:
@@ -101,38 +103,68 @@ class RunFolder:
             raise ValueError(
                 f"--out must be a folder, got {str(self.path)!r}: {error.strerror}"
             ) from None
-        model = {"name": settings.model, "sha256": model_hash(settings)}
-        starts: list[dict[str, Any]] = []
-        if (self.path / MANIFEST).exists():
-            manifest = self.manifest()
-            settings = self._grown(RunSettings.from_json(manifest["settings"]), settings)
-            if manifest["model"]["sha256"] != model["sha256"]:
-                raise ValueError(
-                    f"model must have the weights that the run in {self.path} began with, got "
-                    "others; use another --out"
-                )
-            starts = manifest["starts"]
-        elif any(self.path.iterdir()):
+        names = {entry.name for entry in self.path.iterdir() if not is_scratch(entry)}
+        if names - {_LOCK} and MANIFEST not in names:
             raise ValueError(
                 f"--out must be an empty folder or hold a run, got {str(self.path)!r} with other "
                 "files"
             )
-        starts.append(
-            {
-                "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                "versions": _versions(),
-                "machine": machine_facts(),
-            }
-        )
+        with (self.path / _LOCK).open("ab") as lock:
+            try:
+                _lock(lock.fileno())
+            except BlockingIOError:
+                raise ValueError(
+                    "--out must be a folder in which no other process runs, got "
+                    f"{str(self.path)!r}; wait for it, or use another --out"
+                ) from None
+            yield
+
+    def agreed(self, settings: RunSettings) -> RunSettings:
+        """Tell what a run here would be: a new one, or one of the same settings that goes on.
+
+        Nothing is written. A run is bound to its settings once it has documents: a first start
+        that failed before, over a wrong column, say, binds nothing.
+
+        Args:
+            settings: What is wanted now.
+
+        Returns:
+            The settings of the run: those given, with all studies that were ever asked for.
+
+        Raises:
+            ValueError: If the folder holds a run with other settings, weights or texts.
+            OSError: If the folder or the model cannot be read.
+
+        """
+        if (self.path / MANIFEST).exists():
+            manifest = self.manifest()
+            if (self.path / ROWS).exists() or (self.path / CELLS).exists():
+                settings = self._grown(RunSettings.from_json(manifest["settings"]), settings)
+                self._check_files(manifest, settings)
+        return settings
+
+    def begin(self, settings: RunSettings) -> None:
+        """Write down that the run starts, or goes on, as `agreed`.
+
+        Raises:
+            OSError: If the folder cannot be written.
+
+        """
+        known = self.manifest() if (self.path / MANIFEST).exists() else {}
+        start = {
+            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "versions": _versions(),
+            "machine": machine_facts(),
+        }
         manifest = {
             "kind": _KIND,
             "format": _FORMAT,
             "settings": settings.to_json(),
-            "model": model,
-            "starts": starts,
+            "model": {"name": settings.model, "sha256": model_hash(settings)},
+            "data": data_hash(settings) or known.get("data"),
+            "starts": [*known.get("starts", []), start],
         }
         write_text(self.path / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-        return settings
 
     def manifest(self) -> dict[str, Any]:
         """Read the manifest.
@@ -213,6 +245,20 @@ class RunFolder:
     def _shard(self, key: str) -> Path:
         return self.path / CELLS / key[:2] / f"{key}.json"
 
+    def _check_files(self, manifest: dict[str, Any], settings: RunSettings) -> None:
+        if manifest["model"]["sha256"] != model_hash(settings):
+            raise ValueError(
+                f"model must have the weights that the run in {self.path} began with, got "
+                "others; use another --out"
+            )
+        # A file that is gone changes nothing: the documents of the run are in its folder.
+        before, now = manifest.get("data"), data_hash(settings)
+        if None not in (before, now) and before != now:
+            raise ValueError(
+                f"data must be the texts that the run in {self.path} began with, got others in "
+                f"{settings.data!r}; use another --out"
+            )
+
     def _grown(self, before: RunSettings, wanted: RunSettings) -> RunSettings:
         old, new = before.to_json(), wanted.to_json()
         for name in old:
@@ -225,6 +271,19 @@ class RunFolder:
         return replace(wanted, studies=tuple(name for name in STUDIES if name in names))
 
 
+def _lock(descriptor: int) -> None:
+    """Lock a file for this process, until it ends; a system without such locks has none here."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+
+
 def model_hash(settings: RunSettings) -> str:
     """Hash the files of the model; of a name of the hub the name, whose files may change."""
     folder = model_folder(settings)
@@ -233,16 +292,30 @@ def model_hash(settings: RunSettings) -> str:
     whole = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.is_file():
-            size = path.stat().st_size
-            whole.update(f"{path.name} {size} ".encode())
-            with path.open("rb") as file:
-                if size <= _HASHED_WHOLE:
-                    whole.update(file.read())
-                else:
-                    whole.update(file.read(_HASHED_PART))
-                    file.seek(-_HASHED_PART, 2)
-                    whole.update(file.read())
+            _hash_file(path, whole.update)
     return whole.hexdigest()
+
+
+def data_hash(settings: RunSettings) -> str | None:
+    """Hash the file of texts; None if there is none, here or at all."""
+    path = Path(settings.data or "")
+    if not path.is_file():
+        return None
+    whole = hashlib.sha256()
+    _hash_file(path, whole.update, name="")
+    return whole.hexdigest()
+
+
+def _hash_file(path: Path, update: Callable[[bytes], None], name: str | None = None) -> None:
+    size = path.stat().st_size
+    update(f"{path.name if name is None else name} {size} ".encode())
+    with path.open("rb") as file:
+        if size <= _HASHED_WHOLE:
+            update(file.read())
+        else:
+            update(file.read(_HASHED_PART))
+            file.seek(-_HASHED_PART, 2)
+            update(file.read())
 
 
 def _versions() -> dict[str, str]:

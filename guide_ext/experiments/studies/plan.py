@@ -23,6 +23,7 @@ from guide_ext.experiments.studies.study import (
     Study,
     studies_named,
 )
+from guide_ext.integration.text import DTYPES
 
 EMBEDDED = "embedded"
 SFT = "sft"
@@ -46,7 +47,8 @@ class RunSettings:
         text_column: Of the data.
         reference_column: Of the data: reference summaries.
         documents: Documents of each range of lengths; None for the paper's number.
-        samples: Answers per document and condition where answers are sampled; None for the study's.
+        samples: Answers per document and condition of studies that sample several; None for the
+            study's.
         deltas: Strengths in nats instead of each study's own.
         windows: Ranges of 500 tokens that documents are taken from, from the shortest.
         seed: Of documents and answers.
@@ -99,9 +101,16 @@ class RunSettings:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
-        for delta in self.deltas or ():
-            if not math.isfinite(delta):
-                raise ValueError(f"deltas must be finite numbers of nats, got {delta!r}")
+        if self.deltas is not None:
+            for delta in self.deltas:
+                if not math.isfinite(delta):
+                    raise ValueError(f"deltas must be finite numbers of nats, got {delta!r}")
+            # 2 and 2.0, in whatever order, name the same cells.
+            object.__setattr__(self, "deltas", tuple(sorted({float(d) for d in self.deltas})))
+        if self.dtype not in DTYPES:
+            raise ValueError(
+                f"dtype must be one of {', '.join(map(repr, DTYPES))}, got {self.dtype!r}"
+            )
         if self.data is None and self.model != EMBEDDED:
             raise ValueError(
                 f"data must be given for another model than {EMBEDDED!r}, whose world no other "
@@ -130,8 +139,8 @@ class RunSettings:
 
     def samples_of(self, study: Study) -> int:
         """Return how many answers are sampled."""
-        if self.samples is not None:
-            return min(self.samples, study.samples)
+        if self.samples is not None and study.samples > 1:
+            return self.samples
         return min(study.samples, _EMBEDDED_SAMPLES) if self.is_embedded else study.samples
 
     def decoding_of(self, task: str) -> Decoding:

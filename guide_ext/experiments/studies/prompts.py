@@ -131,16 +131,10 @@ def document_rows(
         tokenizer: Of the model; measures them.
 
     Returns:
-        The rows, shortest range first, and what was no document.
+        The rows, shortest range first; and what was no document, or one that was there before.
 
     """
-    good: list[Document] = []
-    bad: list[BadDocument] = []
-    for document in documents:
-        if isinstance(document, Document):
-            good.append(document)
-        else:
-            bad.append(document)
+    good, bad = distinct(documents)
     rng = random.Random(f"{seed} {task}")
     rng.shuffle(good)
     chosen: dict[tuple[int, int], list[tuple[Document, int]]] = defaultdict(list)
@@ -158,6 +152,37 @@ def document_rows(
         for document, tokens in chosen[length]:
             rows += make(document, tokens, length)
     return rows, bad
+
+
+def distinct(
+    documents: Iterable[Document | BadDocument],
+) -> tuple[list[Document], list[BadDocument]]:
+    """Part documents from what is none.
+
+    A text that comes again is left out: it would count twice, or be trained on and evaluated.
+
+    Example:
+        >>> distinct([Document("a:1", "One."), Document("a:2", "One.")])
+        ([Document(id='a:1', text='One.', reference='')],
+        [BadDocument(id='a:2', error='text must be new, got that of a:1 again')])
+
+    """
+    good: list[Document] = []
+    bad: list[BadDocument] = []
+    first: dict[str, str] = {}
+    for document in documents:
+        if isinstance(document, BadDocument):
+            bad.append(document)
+        elif document.text in first:
+            bad.append(
+                BadDocument(
+                    document.id, f"text must be new, got that of {first[document.text]} again"
+                )
+            )
+        else:
+            first[document.text] = document.id
+            good.append(document)
+    return good, bad
 
 
 def _fitted(

@@ -9,6 +9,7 @@ of the run.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ def run_on_ray(
         device: Where the models run; None for a GPU for each if Ray has any.
 
     Raises:
-        ValueError: If the number of workers is not positive.
+        ValueError: If the number of workers is not positive, or a worker cannot use the model or
+            read the run.
+        OSError: If a worker cannot read or write a file; what was saved before is kept.
         NotImplementedError: If Ray is not installed.
 
     """
@@ -59,9 +62,16 @@ def run_on_ray(
             concurrency=min(workers, len(numbers)),
             num_cpus=1,
             num_gpus=1 if has_gpus else 0,
-            fn_constructor_args=(str(path.resolve()), device, torch.get_num_threads()),
+            fn_constructor_args=(
+                str(path.resolve()),
+                device,
+                torch.get_num_threads(),
+                plan.retry_failed,
+            ),
         )
         for row in finished.iter_rows():
+            if row["error"]:
+                raise (OSError if row["is_of_system"] else ValueError)(row["error"])
             yield int(row["cells"])
     finally:
         if begun_here:
@@ -75,22 +85,36 @@ class BatchWorker:
         path: Folder of the run.
         device: Where the model runs.
         threads: Of each worker, as without Ray: another number may change the last bits.
+        retry_failed: Whether failed cells are tried again.
 
     """
 
-    def __init__(self, path: str, device: str | None, threads: int) -> None:
-        """Read the plan; the model comes with the first batch."""
+    def __init__(
+        self, path: str, device: str | None, threads: int, retry_failed: bool = False
+    ) -> None:
+        """Keep them: an error that is raised here would reach the user as a traceback of Ray."""
         torch.set_num_threads(threads)
-        self._folder = RunFolder(Path(path))
-        self._plan = read_plan(Path(path), repair=False)
-        self._engine = TransformersEngine(self._plan.settings, Path(path), device=device)
+        self._path, self._device, self._retry_failed = Path(path), device, retry_failed
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, list[int]]:
-        """Run the batches of one call, and return how many cells they finished."""
-        saved = [
-            run_batch(
-                self._plan.batches[int(number)], self._plan.is_missing, self._folder, self._engine
-            )
-            for number in batch["batch"]
-        ]
-        return {"cells": saved}
+    @cached_property
+    def _plan(self) -> Plan:
+        return read_plan(self._path, retry_failed=self._retry_failed)
+
+    @cached_property
+    def _engine(self) -> TransformersEngine:
+        return TransformersEngine(self._plan.settings, self._path, device=self._device)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        """Run the batches of one call, and return how many cells they finished, or why none."""
+        found: dict[str, list[Any]] = {"cells": [], "error": [], "is_of_system": []}
+        for number in batch["batch"]:
+            saved, error = 0, None
+            try:
+                cells = self._plan.batches[int(number)]
+                saved = run_batch(cells, self._plan.is_missing, RunFolder(self._path), self._engine)
+            except (ValueError, OSError, NotImplementedError) as caught:
+                error = caught
+            found["cells"].append(saved)
+            found["error"].append("" if error is None else str(error))
+            found["is_of_system"].append(isinstance(error, OSError))
+        return found

@@ -13,23 +13,27 @@ import torch
 
 from guide_ext.experiments.studies import tables, tables_measured
 from guide_ext.experiments.studies.adapters import Adapters
-from guide_ext.experiments.studies.documents import BadDocument, read_documents
-from guide_ext.experiments.studies.engine import Engine, TransformersEngine, load_tokenizer
+from guide_ext.experiments.studies.engine import (
+    Engine,
+    TransformersEngine,
+    UnusableModelError,
+    load_tokenizer,
+)
 from guide_ext.experiments.studies.extras import require_all
 from guide_ext.experiments.studies.folder import DONE, FAILED, ROWS, Documents, RunFolder
 from guide_ext.experiments.studies.plan import (
-    SFT,
     RunSettings,
     all_cells,
     batches_of,
     tasks_of,
 )
-from guide_ext.experiments.studies.prompts import document_rows, embedded_rows
+from guide_ext.experiments.studies.preparation import documents_of_run
 from guide_ext.experiments.studies.sft import Step
-from guide_ext.experiments.studies.shards import CorruptShardError, set_aside, write_text
-from guide_ext.experiments.studies.study import Cell, Row, studies_named
+from guide_ext.experiments.studies.shards import write_text
+from guide_ext.experiments.studies.study import Cell, studies_named
 
 TABLES, TABLES_TEXT = "tables.json", "tables.md"
+_NOTED = 10  # rows of the data that are left out
 _TABLES_OF = {
     "french": (tables.french, tables_measured.french_quality),
     "needle": (tables.needle,),
@@ -83,6 +87,7 @@ class Plan:
         """Look at every shard."""
         self.settings = settings
         self.documents = documents
+        self.retry_failed = retry_failed
         self.by_study = all_cells(settings, documents.rows, documents.adapters)
         self.cells = {cell.key: cell for cells in self.by_study.values() for cell in cells}
         found = {key: folder.record(cell, repair=repair) for key, cell in self.cells.items()}
@@ -150,40 +155,58 @@ def run_studies(
         NotImplementedError: If a library that a study needs is not installed.
 
     """
-    note = on_note or (lambda text: None)
+    if ray_workers is not None and engine is not None:
+        raise ValueError("engine must be left out with ray_workers, whose workers load the model")
     bertscore = ["bertscore"] if settings.bertscore is not None else []
     require_all([*tasks_of(settings), *settings.studies, *bertscore])
     folder = RunFolder(path)
-    settings = folder.begin(settings)
-    tokenizer = load_tokenizer(settings)
-    documents = _documents(folder, settings, tokenizer, note)
-    for document in documents.bad:
+    with folder.held():
+        plan = _begun(folder, settings, retry_failed, on_note or (lambda text: None))
+        numbers, total = plan.missing_batches(), len(plan.cells)
+        done = sum(not plan.is_missing(cell) for cell in plan.cells.values())
+        report = on_progress or (lambda done, total: None)
+        report(done, total)
+
+        def finished(numbers: Sequence[int]) -> Iterator[int]:
+            if ray_workers is None:
+                # An engine for each call, so that none holds memory while a model is trained.
+                chosen = engine or TransformersEngine(plan.settings, path, device=device)
+                return _run_here(plan, numbers, folder, chosen)
+            from guide_ext.experiments.studies.ray_runner import run_on_ray
+
+            return run_on_ray(plan, numbers, path, workers=ray_workers, device=device)
+
+        # Training comes last: a model that cannot be trained loses nothing else.
+        for is_trained in (False, True):
+            part = [n for n in numbers if (plan.batches[n][0].adapter is not None) == is_trained]
+            if is_trained and part:
+                tokenizer = load_tokenizer(plan.settings)
+                Adapters(plan.settings, path, plan.documents.rows, tokenizer).train(
+                    device=device, on_step=on_training
+                )
+            for count in finished(part):
+                done += count
+                report(done, total)
+        return write_tables(path)
+
+
+def _begun(
+    folder: RunFolder, settings: RunSettings, retry_failed: bool, note: Callable[[str], None]
+) -> Plan:
+    """Write down that a run starts or goes on, and plan it."""
+    settings = folder.agreed(settings)
+    documents, is_new = documents_of_run(folder, settings, load_tokenizer(settings), note)
+    folder.begin(settings)
+    if is_new:
+        folder.save_documents(documents)
+    for document in documents.bad[:_NOTED]:
         note(f"left out: {document.id}: {document.error}")
+    if len(documents.bad) > _NOTED:
+        note(f"left out: {len(documents.bad) - _NOTED} more rows; {TABLES} names all of them")
     plan = Plan(folder, settings, documents, retry_failed=retry_failed)
     for damaged in folder.set_aside:
         note(f"damaged, so its work is done again: {damaged}")
-    numbers = plan.missing_batches()
-    before, total = sum(not plan.is_missing(cell) for cell in plan.cells.values()), len(plan.cells)
-    if on_progress is not None:
-        on_progress(before, total)
-    if any(cell.adapter is not None for number in numbers for cell in plan.batches[number]):
-        Adapters(settings, path, documents.rows, tokenizer).train(
-            device=device, on_step=on_training
-        )
-    done = before
-    if ray_workers is not None and engine is None:
-        from guide_ext.experiments.studies.ray_runner import run_on_ray
-
-        finished = run_on_ray(plan, numbers, path, workers=ray_workers, device=device)
-    else:
-        finished = _run_here(
-            plan, numbers, folder, engine or TransformersEngine(settings, path, device=device)
-        )
-    for count in finished:
-        done += count
-        if on_progress is not None:
-            on_progress(done, total)
-    return write_tables(path)
+    return plan
 
 
 def _run_here(
@@ -199,22 +222,18 @@ def run_batch(
     """Run a batch and save what was missing of it; return how many cells that were.
 
     The whole batch runs, done or not, so that every answer has the neighbours that it would have
-    had in one go. Where the engine refuses it, each cell is tried alone, and those at fault are
-    recorded as failed.
+    had in one go. Where the engine refuses it, each cell is tried alone, and where it does not fit
+    into memory, each half; those at fault are recorded as failed.
 
     Raises:
+        ValueError: If the model cannot be run at all.
         OSError: If a shard cannot be written.
 
     """
     try:
-        results: list[tuple[str, dict[str, Any]]] = [(DONE, r) for r in engine.run(batch)]
-    except ValueError:
-        results = [_alone(cell, engine) for cell in batch]
-    except torch.OutOfMemoryError as error:
-        raise ValueError(
-            f"batch_size must be smaller for this device, got {len(batch)}, which does not fit "
-            f"into its memory: {error}"
-        ) from None
+        results = _results(batch, engine)
+    except UnusableModelError as error:
+        raise ValueError(str(error)) from None
     saved = 0
     for cell, (status, result) in zip(batch, results, strict=True):
         if is_missing(cell):
@@ -223,15 +242,26 @@ def run_batch(
     return saved
 
 
-def _alone(cell: Cell, engine: Engine) -> tuple[str, dict[str, Any]]:
+def _results(batch: Sequence[Cell], engine: Engine) -> list[tuple[str, dict[str, Any]]]:
     try:
-        return DONE, engine.run([cell])[0]
+        return [(DONE, result) for result in engine.run(batch)]
     except ValueError as error:
-        return FAILED, {"error": str(error)}
+        problem, size = str(error), 1
+    except torch.OutOfMemoryError as error:
+        problem, size = f"cell must fit into the memory of the device: {error}", len(batch) // 2
+    # Here, where no traceback keeps the tensors of the batch any more.
+    if len(batch) == 1:
+        return [(FAILED, {"error": problem})]
+    parts = (batch[start : start + size] for start in range(0, len(batch), size))
+    return [result for part in parts for result in _results(part, engine)]
 
 
-def read_plan(path: Path, *, repair: bool = False) -> Plan:
-    """Read a run as it is; nothing is run.
+def read_plan(path: Path, *, retry_failed: bool = False) -> Plan:
+    """Read a run as it is; nothing is run, and nothing repaired.
+
+    Args:
+        path: Its folder.
+        retry_failed: Whether failed cells count as missing.
 
     Raises:
         ValueError: If the folder holds no run, or a damaged one.
@@ -246,7 +276,7 @@ def read_plan(path: Path, *, repair: bool = False) -> Plan:
             f"run must have its documents in {ROWS}, got none in {str(path)!r}; run "
             "'guide-ext study run' again"
         ) from None
-    return Plan(folder, settings, documents, repair=repair)
+    return Plan(folder, settings, documents, retry_failed=retry_failed, repair=False)
 
 
 def write_tables(path: Path) -> dict[str, Any]:
@@ -287,52 +317,6 @@ def write_tables(path: Path) -> dict[str, Any]:
     write_text(path / TABLES, text + "\n")
     write_text(path / TABLES_TEXT, _markdown(made))
     return result
-
-
-def _documents(
-    folder: RunFolder, settings: RunSettings, tokenizer: Any, note: Callable[[str], None]
-) -> Documents:
-    """Return the documents of a run; those of tasks that are new to it are made."""
-    found = Documents()
-    try:
-        found = folder.documents()
-    except FileNotFoundError:
-        pass
-    except CorruptShardError:
-        note(f"damaged, so it is made again: {set_aside(folder.path / ROWS)}")
-    new = [task for task in tasks_of(settings) if task not in found.tasks]
-    for task in new:
-        rows, found.bad = _rows_of(task, settings, tokenizer, found.bad)
-        found.rows += rows
-        found.tasks.append(task)
-    needs_adapters = SFT in settings.studies and not found.adapters
-    if needs_adapters:
-        found.adapters = Adapters(settings, folder.path, found.rows, tokenizer).tokens()
-    if new or needs_adapters:
-        folder.save_documents(found)
-    return found
-
-
-def _rows_of(
-    task: str, settings: RunSettings, tokenizer: Any, bad: list[BadDocument]
-) -> tuple[list[Row], list[BadDocument]]:
-    count = settings.documents_of(task)
-    if settings.data is None:
-        return embedded_rows(task, count, settings.seed, tokenizer=tokenizer), bad
-    documents = read_documents(
-        settings.data,
-        text_column=settings.text_column,
-        reference_column=settings.reference_column,
-    )
-    rows, bad = document_rows(
-        task, documents, count, settings.seed, lengths=settings.lengths, tokenizer=tokenizer
-    )
-    if not rows:
-        raise ValueError(
-            f"data must have texts of up to {settings.lengths[-1][1]} tokens, got none in "
-            f"{settings.data!r}: {len(bad)} bad rows"
-        )
-    return rows, bad
 
 
 def _failures(plan: Plan) -> list[dict[str, str]]:

@@ -13,9 +13,11 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
+_SCRATCH = ".tmp"
 _SHORT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -72,7 +74,8 @@ def write_text(path: Path, text: str) -> None:
         OSError: If it cannot be written; the message says that what was saved before is safe.
 
     """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    # Random, too: processes of two machines, or of two containers, may have the same number.
+    scratch = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_SCRATCH}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # No fsync: a file that a power cut emptied is noticed by its hash and written again.
@@ -88,6 +91,11 @@ def write_text(path: Path, text: str) -> None:
             "saved before is kept",
             str(path),
         ) from None
+
+
+def is_scratch(path: Path) -> bool:
+    """Tell whether a file is what a writer that was killed left beside its place."""
+    return path.name.startswith(".") and path.name.endswith(_SCRATCH)
 
 
 def set_aside(path: Path) -> Path:

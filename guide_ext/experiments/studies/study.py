@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from guide_ext.experiments.embedded.world import Style
 
 ANSWER, MEASURE, NORMS = "answer", "measure", "norms"
 """Kinds of cells: an answer is written, or Influence or norms are read off one forward pass."""
+_DEPTH = re.compile(r"@[\d.]+$")
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,8 @@ class Row:
     """One document of a task, with what is asked about it.
 
     Attributes:
-        id: Names it, in tables and in failures; what follows an ``@`` tells apart several rows
-            made of one document.
+        id: Names it, in tables and in failures; a number behind an ``@`` at its end tells apart
+            several rows made of one document.
         task: ``"french"``, ``"needle"`` or ``"json"``.
         before: Text in front of the marked part.
         marked: The part that is marked: the instruction, or the sentence to be found.
@@ -58,8 +60,14 @@ class Row:
 
     @property
     def document(self) -> str:
-        """Which document it is made of: that with a needle at several depths is one."""
-        return self.id.partition("@")[0]
+        """Which document it is made of: that with a needle at several depths is one.
+
+        Example:
+            >>> Row("texts@home.jsonl:3@0.5", "needle", "", "", "", 3, (0, 500)).document
+            'texts@home.jsonl:3'
+
+        """
+        return _DEPTH.sub("", self.id)
 
     @property
     def digest(self) -> str:

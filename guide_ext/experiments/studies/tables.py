@@ -67,17 +67,17 @@ class Results:
         return [self._judged(cell) for cell in self.cells(study) if cell.kind == ANSWER]
 
     @cached_property
-    def _answers(self) -> dict[str, Answer]:
+    def _scores(self) -> dict[str, dict[str, float]]:
         return {}
 
     def _judged(self, cell: Cell) -> Answer:
-        found = self._answers.get(cell.key)
-        if found is None:
-            record = self._records[cell.key]
+        # Cells of one key differ in what they are called and at which depth their needle counts.
+        record = self._records[cell.key]
+        scores = self._scores.get(cell.key)
+        if scores is None:
             scores = metrics.judge(cell.row, record["text"], is_embedded=self.settings.is_embedded)
-            found = Answer(cell, record["text"], record["new_tokens"], scores)
-            self._answers[cell.key] = found
-        return found
+            self._scores[cell.key] = scores
+        return Answer(cell, record["text"], record["new_tokens"], scores)
 
 
 def table(
