@@ -384,6 +384,13 @@ class TestSampling:
             assert text
             assert tokens == 4
 
+    def test_the_logits_are_those_of_the_model_alone(self):
+        model, tokenizer = integration.load_embedded()
+        asked = ["The cat and the cat and the cat and"]
+        plain = answer_rows(model, tokenizer, asked, seeds=[1], max_new_tokens=12)
+        model.generation_config.repetition_penalty = 5.0
+        assert answer_rows(model, tokenizer, asked, seeds=[1], max_new_tokens=12) == plain
+
     def test_one_seed_for_each_prompt(self):
         model, tokenizer = integration.load_embedded()
         with pytest.raises(ValueError, match="seeds must be one for each of 1 prompts, got 2"):

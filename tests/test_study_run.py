@@ -99,10 +99,13 @@ class TestDamaged:
         assert tables_of(copied) == before
         assert "rows.json" in notes[0]
 
-    @pytest.mark.parametrize("content", ["{", "[]", '{"kind": "other"}'])
+    @pytest.mark.parametrize(
+        "content",
+        ["{", "[]", '{"kind": "other"}', '{"kind": "guide_ext study run", "format": 1}'],
+    )
     def test_a_manifest_of_something_else(self, copied, content):
         (copied / folder.MANIFEST).write_text(content)
-        with pytest.raises(ValueError, match=r"manifest\.json must be"):
+        with pytest.raises(ValueError, match=r"manifest\.json must (be|have)"):
             runner.run_studies(SETTINGS, copied)
 
     def test_a_full_disk(self, tmp_path, monkeypatch):

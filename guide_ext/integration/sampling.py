@@ -93,6 +93,8 @@ def answer_rows(
         how.pop(name, None)
     if how.pop("do_sample"):
         how["logits_processor"] = LogitsProcessorList([RowSampling(seeds, temperature)])
+    # Some models penalise repetition by default; the logits are to be theirs alone.
+    how |= {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
     with torch.inference_mode(), seeded(0):
         sequences = model.generate(**inputs, do_sample=False, **how)
     new = sequences[:, length:]

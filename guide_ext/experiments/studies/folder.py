@@ -50,6 +50,8 @@ _HASHED_WHOLE = 64 << 20
 _HASHED_PART = 1 << 20
 # A run may be started again with more studies, and grows.
 _MAY_GROW = ("studies",)
+# What only the tables depend on.
+_MAY_CHANGE = ("bertscore", "bertscore_layer")
 
 
 @dataclass
@@ -188,6 +190,9 @@ class RunFolder:
             _FORMAT,
         ):
             raise ValueError(f"{path} must be of a {_KIND} of format {_FORMAT}, got another file")
+        missing = [name for name in ("settings", "model", "starts") if name not in found]
+        if missing:
+            raise ValueError(f"{path} must have {', '.join(missing)}, got {', '.join(found)}")
         return found
 
     def settings(self) -> RunSettings:
@@ -262,7 +267,7 @@ class RunFolder:
     def _grown(self, before: RunSettings, wanted: RunSettings) -> RunSettings:
         old, new = before.to_json(), wanted.to_json()
         for name in old:
-            if name not in _MAY_GROW and old[name] != new[name]:
+            if name not in (*_MAY_GROW, *_MAY_CHANGE) and old[name] != new[name]:
                 raise ValueError(
                     f"{name} must be {old[name]!r} as in the run in {self.path}, got "
                     f"{new[name]!r}; use another --out"
