@@ -61,6 +61,9 @@ def test_what_the_page_says_of_its_tables():
             if (r["task"], r["predictor"]) == (row["task"], "1 / length")
         )  # fmt: skip
         assert row["auc_low"] <= length["auc"]
+        if row["predictor"] == "influence":
+            assert row["auc_within"] <= length["auc_within"]
+            assert (row["auc_within_low"] > 0.5) == (row["task"] == "json")
     assert rows["norms"][0]["median"] < 0.2
     assert all(3.5 < row["median"] < 11.5 for row in rows["norms"][1:])
     guide = next(row for row in rows["sft"] if row["method"] == "guide")

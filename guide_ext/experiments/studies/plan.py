@@ -31,7 +31,7 @@ _EMBEDDED_NEW_TOKENS = 40  # the longest right answer has 30
 _NEW_TOKENS = {"french": 200, "needle": 30, "json": 1000}  # the paper's
 _SAMPLED = ("french",)
 _EMBEDDED_SAMPLES = 3
-_EMBEDDED_DOCUMENTS = {"french": 20, "needle": 20, "json": 20}
+_EMBEDDED_DOCUMENTS = {"french": 60, "needle": 60, "json": 60}
 _DOCUMENTS = {"french": 20, "needle": 25, "json": 38}  # the paper's, of every range of lengths
 _WINDOW, _WINDOWS = 500, 8
 
