@@ -1,13 +1,18 @@
 """A real browser for the tests of pages: Chromium without a window, spoken to through a pipe."""
 
 import base64
+import contextlib
 import fcntl
+import io
+import itertools
 import json
 import os
 import select
 import shutil
 import signal
 import time
+
+import matplotlib.image
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 SECONDS = 60
@@ -19,6 +24,21 @@ KEYS = {"Tab": 9, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38, "ArrowR
 def executable():
     """Return the path of a browser, or None."""
     return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+@contextlib.contextmanager
+def opener(folder):
+    """Yield a function that opens pages; they close with it."""
+    with contextlib.ExitStack() as stack:
+        count = itertools.count()
+        yield lambda path, **options: stack.enter_context(
+            Page(path, folder / f"profile{next(count)}", **options)
+        )
+
+
+def pixels(png):
+    """Return the colours of a screenshot, ``[height, width, 3]``."""
+    return matplotlib.image.imread(io.BytesIO(png), format="png")[..., :3]
 
 
 class Page:

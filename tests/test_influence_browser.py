@@ -1,9 +1,6 @@
 """The page about Influence in a real browser: light and dark, by mouse, by keyboard, no script."""
 
-import io
-
 import browser
-import matplotlib.image
 import numpy as np
 import pytest
 from test_influence_report import TWO_GROUPS, hostile_record
@@ -26,21 +23,11 @@ def record():
 
 @pytest.fixture
 def page(record, tmp_path):
-    opened = []
+    def saved(which):
+        return InfluenceReport(which or record).save(tmp_path / "report.html")
 
-    def show(which=None, **options):
-        path = InfluenceReport(which or record).save(tmp_path / "report.html")
-        found = browser.Page(path, tmp_path / f"profile{len(opened)}", **options)
-        opened.append(found.__enter__())
-        return opened[-1]
-
-    yield show
-    for one in opened:
-        one.__exit__(None, None, None)
-
-
-def pixels(png):
-    return matplotlib.image.imread(io.BytesIO(png), format="png")[..., :3]
+    with browser.opener(tmp_path) as show:
+        yield lambda which=None, **options: show(saved(which), **options)
 
 
 def focused(page):
@@ -48,8 +35,8 @@ def focused(page):
 
 
 def test_light_and_dark(page):
-    light = pixels(page().screenshot())
-    dark = pixels(page(dark=True).screenshot())
+    light = browser.pixels(page().screenshot())
+    dark = browser.pixels(page(dark=True).screenshot())
     for picture in (light, dark):
         assert picture.std() > 0.05  # not blank
     assert np.median(light) > 0.85
@@ -146,17 +133,18 @@ def test_another_group(page, record):
 
 def test_numbers_under_the_tokens(page):
     opened = page()
-    before = pixels(opened.screenshot())
+    before = browser.pixels(opened.screenshot())
     opened.run("document.querySelector('#show-numbers').focus()")
     opened.press("Space")
     assert opened.run("document.querySelector('#show-numbers').checked")
-    assert (pixels(opened.screenshot()) != before).any()
+    assert (browser.pixels(opened.screenshot()) != before).any()
 
 
 def test_colours_without_script(page):
     opened = page(script=False)
     colours = {
-        tuple(row) for row in pixels(opened.screenshot(whole=True)).reshape(-1, 3).round(2).tolist()
+        tuple(row)
+        for row in browser.pixels(opened.screenshot(whole=True)).reshape(-1, 3).round(2).tolist()
     }
     assert any(red > 0.9 and green < 0.75 and blue < 0.4 for red, green, blue in colours)
     assert opened.run("document.querySelector('#group').getClientRects().length") == 0

@@ -1,10 +1,8 @@
 """The page about the studies in a real browser: light and dark, narrow, by keyboard."""
 
-import io
 import time
 
 import browser
-import matplotlib.image
 import numpy as np
 import pytest
 from study_tables import tables
@@ -28,29 +26,17 @@ def written(tmp_path_factory):
 
 @pytest.fixture
 def page(written, tmp_path):
-    opened = []
-
-    def show(which="usual", **options):
-        found = browser.Page(written[which], tmp_path / f"profile{len(opened)}", **options)
-        opened.append(found.__enter__())
-        return opened[-1]
-
-    yield show
-    for one in opened:
-        one.__exit__(None, None, None)
-
-
-def pixels(png):
-    return matplotlib.image.imread(io.BytesIO(png), format="png")[..., :3]
+    with browser.opener(tmp_path) as show:
+        yield lambda which="usual", **options: show(written[which], **options)
 
 
 def test_light_and_dark(page):
     pictures = {}
     for dark in (False, True):
         opened = page(dark=dark)
-        pictures[dark, "top"] = pixels(opened.screenshot())
+        pictures[dark, "top"] = browser.pixels(opened.screenshot())
         opened.run("document.querySelector('.figure').scrollIntoView()")
-        pictures[dark, "figure"] = pixels(opened.screenshot())
+        pictures[dark, "figure"] = browser.pixels(opened.screenshot())
     for (dark, _), picture in pictures.items():
         assert picture.std() > 0.04  # not blank
         assert (np.median(picture) < 0.2) if dark else (np.median(picture) > 0.85)

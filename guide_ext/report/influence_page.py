@@ -7,17 +7,15 @@ the page shows the last layer; with it, any layer and group, by mouse or by keyb
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import html
 import json
 import os
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from guide_ext.report import influence_parts as parts
+from guide_ext.report.document import asset, document, sha256_source
 from guide_ext.report.influence_record import Record, visible
 
 SUFFIXES = (".html", ".png", ".json")
@@ -48,22 +46,9 @@ def influence_html(record: Mapping[str, Any]) -> str:
     """
     read = Record.read(record)
     style, script = asset("base.css") + asset("influence.css"), asset("influence.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     # Should a token ever escape its quotes, the browser still runs this one script alone.
-    allowed = f"style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
-    title = html.escape(f"Influence – {visible(read.model)}")
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; {allowed}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-{parts.header(read)}
+    policy = f"style-src 'unsafe-inline'; img-src data:; script-src {sha256_source(script)}"
+    body = f"""{parts.header(read)}
 <main>
 {parts.summary(read)}
 {parts.controls(read)}
@@ -73,10 +58,8 @@ def influence_html(record: Mapping[str, Any]) -> str:
 </main>
 {parts.readout()}
 <script type="application/json" id="data">{_inert(_data(read))}</script>
-<script>{script}</script>
-</body>
-</html>
-"""
+<script>{script}</script>"""
+    return document(f"Influence – {visible(read.model)}", policy, style, body)
 
 
 class InfluenceReport:
@@ -163,11 +146,6 @@ def checked_suffix(path: Path) -> str:
     if kind not in SUFFIXES:
         raise ValueError(f"path must end in {', '.join(SUFFIXES)}, got {str(path)!r}")
     return kind
-
-
-def asset(name: str) -> str:
-    """Return a file of this package that pages are made of."""
-    return files("guide_ext.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _data(record: Record) -> dict[str, Any]:

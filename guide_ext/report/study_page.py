@@ -6,16 +6,13 @@ Nothing is loaded from anywhere, no script runs, and nothing that a model wrote 
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from guide_ext.report import study_parts as parts
-from guide_ext.report.influence_page import asset
+from guide_ext.report.document import asset, document, sha256_source
 from guide_ext.report.influence_record import visible
 from guide_ext.report.study_figures import Drawing, drawings, picture
 from guide_ext.report.study_findings import STUDIES, shown_studies
@@ -93,25 +90,12 @@ def _pictures(record: StudyRecord) -> list[tuple[Drawing, bytes, bytes]]:
 
 def _page(record: StudyRecord, pictures: list[tuple[Drawing, bytes, bytes]]) -> str:
     style = asset("base.css") + asset("study.css")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     # Should a text ever escape its quotes, the browser still runs, loads and styles nothing.
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; form-action 'none'"
-    title = html.escape(f"Studies – {visible(record.model)}")
+    policy = f"style-src {sha256_source(style)}; img-src data:; form-action 'none'; base-uri 'none'"
     studies = "\n".join(
         parts.study_section(record, study, pictures) for study in shown_studies(record)
     )
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}; base-uri 'none'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-{parts.header(record)}
+    body = f"""{parts.header(record)}
 <main>
 {parts.contents(record)}
 {studies}
@@ -119,10 +103,8 @@ def _page(record: StudyRecord, pictures: list[tuple[Drawing, bytes, bytes]]) -> 
 {parts.other_samples(record)}
 {parts.failures(record)}
 {parts.settings(record)}
-</main>
-</body>
-</html>
-"""
+</main>"""
+    return document(f"Studies – {visible(record.model)}", policy, style, body)
 
 
 def _unknown(record: StudyRecord) -> str:

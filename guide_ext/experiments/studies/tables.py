@@ -121,6 +121,18 @@ def grouped(answers: Iterable[Answer], by: Callable[[Answer], Any]) -> dict[Any,
     return dict(groups)
 
 
+SUMMARY = ["answers", "documents", *spread("in_french"), "well_formed", *spread("right")]
+"""Columns about the summaries of one kind."""
+
+
+def summary_cells(answers: Sequence[Answer]) -> list[Any]:
+    """Return the cells under `SUMMARY`."""
+    return [
+        len(answers), _documents(answers), *score(answers, "in_french"),
+        score(answers, "well_formed")[0], *score(answers, "right"),
+    ]  # fmt: skip
+
+
 def condition_of(answer: Answer) -> Condition:
     """Return how the marked part of an answer's prompt was stressed."""
     return answer.cell.condition
@@ -136,8 +148,7 @@ def french(results: Results) -> list[Table]:
     answers = results.answers(STUDIES["french"])
     rows = [
         [
-            *condition_cells(condition), len(found), _documents(found),
-            *score(found, "in_french"), score(found, "well_formed")[0], *score(found, "right"),
+            *condition_cells(condition), *summary_cells(found)
         ]
         for condition, found in grouped(answers, condition_of).items()
     ]  # fmt: skip
@@ -145,8 +156,7 @@ def french(results: Results) -> list[Table]:
         table(
             "french",
             "Summaries in French",
-            ["condition", "style", "delta", "answers", "documents", *spread("in_french"),
-             "well_formed", *spread("right")],
+            ["condition", "style", "delta", *SUMMARY],
             rows,
         ),
         _by_length(answers, "french_by_length", "Summaries in French, by length", "in_french"),

@@ -23,13 +23,14 @@ from guide_ext.experiments.studies.statistics import (
 )
 from guide_ext.experiments.studies.study import MEASURE, NORMS, STUDIES, Cell
 from guide_ext.experiments.studies.tables import (
+    SUMMARY,
     Answer,
     Results,
     Table,
     condition_of,
     grouped,
-    score,
     spread,
+    summary_cells,
     table,
 )
 from guide_ext.influence import FORMS
@@ -205,10 +206,7 @@ def sft(results: Results) -> list[Table]:
 
     groups = grouped(results.answers(STUDIES["sft"]), method)
     rows = [
-        [
-            name, tokens, delta, len(found), len({a.cell.row.document for a in found}),
-            *score(found, "in_french"), score(found, "well_formed")[0], *score(found, "right"),
-        ]
+        [name, tokens, delta, *summary_cells(found)]
         for (name, tokens, delta), found in sorted(
             groups.items(), key=lambda item: (item[0][0] == "sft", item[0][1] or 0, item[0][2] or 0)
         )
@@ -217,8 +215,7 @@ def sft(results: Results) -> list[Table]:
         table(
             "sft",
             "Fine-tuning with LoRA, over the tokens trained on, beside GUIDE",
-            ["method", "tokens", "delta", "answers", "documents", *spread("in_french"),
-             "well_formed", *spread("right")],
+            ["method", "tokens", "delta", *SUMMARY],
             rows,
         )
     ]  # fmt: skip
