@@ -16,6 +16,7 @@ from torch import Tensor
 _REQUIRED = ("query", "key", "value")
 _OPTIONAL = ("key_bias", "influence", "attn_bias", "sinks", "q_start")
 _WITHOUT_DENSE = ("key_bias", "influence", "sinks", "q_start")
+_STRIDED = torch.strided
 _INTEGERS = (int, torch.SymInt)
 _NUMBERS = (float, int, torch.SymFloat, torch.SymInt)
 _HOW_TO_CONVERT = {"ndarray": "torch.from_numpy(...)"}
@@ -115,7 +116,7 @@ def described(value: object) -> str:
 
 
 def _is_strided(tensor: Tensor) -> bool:
-    return tensor.layout is torch.strided and not tensor.is_nested
+    return tensor.layout is _STRIDED and not tensor.is_nested
 
 
 def _is_other_bool(value: Any) -> bool:

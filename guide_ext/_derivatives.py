@@ -145,26 +145,31 @@ def register(
     """
     arguments = operator._schema.arguments
     # The dispatcher leaves trailing arguments out that equal their defaults.
-    defaults = {a.name: a.default_value for a in arguments if a.kwarg_only and a.has_default_value()}
+    defaults = {
+        a.name: a.default_value for a in arguments if a.kwarg_only and a.has_default_value()
+    }
     num_tensors = sum(not a.kwarg_only for a in arguments)
 
     def filled(tensors: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
         return tensors + (None,) * (num_tensors - len(tensors))
 
     def autograd_kernel(keys: Any, *tensors: Tensor | None, **options: Any) -> Any:
-        run = functools.partial(operator.redispatch, keys & torch._C._after_autograd_keyset)
-        call = Call(run, backward, {**defaults, **options})
-        needs_grad = torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors)
-        if needs_grad or forward_ad._current_level >= 0:
+        keys = keys & torch._C._after_autograd_keyset
+        if (
+            torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors)
+        ) or forward_ad._current_level >= 0:
+            run = functools.partial(operator.redispatch, keys)
+            call = Call(run, backward, {**defaults, **options})
             return function.apply(call, *filled(tensors))  # type: ignore[no-untyped-call]
-        return _below_autograd(call, tensors)
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator.redispatch(keys, *tensors, **options)
 
     def transformed_kernel(*tensors: Tensor | None, **options: Any) -> Any:
         """Serve a call within `torch.func.grad`, `vmap` and the like, the outermost first."""
         tensors = filled(tensors)
         transform = retrieve_current_functorch_interpreter()
         if transform.key() == TransformType.Functionalize:  # for which Functions have no rule
-            functional = FunctorchFunctionalizeAPI(transform)
+            functional: Any = FunctorchFunctionalizeAPI(transform)  # type: ignore[arg-type]
             plain = functional.unwrap_tensors(tensors)
             with functional.redispatch_to_next():
                 results = operator(*plain, **options)

@@ -163,7 +163,7 @@ def _autocast_kernel(device_type: str) -> Callable[..., Any]:
         getattr(torch._C.DispatchKey, f"Autocast{_DISPATCH_KEYS[device_type]}")
     )
 
-    def kernel(*tensors: Tensor | None, **options: Any) -> Any:
+    def kernel(*tensors: Any, **options: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(keys):
             return torch.ops.guide.biased_attention(*_autocast(device_type, *tensors), **options)
 

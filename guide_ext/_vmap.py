@@ -54,7 +54,7 @@ def forward(
         tensor if index == _SINKS else _fold(size, batch, dim, tensor, index not in _OPERANDS)
         for index, (dim, tensor) in enumerate(zip(in_dims, tensors, strict=True))
     ]
-    results = tuple(result.unflatten(0, (size, batch)) for result in run(*folded))
+    results = tuple(result.view(size, batch, *result.shape[1:]) for result in run(*folded))
     return results, (0,) * len(results)
 
 
@@ -91,7 +91,7 @@ def backward(
     for result, want, index in zip(run(*folded), wanted, inputs, strict=False):
         if want:
             sample = _sample(size, in_dims[index], tensors[index])
-            result = result.unflatten(0, (size, batch))
+            result = result.view(size, batch, *result.shape[1:])
             if sample is not None and sample.shape[0] != batch:
                 result = result.sum(1, keepdim=True)
         results.append(result)
