@@ -133,7 +133,7 @@ def test_end_of_prompt_counts_no_padding():
     mask = torch.tensor([[0, 0, 0, 1, 1], [1, 1, 1, 1, 1]]).bool()
     found = Influence(values, ("a",), "paper", mask, 5)
     assert found.at_end_of_prompt(4).tolist() == [[3.5], [2.5]]
-    with pytest.raises(ValueError, match="tokens must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="tokens must be a whole number from 1, got 0"):
         found.at_end_of_prompt(0)
 
 
