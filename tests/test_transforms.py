@@ -161,6 +161,24 @@ def test_many_gradients_at_once(op):
     torch.testing.assert_close(rows, torch.stack(one_by_one))
 
 
+def test_vmap_of_the_backward_operator_itself(op):
+    """One bias for the whole batch has one gradient a call."""
+    tensors = SMALL.but(key_bias=(1, 1), influence_batch=1).tensors()
+    results = op(**tensors)
+    options = {"is_causal": False, "window_left": -1, "window_right": -1, "scale": None}
+
+    def backward(grad_out):
+        return torch.ops.guide.biased_attention_backward(
+            grad_out, None, None, *tensors.values(), *results, **options, softcap=0.0,
+            wanted=[True] * 5 + [False] * 2,
+        )[:5]  # fmt: skip
+
+    many = torch.randn(SIZE, *results[0].shape)
+    each = [torch.stack(parts) for parts in zip(*map(backward, many), strict=True)]
+    for found, expected in zip(torch.func.vmap(backward)(many), each, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 def test_errors_in_vmap_speak_of_one_call(op):
     tensors = SMALL.tensors()
     tensors["key_bias"] = torch.zeros(SIZE, 3, 1, 5)
