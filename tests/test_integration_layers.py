@@ -117,6 +117,15 @@ class TestLayersThatRunAgain:
         assert verdict.kind == "exact", verdict
         assert "runs every attention layer once" in verdict.influence
 
+    @pytest.mark.parametrize("name", ["hrm_text", "diffllama"])
+    def test_influence_is_refused_before_it_is_measured(self, name):
+        model = guide.enable(build(name))
+        before = models.snapshot(model)
+        inputs = {**compare.prompts(), "guide_seed": (compare.marks() > 0)[:, None]}
+        with pytest.raises(guide.UnsupportedModelError, match="runs every attention layer once"):
+            guide.influence(model, inputs)
+        assert models.snapshot(model) == before  # not even watched
+
     def test_loop_that_begins_later(self):
         """Observed in the call that measures, too."""
         model = guide.enable(models.make("llama"))
