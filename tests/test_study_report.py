@@ -373,7 +373,7 @@ def test_the_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.replace", refuse)
+    monkeypatch.setattr("os.replace", refuse)
     with pytest.raises(OSError, match="No space left"):
         write_report(tables("norms"), folder)
     assert sorted(p for p in folder.rglob("*") if p.is_file()) == sorted(paths)
