@@ -274,6 +274,8 @@ def _round_up(value: float) -> float:
     if value < _NOTHING:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
+    # Differences of numbers of six digits have noise far behind them.
+    value -= _NOTHING
     found = next((step * power for step in _ROUND if step * power >= value), 10 * power)
     return min(1.0, float(f"{found:.3g}"))
 
