@@ -13,12 +13,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from guide_ext._crossing import CalibrationError, Crossing, Measure, Search, crossings
+from guide_ext._files import write_text
 from guide_ext._marked_text import as_float, is_int, require_str
 from guide_ext._spread import spread
 from guide_ext.influence import form_named
@@ -175,7 +175,7 @@ class Calibration:
             OSError: If the file cannot be written.
 
         """
-        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+        write_text(path, self.to_json() + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Calibration:

@@ -12,6 +12,7 @@ from study_tables import tables
 from test_influence_report import HOSTILE, Reader
 
 from guide_ext.experiments.studies import paper
+from guide_ext.report import study_panels
 from guide_ext.report.influence_record import visible
 from guide_ext.report.study_cells import cell_text, columns_of
 from guide_ext.report.study_figures import described, drawings, picture
@@ -171,6 +172,19 @@ def test_colours_differ_in_lightness_or_mark():
     for palette in (LIGHT, DARK):
         assert len(set(palette.accents)) == len(palette.accents)
         assert len(set(palette.strengths(6))) == 6
+
+
+@pytest.mark.parametrize("label", ["_x", "$a$", "<b>"])
+def test_legends_show_every_label_as_it_is(label):
+    figure, panels = study_panels.canvas(StudyRecord.read(tables("norms")), "", "x", LIGHT)
+    value = study_panels.Estimate(0.5)
+    study_panels.draw_series(panels[0], [study_panels.Series(label, ((0.0, value),), "#000000")])
+    study_panels.draw_level(panels[0], f"{label}!", value, "#000000", "-")
+    study_panels.legend(figure, panels, LIGHT, first=[f"{label}!"])
+    (legend,) = figure.legends
+    shown = legend.get_texts()
+    assert [one.get_text().strip() for one in shown] == [f"{label}!", label]
+    assert not any(one.get_parse_math() for one in shown)
 
 
 # The page.
@@ -373,7 +387,7 @@ def test_the_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.replace", refuse)
+    monkeypatch.setattr("os.replace", refuse)
     with pytest.raises(OSError, match="No space left"):
         write_report(tables("norms"), folder)
     assert sorted(p for p in folder.rglob("*") if p.is_file()) == sorted(paths)

@@ -110,18 +110,18 @@ class TestDamaged:
 
     def test_a_full_disk(self, tmp_path, monkeypatch):
         """What was saved before the disk is full stays, and the run goes on from there."""
-        write, written = Path.write_text, []
+        write, written = Path.write_bytes, []
 
-        def write_until_full(path, *arguments, **options):
+        def write_until_full(path, content):
             if path.parent.parent.name == folder.CELLS:
                 if len(written) == 11:
-                    write(path, "half of", encoding="utf-8")
+                    write(path, b"half of")
                     raise OSError(28, os.strerror(28))
                 written.append(path)
-            return write(path, *arguments, **options)
+            return write(path, content)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "write_text", write_until_full)
+            patch.setattr(Path, "write_bytes", write_until_full)
             with pytest.raises(OSError, match=r"No space left.*; free some space") as caught:
                 runner.run_studies(SETTINGS, tmp_path / "run")
         assert caught.value.filename.endswith(".json")

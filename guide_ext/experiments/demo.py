@@ -7,7 +7,6 @@ counts only if it is word for word right.
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 
 from guide_ext import __version__, integration
+from guide_ext._files import json_text, write_text
 from guide_ext.experiments.embedded import evaluate, model_path
 from guide_ext.experiments.embedded.evaluate import Case, Outcome, Task
 from guide_ext.experiments.embedded.world import Style
@@ -143,7 +143,7 @@ def save_result(result: dict[str, Any], folder: Path) -> Path:
     """Write ``results.json`` into a folder, which is made if need be, and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "results.json"
-    path.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json_text(result, indent=2) + "\n")
     return path
 
 

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from guide_ext._files import write_bytes
+from guide_ext.report.influence_record import visible
 
 _SUCCESS, _WELL_FORMED, _BASELINE = "#c8402f", "#8a8f98", "#2f6f9f"
 _BASELINES = {
@@ -42,7 +46,9 @@ def draw_demo(result: dict[str, Any], path: Path) -> Path:
         f"Embedded model, {documents} unseen documents per task (bars: 95 % interval)", fontsize=10
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    write_bytes(path, picture.getvalue())
     return path
 
 
@@ -75,7 +81,7 @@ def _draw_task(panel: Axes, task: dict[str, Any]) -> None:
             panel.axhline(
                 row["success"], color=_BASELINE, linestyle=style, linewidth=1, label=label
             )
-    panel.set_title(task["title"], fontsize=10)
+    panel.set_title(visible(task["title"]), fontsize=10, parse_math=False)
     panel.set_xlabel("Δ (nats) on the marked instruction")
     panel.set_ylim(0, 1.02)
     panel.grid(alpha=0.25)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from guide_ext.report.influence_record import Record, Run, visible
+from guide_ext._files import write_bytes
+from guide_ext.report.influence_record import PLAIN, Record, Run, visible
 
 _PLAIN, _GUIDED, _BAND = "#5b616d", "#2b4fd0", "#e4e3df"
 _HEAT = LinearSegmentedColormap.from_list("influence", ["#ffffff", "#f08c00", "#5c2100"])
@@ -26,10 +28,13 @@ _LONGEST_LABEL = 14
 def draw_influence(record: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
     """Draw every group's heat maps (layer × token, plain and guided) and last-layer curve.
 
+    Colours grow with the square root of Influence, so that layers of 0.02 are seen beside such of
+    0.5; the curve has a scale of its own.
+
     Args:
         record: What `guide_ext.experiments.influence_run.measure_prompt` returned, or the same read
             from a file.
-        path: Where to write the PNG; its folder must exist.
+        path: Where to write the PNG; its folder must exist, and no file is ever half written.
 
     Returns:
         The path.
@@ -52,24 +57,30 @@ def draw_influence(record: Mapping[str, Any], path: str | os.PathLike[str]) -> P
         panels = block.subplots(
             len(heights), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights}
         )[:, 0]
-        scale = Normalize(0.0, read.top(group))
+        scale = PowerNorm(0.5, 0.0, read.top(group))
         for panel, run in zip(panels, read.runs, strict=False):
             _draw_map(panel, read, run, group, scale)
         block.colorbar(
-            ScalarMappable(scale, _HEAT), ax=panels[:-1].tolist(), label="Influence", extend="max"
+            ScalarMappable(scale, _HEAT),
+            ax=panels[:-1].tolist(),
+            label="Influence",
+            extend="max",
+            ticks=[read.top(group) * step for step in (0.0, 0.05, 0.2, 0.5, 1.0)],
+            format="%.3g",
         )
         _draw_curve(panels[-1], read, group)
     figure.suptitle(
-        f"Influence, form “{read.form}”, model “{visible(read.model)}”",
+        f"Influence, form “{visible(read.form)}”, model “{visible(read.model)}”",
         fontsize=11,
         parse_math=False,
     )
-    path = Path(path)
-    figure.savefig(path, dpi=150)
+    path, picture = Path(path), io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    write_bytes(path, picture.getvalue())
     return path
 
 
-def _draw_map(panel: Axes, record: Record, run: Run, group: int, scale: Normalize) -> None:
+def _draw_map(panel: Axes, record: Record, run: Run, group: int, scale: PowerNorm) -> None:
     values = [
         [float("nan") if value is None else value for value in level] for level in run.values[group]
     ]
@@ -92,11 +103,11 @@ def _draw_map(panel: Axes, record: Record, run: Run, group: int, scale: Normaliz
 
 
 def _draw_curve(panel: Axes, record: Record, group: int) -> None:
-    top = record.top(group)
+    top = record.top(group, record.layers)
     for start, end in record.ranges(group):
         panel.axvspan(start, end, color=_BAND, linewidth=0)
     for run in record.runs:
-        is_plain = run.name == "plain"
+        is_plain = run.name == PLAIN
         panel.plot(
             [token + 0.5 for token in range(len(run.tokens))],
             [_clipped(value, top) for value in run.values[group][-1]],

@@ -7,15 +7,25 @@ the page shows the last layer; with it, any layer and group, by mouse or by keyb
 
 from __future__ import annotations
 
-import html
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
+from guide_ext._files import write_text
 from guide_ext.report import influence_parts as parts
-from guide_ext.report.document import asset, document, sha256_source
+from guide_ext.report.document import (
+    asset,
+    document,
+    inert_json,
+    markup,
+    nested,
+    sha256_source,
+)
+from guide_ext.report.influence_plots import positions
 from guide_ext.report.influence_record import Record, visible
 
 SUFFIXES = (".html", ".png", ".json")
@@ -44,22 +54,36 @@ def influence_html(record: Mapping[str, Any]) -> str:
         '<!DOCTYPE html>'
 
     """
-    read = Record.read(record)
+    return str(_page(Record.read(record)))
+
+
+def _page(read: Record) -> Markup:
     style, script = asset("base.css") + asset("influence.css"), asset("influence.js")
     # Should a token ever escape its quotes, the browser still runs this one script alone.
     policy = f"style-src 'unsafe-inline'; img-src data:; script-src {sha256_source(script)}"
-    body = f"""{parts.header(read)}
+    body = markup(
+        """{header}
 <main>
-{parts.summary(read)}
-{parts.controls(read)}
-{parts.texts(read)}
-{parts.positions(read)}
-{parts.numbers(read)}
+{summary}
+{controls}
+{texts}
+{positions}
+{numbers}
 </main>
-{parts.readout()}
-<script type="application/json" id="data">{_inert(_data(read))}</script>
-<script>{script}</script>"""
-    return document(f"Influence – {visible(read.model)}", policy, style, body)
+{readout}
+<script type="application/json" id="data">{data}</script>
+<script>{script}</script>""",
+        header=parts.header(read),
+        summary=parts.summary(read),
+        controls=parts.controls(read),
+        texts=parts.texts(read),
+        positions=positions(read),
+        numbers=parts.numbers(read),
+        readout=parts.readout(),
+        data=inert_json(_data(read)),
+        script=script,
+    )
+    return document(f"Influence – {read.model}", policy, style, body)
 
 
 class InfluenceReport:
@@ -92,7 +116,8 @@ class InfluenceReport:
         """Write a page, a picture or the record, as the name of the file says.
 
         Args:
-            path: Ends in ``.html``, ``.png`` or ``.json``; replaced if it exists.
+            path: Ends in ``.html``, ``.png`` or ``.json``; replaced if it exists, and never half
+                written.
 
         Returns:
             The path.
@@ -105,10 +130,9 @@ class InfluenceReport:
         path = Path(path)
         kind = checked_suffix(path)
         if kind == ".html":
-            path.write_text(influence_html(self.record), encoding="utf-8")
+            write_text(path, influence_html(self.record))
         elif kind == ".json":
-            text = json.dumps(self.record, allow_nan=False)
-            path.write_text(text + "\n", encoding="utf-8")
+            write_text(path, json.dumps(self.record, allow_nan=False) + "\n")
         else:
             from guide_ext.report.influence_figure import draw_influence
 
@@ -117,12 +141,13 @@ class InfluenceReport:
 
     def _repr_html_(self) -> str:
         """Return the page in a frame of its own, so that neither style touches the other."""
-        page = html.escape(influence_html(self.record), quote=True)
-        grow = "this.style.height=this.contentDocument.documentElement.scrollHeight+'px'"
-        return (
-            f'<iframe srcdoc="{page}" title="Influence" onload="{grow}" '
-            'style="width:100%;height:60rem;border:0"></iframe>'
+        frame = markup(
+            """<iframe srcdoc="{}" title="Influence"
+onload="this.style.height=this.contentDocument.documentElement.scrollHeight+'px'"
+style="width:100%;height:60rem;border:0"></iframe>""",
+            nested(_page(Record.read(self.record))),
         )
+        return str(frame)
 
     def __repr__(self) -> str:
         """Name model, groups and runs."""
@@ -150,13 +175,21 @@ def checked_suffix(path: Path) -> str:
 
 def _data(record: Record) -> dict[str, Any]:
     """Return what the script reads."""
+    groups, levels = range(len(record.groups)), range(record.layers + 1)
     return {
         "groups": [visible(name) for name in record.groups],
         "layers": record.layers,
         "prompt": record.prompt_tokens,
         "longest": record.longest,
-        "tops": [record.top(group) for group in range(len(record.groups))],
-        "ranges": [record.ranges(group) for group in range(len(record.groups))],
+        "compared": record.compared_tokens,
+        # Ends of scales: of every layer, and of all.
+        "tops": [[record.top(group, level) for level in levels] for group in groups],
+        "top": [record.top(group) for group in groups],
+        "differenceTops": [
+            [record.difference_top(group, level) for level in levels] for group in groups
+        ],
+        "differenceTop": [record.difference_top(group) for group in groups],
+        "ranges": [record.ranges(group) for group in groups],
         "runs": [
             {
                 "label": run.label,
@@ -166,11 +199,3 @@ def _data(record: Record) -> dict[str, Any]:
             for run in record.runs
         ],
     }
-
-
-def _inert(data: Any) -> str:
-    """Return JSON that no HTML parser takes for markup."""
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text

@@ -1,122 +1,182 @@
 # SPDX-License-Identifier: MIT
 """The parts of the page about Influence, as HTML: group 0 after the last layer.
 
-``influence.js`` shows other groups and layers in the same elements.
+``influence.js`` shows other groups and layers, and guided minus plain, in the same elements.
 """
 
 from __future__ import annotations
 
-import base64
-import html
-import struct
-import zlib
-from collections.abc import Sequence
+from markupsafe import Markup
 
-from guide_ext.report.influence_record import Record, Run, Token, visible
+from guide_ext.report.document import joined, markup
+from guide_ext.report.influence_record import GUIDED, Record, Run, Token, number_text, visible
 
-HEAT = (240, 140, 0)  # in influence.css too
-_WIDTH, _HEIGHT = 1000, 200  # of the curve's own coordinates
-_DENSE = 600  # tokens from which on a curve needs a thinner pen
-
-
-def _text(value: str) -> str:
-    return html.escape(visible(value), quote=True)
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+DIFFERENCE = "guided − plain"
 
 
 def _factor(plain: float | None, guided: float | None) -> str:
     return f"×{guided / plain:.2f}" if plain and guided is not None else "–"
 
 
-def header(record: Record) -> str:
+def header(record: Record) -> Markup:
     """Say what was measured on what."""
-    names = ", ".join(f"“{_text(name)}”" for name in record.groups)
-    noun = "group" if len(record.groups) == 1 else "groups"
-    return f"""<header>
+    return markup(
+        """<header>
 <h1>How far the marked text reaches</h1>
-<p>Influence of the {noun} {names} on every token, by the form <b>{_text(record.form)}</b>;
-model <b>{_text(record.model)}</b>, {record.layers} layers, {record.prompt_tokens} tokens of prompt;
-guide_ext {_text(record.version)}.</p>
-</header>"""
+<p>Influence of the {noun} {names} on every token, by the form <b>{form}</b>;
+model <b>{model}</b>, {layers} layers, {tokens} tokens of prompt; guide_ext {version}.</p>
+</header>""",
+        noun="group" if len(record.groups) == 1 else "groups",
+        names=joined((markup("“{}”", name) for name in record.groups), ", "),
+        form=record.form,
+        model=record.model,
+        layers=record.layers,
+        tokens=record.prompt_tokens,
+        version=record.version,
+    )
 
 
-def summary(record: Record) -> str:
+def _head(text: str) -> Markup:
+    return markup('<th scope="col">{}</th>', text)
+
+
+def summary(record: Record) -> Markup:
     """Show the means that one compares prompts by."""
-    heads = "".join(f'<th scope="col">{html.escape(run.label)}</th>' for run in record.runs)
-    is_compared = len(record.runs) == 2
-    factor = '<th scope="col">factor</th>' if is_compared else ""
-    last = f"last {record.end_tokens} tokens of the prompt"
     rows = []
     for index, group in enumerate(record.groups):
         for place, values in (
-            (last, [run.at_end[index] for run in record.runs]),
+            (
+                f"last {record.end_tokens} tokens of the prompt",
+                [run.at_end[index] for run in record.runs],
+            ),
             ("answer", [run.in_answer[index] for run in record.runs]),
         ):
-            cells = "".join(f"<td>{_number(value)}</td>" for value in values)
-            cells += f"<td>{_factor(*values)}</td>" if is_compared else ""
-            row = f'<th scope="row">{_text(group)}</th><th scope="row">{place}</th>{cells}'
-            rows.append(f"<tr>{row}</tr>")
-    return f"""<section aria-labelledby="means"><h2 id="means">Mean Influence</h2>
-<div class="wide"><table class="means"><thead><tr><th scope="col">group</th>
-<th scope="col">over</th>{heads}{factor}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>
-</section>"""
+            cells = [number_text(value) for value in values]
+            if record.is_compared:
+                cells.append(_factor(*values))
+            rows.append(
+                markup(
+                    '<tr><th scope="row">{}</th><th scope="row">{}</th>{}</tr>',
+                    group,
+                    place,
+                    joined(markup("<td>{}</td>", cell) for cell in cells),
+                )
+            )
+    heads = ["group", "over", *(run.label for run in record.runs)]
+    if record.is_compared:
+        heads.append("factor")
+    return markup(
+        """<section aria-labelledby="means"><h2 id="means">Mean Influence</h2>
+<div class="wide" role="region" tabindex="0" aria-labelledby="means"><table class="means">
+<thead><tr>{}</tr></thead><tbody>{}</tbody></table></div></section>""",
+        joined(map(_head, heads)),
+        joined(rows),
+    )
 
 
-def controls(record: Record) -> str:
-    """Let the reader choose group, layer and numbers; without the script only the numbers."""
-    options = "".join(
-        f'<option value="{index}">{_text(name)}</option>'
+def controls(record: Record) -> Markup:
+    """Let the reader choose what is shown; without the script only run and numbers."""
+    options = joined(
+        markup('<option value="{}">{}</option>', index, name)
         for index, name in enumerate(record.groups)
     )
-    top = f"{record.top(0):g}"
-    layers = record.layers
-    return f"""<form class="controls" aria-label="What is shown" autocomplete="off">
+    return markup(
+        """<div class="bar">{views}
+<form class="controls" aria-label="What is shown" autocomplete="off">
 <label class="scripted">Group <select id="group">{options}</select></label>
 <label class="scripted">After layer
 <input type="range" id="layer" min="0" max="{layers}" value="{layers}" step="1">
 <output id="layer-name">{layers} of {layers}</output></label>
 <label><input type="checkbox" id="show-numbers"> Numbers under the tokens</label>
-<span class="legend"><span>0</span><span class="ramp"></span><span id="top">{top}</span></span>
-</form>"""
+<label class="scripted"><input type="checkbox" id="one-scale"> One scale for all layers</label>
+</form>
+<div class="legend"><span class="visually-hidden">Colours of text and curve: </span>
+<span id="bottom">0</span><span class="ramp" id="ramp"></span><span id="top">{top:g}</span></div>
+</div>""",
+        views=_views() if record.is_compared else markup(""),
+        options=options,
+        layers=record.layers,
+        top=record.top(0, record.layers),
+    )
 
 
-def texts(record: Record) -> str:
+def _views() -> Markup:
+    """Return the switch: on wide screens both runs or their difference, on narrow ones each."""
+    return markup(
+        """<form class="views" autocomplete="off"><fieldset><legend class="visually-hidden">Show
+</legend><label class="narrow-only"><input type="radio" name="view" id="view-plain">
+<span>plain</span></label>
+<label><input type="radio" name="view" id="view-values" checked>
+<span><span class="wide-only">plain and </span>guided</span></label>
+<label class="scripted"><input type="radio" name="view" id="view-difference">
+<span>{}</span></label></fieldset></form>""",
+        DIFFERENCE,
+    )
+
+
+def texts(record: Record) -> Markup:
     """Show what was written and the prompt as coloured text, runs side by side."""
-    answers = "".join(
-        _text_block(record, index, record.prompt_tokens, len(run.tokens), "answer")
-        for index, run in enumerate(record.runs)
+    runs = range(len(record.runs))
+    answers = joined(
+        _text_block(record, index, record.prompt_tokens, len(record.runs[index].tokens), "answer")
+        for index in runs
     )
-    prompts = "".join(
-        _text_block(record, index, 0, record.prompt_tokens, "prompt")
-        for index in range(len(record.runs))
+    prompts = joined(
+        _text_block(record, index, 0, record.prompt_tokens, "prompt") for index in runs
     )
-    return f"""<section aria-labelledby="answers"><h2 id="answers">The answer</h2>
+    same = record.compared_tokens - record.prompt_tokens
+    first = f"and the first {same} of the answers" if same else "not the answers, which differ"
+    note = markup(
+        """<p class="hint only-difference">Compared are the tokens that both runs read after the
+same text: those of the prompt, {}.</p>""",
+        first,
+    )
+    return markup(
+        """<section aria-labelledby="answers"><h2 id="answers">The answer</h2>
 <p class="scripted hint">Point at a token, or tab to a text and walk with ← →; ↑ ↓ change the
-layer.</p><div class="pair">{answers}</div></section>
+layer.</p>{note}<div class="pair">{answers}</div></section>
 <section aria-labelledby="prompts"><h2 id="prompts">The prompt</h2>
-<p class="hint"><span class="tok in">boxed</span> in the group,
+<p class="hint"><span class="tok in first last">outlined</span> in the group,
 <span class="tok steered">underlined</span> steered,
-<span class="tok raw">small</span> the name of a token without text.</p>
-<div class="pair">{prompts}</div></section>"""
+<span class="tok raw"><small>small</small></span> the name of a token without text<span
+class="only-difference">, <span class="tok less" style="--v:.7">striped</span> less in the guided
+run</span>.</p>
+<div class="pair">{prompts}</div></section>""",
+        note=note if record.is_compared else markup(""),
+        answers=answers,
+        prompts=prompts,
+    )
 
 
-def _text_block(record: Record, index: int, begin: int, end: int, part: str) -> str:
+def _text_block(record: Record, index: int, begin: int, end: int, part: str) -> Markup:
     run = record.runs[index]
-    label = f"{part}, {html.escape(run.label)}"
-    spans = "".join(
+    spans = joined(
         _token_span(record, run, index, token, is_stop=token == begin)
         for token in range(begin, end)
     )
-    body = spans or '<span class="hint">nothing</span>'
-    role = ' role="listbox" aria-orientation="horizontal"' if spans else ""
-    return f"""<div class="run {run.name}"><h3>{html.escape(run.label)}</h3>
-<div class="text" lang="" dir="auto" translate="no"{role} aria-label="{label}">{body}</div></div>"""
+    title = markup("{}", run.label)
+    if run.name == GUIDED:
+        title = markup(
+            '<span class="only-values">{}</span><span class="only-difference">{}</span>',
+            run.label,
+            DIFFERENCE,
+        )
+    role = markup(' role="listbox" aria-orientation="horizontal"') if spans else markup("")
+    return markup(
+        """<div class="run text-run part {name}"><h3>{title}</h3>
+<div class="text" lang="" dir="auto" translate="no"{role} data-part="{part}" data-run="{index}"
+aria-label="{part}, {label}">{body}</div></div>""",
+        name=run.name,
+        title=title,
+        role=role,
+        part=part,
+        index=index,
+        label=run.label,
+        body=spans or markup('<span class="hint">nothing</span>'),
+    )
 
 
-def _token_span(record: Record, run: Run, index: int, token: int, *, is_stop: bool) -> str:
+def _token_span(record: Record, run: Run, index: int, token: int, *, is_stop: bool) -> Markup:
     shown = run.tokens[token]
     value = run.values[0][-1][token]
     classes = ["tok"]
@@ -124,155 +184,82 @@ def _token_span(record: Record, run: Run, index: int, token: int, *, is_stop: bo
         classes.append("raw")
     if record.is_member(0, token):
         classes.append("in")
-    if token < record.prompt_tokens and record.nats[token] and run.name == "guided":
+        # Neighbours share one outline.
+        if not (token and record.is_member(0, token - 1)):
+            classes.append("first")
+        if not record.is_member(0, token + 1):
+            classes.append("last")
+    if token < record.prompt_tokens and record.nats[token] and run.name == GUIDED:
         classes.append("steered")
-    label = f"{_quoted(shown)}: {'not measured' if value is None else _number(value)}"
-    strength = min(1.0, (value or 0.0) / record.top(0))
-    return (
-        f'<span class="{" ".join(classes)}" role="option" aria-selected="false" '
-        f'tabindex="{0 if is_stop else -1}" data-run="{index}" data-token="{token}" '
-        f'data-number="{_number(value)}" style="--v:{strength:.3f}" title="{label}" '
-        f'aria-label="{label}">{_body(shown)}</span>'
+    number = number_text(value)
+    label = f"{_quoted(shown)}: {'not measured' if value is None else number}"
+    strength = min(1.0, (value or 0.0) / record.top(0, record.layers))
+    return markup(
+        '<span class="{classes}" role="option" aria-selected="false" tabindex="{stop}" '
+        'data-run="{run}" data-token="{token}" data-number="{number}" style="--v:{strength:.3f}" '
+        'title="{label}" aria-label="{label}">{body}</span>',
+        classes=" ".join(classes),
+        stop=0 if is_stop else -1,
+        run=index,
+        token=token,
+        number=number,
+        strength=strength,
+        label=label,
+        body=_body(shown),
     )
 
 
 def _quoted(token: Token) -> str:
-    name = html.escape(token.label, quote=True)
-    return name if token.is_raw else f"“{name}”"
+    return token.label if token.is_raw else f"“{token.label}”"
 
 
-def _body(token: Token) -> str:
+def _body(token: Token) -> Markup:
     """Return what stands in the text: its own line breaks and tabs, marked and alive."""
     if token.is_raw:
-        return html.escape(token.label)
-    lines = token.text.split("\n")
-    return "↵\n".join(html.escape(visible(line)) for line in lines)
+        return markup("<small>{}</small>", token.label)
+    lines = (markup("{}", visible(line)) for line in token.text.split("\n"))
+    return markup("↵\n").join(lines)
 
 
-def positions(record: Record) -> str:
-    """Show Influence over position: a curve of one layer, and every layer as a heat map."""
-    maps = "".join(_heat_map(record, index) for index in range(len(record.runs)))
-    width = 100 * record.prompt_tokens / record.longest
-    return f"""<section aria-labelledby="places"><h2 id="places">Along the text</h2>
-<div class="plots">{_curve(record)}{maps}
-<div class="gutter"></div><div class="axis" aria-hidden="true">
-<span style="width:{width:.3f}%">prompt</span><span>answer</span></div></div></section>"""
-
-
-def _slider(record: Record, label: str) -> str:
-    return (
-        f'class="plot" role="slider" tabindex="0" aria-label="{label}" aria-valuemin="0" '
-        f'aria-valuemax="{record.longest - 1}" aria-valuenow="0" aria-valuetext="token 0"'
-    )
-
-
-def _curve(record: Record) -> str:
-    top = record.top(0)
-    bands = "".join(
-        f'<rect class="band" x="{_x(record, start):.2f}" y="0" height="{_HEIGHT}" '
-        f'width="{_x(record, end) - _x(record, start):.2f}"/>'
-        for start, end in record.ranges(0)
-    )
-    border, half = _x(record, record.prompt_tokens), _HEIGHT // 2
-    dense = ' class="dense"' if record.longest > _DENSE else ""
-    lines = "".join(
-        f'<path class="{run.name}" data-run="{index}" d="{_path(record, run.values[0][-1], top)}"/>'
-        for index, run in enumerate(record.runs)
-    )
-    keys = "".join(
-        f'<span class="key {run.name}">{html.escape(run.label)}</span>' for run in record.runs
-    )
-    return f"""<div class="gutter"></div>
-<div class="keys">{keys}<span class="key band">the group itself</span></div>
-<div class="gutter scale" aria-hidden="true"><span id="curve-top">{top:g}</span><span>0</span></div>
-<div {_slider(record, "Curve of Influence over position")}>
-<svg{dense} viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" aria-hidden="true">
-<g id="bands">{bands}</g><line class="grid" x1="0" x2="{_WIDTH}" y1="{half}" y2="{half}"/>
-<line class="border" x1="{border:.2f}" x2="{border:.2f}" y1="0" y2="{_HEIGHT}"/>{lines}</svg>
-<div class="cursor"></div></div>"""
-
-
-def _x(record: Record, token: float) -> float:
-    return _WIDTH * token / record.longest
-
-
-def _path(record: Record, values: Sequence[float | None], top: float) -> str:
-    """Return the line through the measured tokens."""
-    points = [
-        f"{_x(record, token + 0.5):.2f} {_HEIGHT * (1 - min(1.0, value / top)):.2f}"
-        for token, value in enumerate(values)
-        if value is not None
-    ]
-    return "M" + "L".join(points) if points else ""
-
-
-def _heat_map(record: Record, index: int) -> str:
-    run = record.runs[index]
-    images = "".join(
-        f'<img alt="" data-group="{group}"{" hidden" if group else ""} '
-        f'src="{_picture(record, run, group)}">'
-        for group in range(len(record.groups))
-    )
-    height = max(4.0, min(13.0, 0.9 * (record.layers + 1))) + 1.5
-    label = html.escape(f"Heat map of every layer over position, {run.label}")
-    return f"""<div class="gutter"></div><div class="keys"><span class="key {run.name}">
-{html.escape(run.label)}: every layer</span></div>
-<div class="gutter scale" aria-hidden="true"><span>layer {record.layers}</span><span>0</span></div>
-<div {_slider(record, label)} data-run="{index}" style="height:{height:.1f}rem">{images}
-<div class="level"></div><div class="cursor"></div></div>"""
-
-
-def _picture(record: Record, run: Run, group: int) -> str:
-    """Return one pixel per layer (the last on top) and token, as a PNG inside a URI.
-
-    A picture stays small where as many elements of a page would choke a browser: 32 layers of a
-    prompt of 4000 tokens are 128,000 pixels.
-    """
-    top = record.top(group)
-    rows = b"".join(
-        b"\0"  # no filter
-        + b"".join(
-            bytes((*HEAT, round(255 * min(1.0, (value or 0.0) / top))))
-            for value in (*level, *[None] * (record.longest - len(level)))
-        )
-        for level in reversed(run.values[group])
-    )
-    head = struct.pack(">IIBBBBB", record.longest, record.layers + 1, 8, 6, 0, 0, 0)
-    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b""))
-    png = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        for name, body in chunks
-    )
-    return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
-def numbers(record: Record) -> str:
+def numbers(record: Record) -> Markup:
     """Show every token's Influence after the last layer as a table."""
-    heads = "".join(
-        f'<th scope="col">{_text(group)}, {html.escape(run.label)}</th>'
-        for group in record.groups
-        for run in record.runs
+    heads = ["token", "in", "text"]
+    for group in record.groups:
+        heads += [f"{group}, {run.label}" for run in record.runs]
+        if record.is_compared:
+            heads.append(f"{group}, {DIFFERENCE}")
+    rows = joined(_number_row(record, token) for token in range(record.longest))
+    return markup(
+        """<section><details><summary id="all-numbers">All numbers after layer {}</summary>
+<div class="wide" role="region" tabindex="0" aria-labelledby="all-numbers"><table><thead><tr>{}</tr>
+</thead><tbody>{}</tbody></table></div></details></section>""",
+        record.layers,
+        joined(map(_head, heads)),
+        rows,
     )
-    rows = []
-    for token in range(record.longest):
-        tokens = [run.tokens[token] if token < len(run.tokens) else None for run in record.runs]
-        labels = list(dict.fromkeys(_quoted(shown) for shown in tokens if shown is not None))
-        cells = "".join(
-            f"<td>{_number(run.values[group][-1][token]) if token < len(run.tokens) else ''}</td>"
-            for group in range(len(record.groups))
+
+
+def _number_row(record: Record, token: int) -> Markup:
+    tokens = [run.tokens[token] for run in record.runs if token < len(run.tokens)]
+    labels = dict.fromkeys(_quoted(shown) for shown in tokens)
+    cells = []
+    for group in range(len(record.groups)):
+        cells += [
+            number_text(run.values[group][-1][token]) if token < len(run.tokens) else ""
             for run in record.runs
-        )
-        part = "prompt" if token < record.prompt_tokens else "answer"
-        rows.append(
-            f'<tr><th scope="row">{token}</th><td>{part}</td>'
-            f'<td lang="" dir="auto">{" / ".join(labels)}</td>{cells}</tr>'
-        )
-    return f"""<section><details><summary>All numbers after layer {record.layers}</summary>
-<div class="wide"><table><thead><tr><th scope="col">token</th><th scope="col">in</th>
-<th scope="col">text</th>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table></div></details>
-</section>"""
+        ]
+        if record.is_compared:
+            difference = record.difference(group, record.layers, token)
+            cells.append(number_text(difference, is_signed=True))
+    return markup(
+        '<tr><th scope="row">{}</th><td>{}</td><td lang="" dir="auto">{}</td>{}</tr>',
+        token,
+        "prompt" if token < record.prompt_tokens else "answer",
+        " / ".join(labels),
+        joined(markup("<td>{}</td>", cell) for cell in cells),
+    )
 
 
-def readout() -> str:
+def readout() -> Markup:
     """Make room for the numbers of the token that is pointed at or focused."""
-    return '<div id="readout" class="scripted" role="status" aria-live="polite"></div>'
+    return markup('<div id="readout" class="scripted" role="status" aria-live="polite"></div>')

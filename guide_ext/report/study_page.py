@@ -6,14 +6,15 @@ Nothing is loaded from anywhere, no script runs, and nothing that a model wrote 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
+from guide_ext._files import write_bytes
 from guide_ext.report import study_parts as parts
-from guide_ext.report.document import asset, document, sha256_source
-from guide_ext.report.influence_record import visible
+from guide_ext.report.document import asset, document, joined, markup, sha256_source
 from guide_ext.report.study_figures import Drawing, drawings, picture
 from guide_ext.report.study_findings import STUDIES, shown_studies
 from guide_ext.report.study_panels import DARK
@@ -59,7 +60,7 @@ def write_report(tables: Mapping[str, Any], folder: Path) -> list[Path]:
         files[folder / FIGURES / f"{drawing.name}.png"] = light
     for path, content in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, content)
+        write_bytes(path, content)
     return list(files)
 
 
@@ -77,7 +78,7 @@ def study_html(tables: Mapping[str, Any]) -> str:
 
     """
     record = StudyRecord.read(tables)
-    return _page(record, _pictures(record))
+    return str(_page(record, _pictures(record)))
 
 
 def _pictures(record: StudyRecord) -> list[tuple[Drawing, bytes, bytes]]:
@@ -88,41 +89,40 @@ def _pictures(record: StudyRecord) -> list[tuple[Drawing, bytes, bytes]]:
     ]
 
 
-def _page(record: StudyRecord, pictures: list[tuple[Drawing, bytes, bytes]]) -> str:
+def _page(record: StudyRecord, pictures: list[tuple[Drawing, bytes, bytes]]) -> Markup:
     style = asset("base.css") + asset("study.css")
     # Should a text ever escape its quotes, the browser still runs, loads and styles nothing.
     policy = f"style-src {sha256_source(style)}; img-src data:; form-action 'none'; base-uri 'none'"
-    studies = "\n".join(
-        parts.study_section(record, study, pictures) for study in shown_studies(record)
-    )
-    body = f"""{parts.header(record)}
+    body = markup(
+        """{header}
 <main>
-{parts.contents(record)}
+{contents}
 {studies}
-{_unknown(record)}
-{parts.other_samples(record)}
-{parts.failures(record)}
-{parts.settings(record)}
-</main>"""
-    return document(f"Studies – {visible(record.model)}", policy, style, body)
+{unknown}
+{samples}
+{failures}
+{settings}
+</main>""",
+        header=parts.header(record),
+        contents=parts.contents(record),
+        studies=joined(
+            parts.study_section(record, study, pictures) for study in shown_studies(record)
+        ),
+        unknown=_unknown(record),
+        samples=parts.other_samples(record),
+        failures=parts.failures(record),
+        settings=parts.settings(record),
+    )
+    return document(f"Studies – {record.model}", policy, style, body)
 
 
-def _unknown(record: StudyRecord) -> str:
+def _unknown(record: StudyRecord) -> Markup:
     """Show tables of no study that is known, as they are."""
     known = {name for study in STUDIES for name in study.tables}
     rest = [table for name, table in record.tables.items() if name not in known]
     if not rest:
-        return ""
-    blocks = "".join(parts.table_block(table, f"other-{at}") for at, table in enumerate(rest))
-    return f'<section aria-labelledby="more"><h2 id="more">More tables</h2>{blocks}</section>'
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Put a whole file in its place, or leave the old one."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_bytes(content)
-        draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
+        return markup("")
+    return markup(
+        '<section aria-labelledby="more"><h2 id="more">More tables</h2>{}</section>',
+        joined(parts.table_block(table, f"other-{at}") for at, table in enumerate(rest)),
+    )

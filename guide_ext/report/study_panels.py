@@ -193,6 +193,12 @@ def _bars(values: Sequence[Estimate]) -> list[list[float]]:
     return [below, above]
 
 
+def _label(text: str) -> str:
+    """Return what a legend shows; matplotlib leaves out all that begins with an underscore."""
+    shown = visible(text)
+    return f"\N{NO-BREAK SPACE}{shown}" if shown.startswith("_") else shown
+
+
 def draw_series(panel: Axes, series: Sequence[Series], *, dodge: bool = False) -> None:
     """Draw lines with intervals; dodged, those of one place stand beside each other."""
     for index, one in enumerate(series):
@@ -209,7 +215,7 @@ def draw_series(panel: Axes, series: Sequence[Series], *, dodge: bool = False) -
             linewidth=1.6,
             elinewidth=1.1,
             capsize=2.5,
-            label=visible(one.label),
+            label=_label(one.label),
         )
 
 
@@ -217,14 +223,14 @@ def draw_level(panel: Axes, label: str, value: Estimate, color: str, dash: objec
     """Draw what has no place on the horizontal axis: a line across, and its interval as a band."""
     if value.low is not None and value.high is not None:
         panel.axhspan(value.low, value.high, color=color, alpha=0.13, linewidth=0)
-    panel.axhline(value.value, color=color, linestyle=dash, linewidth=1.4, label=visible(label))
+    panel.axhline(value.value, color=color, linestyle=dash, linewidth=1.4, label=_label(label))
 
 
 def legend(
     figure: Figure, panels: Sequence[Axes], palette: Palette, *, first: Iterable[str] = ()
 ) -> None:
     """Say below the figure what the lines are, each once; in a wished order, then the others."""
-    found: dict[str, Any] = dict.fromkeys(map(visible, first))
+    found: dict[str, Any] = dict.fromkeys(map(_label, first))
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             found[label] = found.get(label) or handle

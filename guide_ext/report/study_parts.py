@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""The parts of the page about the studies, as HTML; every text in it is escaped here."""
+"""The parts of the page about the studies, as HTML."""
 
 from __future__ import annotations
 
 import base64
-import html
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from guide_ext.experiments.studies import paper
-from guide_ext.report.influence_record import visible
+from guide_ext.report.document import joined, markup
 from guide_ext.report.study_cells import Column, cell_text, columns_of, head_of
 from guide_ext.report.study_figures import Drawing, described
 from guide_ext.report.study_findings import (
@@ -25,25 +26,45 @@ from guide_ext.report.study_findings import (
 from guide_ext.report.study_record import Cell, Row, Sample, StudyRecord, Table, number, text
 
 _MOST_OPEN = 14  # rows of a table that need no click to be seen
-_NUMERIC = ' class="number"'
-
-
-def _text(value: str) -> str:
-    return html.escape(visible(value), quote=True)
+_NUMERIC = markup(' class="number"')
+_PLAIN = markup("")
 
 
 def _sentence(value: str) -> str:
     """Return a text of which no “Δ = 2” and no “95 %” is torn apart at the end of a line."""
-    joined = _text(value).replace("Δ = ", "Δ\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
-    return joined.replace(" %", "\N{NO-BREAK SPACE}%")
+    held = value.replace("Δ = ", "Δ\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
+    return held.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
-def _lines(value: str) -> str:
+def _lines(value: str) -> Markup:
     """Return a text with its line breaks alive and everything else visible."""
-    return "\n".join(_text(line) for line in value.split("\n"))
+    return markup("\n").join(markup("{}", line) for line in value.split("\n"))
 
 
-def table_block(table: Table, place: str) -> str:
+def _head(text: str, *, is_number: bool = False) -> Markup:
+    return markup('<th scope="col"{}>{}</th>', _NUMERIC if is_number else _PLAIN, text)
+
+
+def _cell(text: str, *, is_number: bool = False) -> Markup:
+    return markup("<td{}>{}</td>", _NUMERIC if is_number else _PLAIN, text)
+
+
+def _first(text: str) -> Markup:
+    return markup('<th scope="row">{}</th>', text)
+
+
+def _table(place: str, caption: str, heads: Markup, rows: Markup) -> Markup:
+    table = markup(
+        '<table><caption id="{}">{}</caption><thead><tr>{}</tr></thead><tbody>{}</tbody></table>',
+        place,
+        caption,
+        heads,
+        rows,
+    )
+    return scrolling(table, place)
+
+
+def table_block(table: Table, place: str) -> Markup:
     """Return a table that scrolls by itself and can be reached by keyboard; long ones are folded.
 
     Args:
@@ -52,42 +73,43 @@ def table_block(table: Table, place: str) -> str:
 
     """
     columns = columns_of(table)
-    heads = "".join(
-        f'<th scope="col"{_NUMERIC if index and not column.is_text else ""}>'
-        f"{_text(column.head)}</th>"
+    heads = joined(
+        _head(column.head, is_number=bool(index) and not column.is_text)
         for index, column in enumerate(columns)
     )
-    rows = "".join(
-        "<tr>"
-        + "".join(
-            f'<th scope="row">{_text(cell_text(column, row))}</th>'
-            if index == 0
-            else f"<td{'' if column.is_text else _NUMERIC}>{_text(cell_text(column, row))}</td>"
-            for index, column in enumerate(columns)
+    rows = joined(
+        markup(
+            "<tr>{}</tr>",
+            joined(
+                _cell(cell_text(column, row), is_number=not column.is_text)
+                if index
+                else _first(cell_text(column, row))
+                for index, column in enumerate(columns)
+            ),
         )
-        + "</tr>"
         for row in table.rows
     )
-    note = f'<p class="hint">{_text(table.note)}</p>' if table.note else ""
-    block = scrolling(
-        f'<table><caption id="{place}">{_text(table.title)}</caption>'
-        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>",
-        place,
-    )
+    note = markup('<p class="hint">{}</p>', table.note) if table.note else _PLAIN
+    block = _table(place, table.title, heads, rows)
     if len(table.rows) <= _MOST_OPEN:
         return block + note
-    return (
-        f"<details><summary>{_text(table.title)}: {len(table.rows)} rows</summary>"
-        f"{block}{note}</details>"
+    return markup(
+        "<details><summary>{}: {} rows</summary>{}{}</details>",
+        table.title,
+        len(table.rows),
+        block,
+        note,
     )
 
 
-def scrolling(content: str, label: str) -> str:
+def scrolling(content: Markup, label: str) -> Markup:
     """Return a box that scrolls sideways, also by keyboard."""
-    return f'<div class="wide" role="region" tabindex="0" aria-labelledby="{label}">{content}</div>'
+    return markup(
+        '<div class="wide" role="region" tabindex="0" aria-labelledby="{}">{}</div>', label, content
+    )
 
 
-def header(record: StudyRecord) -> str:
+def header(record: StudyRecord) -> Markup:
     """Say what was run on what."""
     model = paper.model_of(record.model)
     if record.world == "embedded":
@@ -107,55 +129,74 @@ def header(record: StudyRecord) -> str:
             world += " The notebooks ran Mistral-7B-Instruct-v0.1 in four bits."
     failed = len(record.failures)
     cases = "1 case" if failed == 1 else f"{failed} cases"
-    state = f'<a href="#failures">{cases} failed</a>' if failed else "no case failed"
-    return f"""<header>
+    state = markup('<a href="#failures">{} failed</a>', cases) if failed else "no case failed"
+    return markup(
+        """<header>
 <h1>The studies of “Pay Attention to What Matters”</h1>
-<p>Model <b>{_text(record.model)}</b>; {state}. Shares are from 0 to 1, intervals 95 %, and Δ is the
+<p>Model <b>{}</b>; {}. Shares are from 0 to 1, intervals 95 %, and Δ is the
 bias of the marked text in nats.</p>
-<p>{_text(world)}</p>
-</header>"""
+<p>{}</p>
+</header>""",
+        record.model,
+        state,
+        world,
+    )
 
 
-def contents(record: StudyRecord) -> str:
+def contents(record: StudyRecord) -> Markup:
     """Link every study, with the first thing that was found."""
     rows = []
     for study in shown_studies(record):
         found = findings(record, study)
-        first = f"<span>{_sentence(found[0])}</span>" if found else ""
-        rows.append(f'<li><a href="#{study.name}">{study.title}</a>{first}</li>')
+        first = markup("<span>{}</span>", _sentence(found[0])) if found else _PLAIN
+        rows.append(markup('<li><a href="#{}">{}</a>{}</li>', study.name, study.title, first))
     if not rows:
-        return ""
-    return f'<nav aria-label="Studies"><ol>{"".join(rows)}</ol></nav>'
+        return _PLAIN
+    return markup('<nav aria-label="Studies"><ol>{}</ol></nav>', joined(rows))
 
 
 def study_section(
     record: StudyRecord, study: Study, pictures: Sequence[tuple[Drawing, bytes, bytes]]
-) -> str:
+) -> Markup:
     """Show a study: what was found, figures, the paper's numbers, tables, answers."""
     found = " ".join(map(_sentence, findings(record, study)))
-    lead = f'<p class="finding">{found}</p>' if found else ""
-    figures = "".join(figure(record, *one) for one in pictures if one[0].study == study.name)
-    tables = "".join(
-        table_block(record.tables[name], f"table-{name}")
-        for name in study.tables
-        if name in record.tables
+    samples = joined(sample_block(one) for one in record.samples if one.study == study.name)
+    parts = [
+        markup('<p class="finding">{}</p>', found) if found else _PLAIN,
+        *(figure(record, *one) for one in pictures if one[0].study == study.name),
+        beside_paper(record, study),
+        *(
+            table_block(record.tables[name], f"table-{name}")
+            for name in study.tables
+            if name in record.tables
+        ),
+        markup("<details><summary>Answers to be read</summary>{}</details>", samples)
+        if samples
+        else _PLAIN,
+    ]
+    return markup(
+        """<section aria-labelledby="{name}">
+<h2 id="{name}">{title} <small>paper: {place}</small></h2>
+{parts}</section>""",
+        name=study.name,
+        title=study.title,
+        place=study.place,
+        parts=joined(parts),
     )
-    samples = "".join(sample_block(one) for one in record.samples if one.study == study.name)
-    answers = (
-        f"<details><summary>Answers to be read</summary>{samples}</details>" if samples else ""
-    )
-    return f"""<section aria-labelledby="{study.name}">
-<h2 id="{study.name}">{study.title} <small>paper: {study.place}</small></h2>
-{lead}{figures}{beside_paper(record, study)}{tables}{answers}</section>"""
 
 
-def figure(record: StudyRecord, drawing: Drawing, light: bytes, dark: bytes) -> str:
+def figure(record: StudyRecord, drawing: Drawing, light: bytes, dark: bytes) -> Markup:
     """Show a figure in the reader's colours, with words for who does not see it."""
     sources = ["data:image/png;base64," + base64.b64encode(one).decode() for one in (light, dark)]
-    alt = _text(described(record, drawing))
-    return f"""<div class="figure" role="region" tabindex="0" aria-label="Figure: {drawing.name}">
-<picture><source media="(prefers-color-scheme: dark)" srcset="{sources[1]}">
-<img src="{sources[0]}" alt="{alt}"></picture></div>"""
+    return markup(
+        """<div class="figure" role="region" tabindex="0" aria-label="Figure: {}">
+<picture><source media="(prefers-color-scheme: dark)" srcset="{}">
+<img src="{}" alt="{}"></picture></div>""",
+        drawing.name,
+        sources[1],
+        sources[0],
+        described(record, drawing),
+    )
 
 
 def _found_beside(record: StudyRecord, name: str, key: Mapping[str, Cell]) -> Row | None:
@@ -192,7 +233,7 @@ def _quantity(key: Mapping[str, Cell], column: str) -> str:
     return ", ".join(parts)
 
 
-def beside_paper(record: StudyRecord, study: Study) -> str:
+def beside_paper(record: StudyRecord, study: Study) -> Markup:
     """Show what the paper prints for the same model beside what this run found."""
     model = paper.model_of(record.model) if record.world == "documents" else None
     rows: dict[tuple[str, paper.Key, str], dict[str, paper.Printed]] = {}
@@ -216,84 +257,86 @@ def beside_paper(record: StudyRecord, study: Study) -> str:
             for source in (paper.PAPER, paper.NOTEBOOKS)
         ]
         where = "; ".join(one.place for one in sources.values())
-        tds = "".join(f"<td{_NUMERIC}>{_text(cell)}</td>" for cell in cells)
         lines.append(
-            f'<tr><th scope="row">{_text(_quantity(dict(key), column))}</th>{tds}'
-            f"<td>{_text(where)}</td></tr>"
+            markup(
+                "<tr>{}{}{}</tr>",
+                _first(_quantity(dict(key), column)),
+                joined(_cell(cell, is_number=True) for cell in cells),
+                _cell(where),
+            )
         )
-    claims = "".join(
-        f"<li>The paper: {_sentence(claim.text)} <small>({_text(claim.place)})</small></li>"
+    claims = joined(
+        markup("<li>The paper: {} <small>({})</small></li>", _sentence(claim.text), claim.place)
         for claim in said
     )
-    listed = f'<ul class="claims">{claims}</ul>' if claims else ""
+    listed = markup('<ul class="claims">{}</ul>', claims) if claims else _PLAIN
     if not lines:
         return listed
-    place = f"paper-{study.name}"
-    heads = "".join(
-        f'<th scope="col"{_NUMERIC}>{head}</th>' for head in ("here", "paper", "notebooks")
-    )
-    return listed + scrolling(
-        f'<table><caption id="{place}">Beside the paper</caption><thead><tr>'
-        f'<th scope="col">quantity</th>{heads}<th scope="col">printed in</th></tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table>",
-        place,
-    )
+    heads = [_head("quantity")]
+    heads += [_head(head, is_number=True) for head in ("here", "paper", "notebooks")]
+    heads.append(_head("printed in"))
+    return listed + _table(f"paper-{study.name}", "Beside the paper", joined(heads), joined(lines))
 
 
-def sample_block(sample: Sample) -> str:
+def sample_block(sample: Sample) -> Markup:
     """Show one answer; nothing that a model wrote is read as markup."""
     strength = "" if sample.delta is None else f"Δ = {short(sample.delta)}"
-    shown = 'class="text" lang="" dir="auto" translate="no"'
-    return f"""<div class="sample"><h3>{_text(strength)}</h3>
-<p {shown}>{_lines(sample.answer)}</p>
-<details><summary>Its prompt</summary><p {shown}>{_lines(sample.prompt)}</p></details></div>"""
+    return markup(
+        """<div class="sample"><h3>{}</h3>
+<p class="text" lang="" dir="auto" translate="no">{}</p>
+<details><summary>Its prompt</summary><p class="text" lang="" dir="auto" translate="no">{}</p>
+</details></div>""",
+        strength,
+        _lines(sample.answer),
+        _lines(sample.prompt),
+    )
 
 
-def other_samples(record: StudyRecord) -> str:
+def other_samples(record: StudyRecord) -> Markup:
     """Show answers of studies that have no section."""
     names = {study.name for study in shown_studies(record)}
-    rest = "".join(sample_block(one) for one in record.samples if one.study not in names)
-    return (
-        f'<section aria-labelledby="answers"><h2 id="answers">More answers</h2>{rest}</section>'
-        * bool(rest)
+    rest = joined(sample_block(one) for one in record.samples if one.study not in names)
+    if not rest:
+        return _PLAIN
+    return markup(
+        '<section aria-labelledby="answers"><h2 id="answers">More answers</h2>{}</section>', rest
     )
 
 
-def failures(record: StudyRecord) -> str:
+def failures(record: StudyRecord) -> Markup:
     """List what could not be measured."""
     if not record.failures:
-        return ""
-    rows = "".join(
-        f'<tr><th scope="row">{_text(one.study)}</th><td>{_text(one.row)}</td>'
-        f"<td>{_text(one.condition)}</td><td>{_text(one.error)}</td></tr>"
+        return _PLAIN
+    rows = joined(
+        markup(
+            "<tr>{}{}{}{}</tr>",
+            _first(one.study),
+            _cell(one.row),
+            _cell(one.condition),
+            _cell(one.error),
+        )
         for one in record.failures
     )
-    heads = "".join(
-        f'<th scope="col">{head}</th>' for head in ("study", "row", "condition", "error")
+    heads = joined(map(_head, ("study", "row", "condition", "error")))
+    return markup(
+        '<section aria-labelledby="failures"><h2 id="failures">Failures</h2>{}</section>',
+        _table("failed", "Cases without an answer", heads, rows),
     )
-    block = scrolling(
-        '<table><caption id="failed">Cases without an answer</caption>'
-        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>",
-        "failed",
-    )
-    return f'<section aria-labelledby="failures"><h2 id="failures">Failures</h2>{block}</section>'
 
 
-def settings(record: StudyRecord) -> str:
+def settings(record: StudyRecord) -> Markup:
     """Show what the run was told."""
     if not record.settings:
-        return ""
-    rows = "".join(
-        f'<tr><th scope="row">{_text(str(name))}</th><td>{_text(_json(value))}</td></tr>'
+        return _PLAIN
+    rows = joined(
+        markup("<tr>{}{}</tr>", _first(str(name)), _cell(_json(value)))
         for name, value in record.settings.items()
     )
-    block = scrolling(
-        '<table><caption id="told">What the run was told</caption><thead><tr>'
-        '<th scope="col">setting</th><th scope="col">value</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table>",
-        "told",
+    heads = joined(map(_head, ("setting", "value")))
+    return markup(
+        "<section><details><summary>Settings</summary>{}</details></section>",
+        _table("told", "What the run was told", heads, rows),
     )
-    return f"<section><details><summary>Settings</summary>{block}</details></section>"
 
 
 def _json(value: Any) -> str:

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, TypeAlias
+
+from guide_ext.report import plain_data
 
 KIND, FORMAT = "guide_ext study tables", 1
 WORLDS = ("embedded", "documents")
@@ -163,7 +164,7 @@ class StudyRecord:
             got = f"{kind!r}, format {version!r}"
             msg = f"tables must be of kind {KIND!r}, format {FORMAT}, got {got}"
             raise ValueError(msg)
-        world = _string(data, "world", "tables")
+        world = plain_data.string(data, "world", "tables")
         if world not in WORLDS:
             msg = (
                 f"world of the tables must be one of {', '.join(map(repr, WORLDS))}, got {world!r}"
@@ -174,15 +175,18 @@ class StudyRecord:
             msg = f"settings of the tables must be an object, got {type(settings).__name__}"
             raise ValueError(msg)
         return cls(
-            model=_string(data, "model", "tables"),
+            model=plain_data.string(data, "model", "tables"),
             world=world,
             settings=dict(settings),
-            tables=_tables(_objects(data, "tables")),
+            tables=_tables(plain_data.objects(data, "tables", "tables")),
             failures=tuple(
                 Failure(*(_shown(one.get(name)) for name in ("study", "row", "condition", "error")))
-                for one in _objects(data, "failures")
+                for one in plain_data.objects(data, "failures", "tables")
             ),
-            samples=tuple(_sample(one, at) for at, one in enumerate(_objects(data, "samples"))),
+            samples=tuple(
+                _sample(one, at)
+                for at, one in enumerate(plain_data.objects(data, "samples", "tables"))
+            ),
         )
 
     def rows(self, name: str) -> tuple[Row, ...]:
@@ -220,37 +224,12 @@ def _shown(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _string(data: Mapping[str, Any], name: str, where: str) -> str:
-    value = data.get(name)
-    if not isinstance(value, str):
-        msg = f"{name} of the {where} must be a text, got {value!r}"
-        raise ValueError(msg)
-    return value
-
-
-def _objects(data: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
-    found = data.get(name, [])
-    if not _is_list(found) or not all(isinstance(one, Mapping) for one in found):
-        msg = f"{name} of the tables must be a list of objects, got {_brief(found)}"
-        raise ValueError(msg)
-    return list(found)
-
-
-def _is_list(value: Any) -> TypeGuard[Sequence[Any]]:
-    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
-
-
-def _brief(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."
-
-
 def _sample(data: Mapping[str, Any], at: int) -> Sample:
     where = f"sample {at}"
     delta = data.get("delta")
     if delta is not None:
         _check_number(delta, f"delta of the {where}")
-    parts = {name: _string(data, name, where) for name in ("study", "prompt", "answer")}
+    parts = {name: plain_data.string(data, name, where) for name in ("study", "prompt", "answer")}
     return Sample(delta=None if delta is None else float(delta), **parts)
 
 
@@ -269,27 +248,29 @@ def _tables(found: Sequence[Mapping[str, Any]]) -> dict[str, Table]:
 
 
 def _table(data: Mapping[str, Any]) -> Table:
-    name = _string(data, "name", "table")
+    name = plain_data.string(data, "name", "table")
     where = f"table {name!r}"
     columns = data.get("columns")
-    if not _is_list(columns) or not all(isinstance(column, str) for column in columns):
-        msg = f"columns of the {where} must be a list of texts, got {_brief(columns)}"
+    if not plain_data.is_list(columns) or not all(isinstance(column, str) for column in columns):
+        msg = f"columns of the {where} must be a list of texts, got {plain_data.brief(columns)}"
         raise ValueError(msg)
     columns = tuple(columns)
     if not columns or len(set(columns)) != len(columns):
-        msg = f"columns of the {where} must be different ones, got {_brief(list(columns))}"
+        msg = (
+            f"columns of the {where} must be different ones, got {plain_data.brief(list(columns))}"
+        )
         raise ValueError(msg)
     missing = [column for column in COLUMNS.get(name, ()) if column not in columns]
     if missing:
         msg = f"{where} must have the columns {', '.join(missing)}, got {', '.join(columns)}"
         raise ValueError(msg)
     rows = data.get("rows")
-    if not _is_list(rows):
-        msg = f"rows of the {where} must be a list, got {_brief(rows)}"
+    if not plain_data.is_list(rows):
+        msg = f"rows of the {where} must be a list, got {plain_data.brief(rows)}"
         raise ValueError(msg)
     return Table(
         name=name,
-        title=_string(data, "title", where),
+        title=plain_data.string(data, "title", where),
         columns=columns,
         rows=tuple(_row(row, columns, name, at) for at, row in enumerate(rows)),
         note=data["note"] if isinstance(data.get("note"), str) else "",
@@ -298,8 +279,8 @@ def _table(data: Mapping[str, Any]) -> Table:
 
 def _row(cells: Any, columns: tuple[str, ...], name: str, at: int) -> Row:
     where = f"row {at} of the table {name!r}"
-    if not _is_list(cells) or len(cells) != len(columns):
-        got = f"{len(cells)} cells" if _is_list(cells) else _brief(cells)
+    if not plain_data.is_list(cells) or len(cells) != len(columns):
+        got = f"{len(cells)} cells" if plain_data.is_list(cells) else plain_data.brief(cells)
         msg = f"{where} must be a list of {len(columns)} cells, got {got}"
         raise ValueError(msg)
     row = dict(zip(columns, cells, strict=True))
@@ -320,7 +301,7 @@ def _row(cells: Any, columns: tuple[str, ...], name: str, at: int) -> Row:
 def _check_cell(column: str, cell: Any, where: str) -> None:
     if column in _TEXTS:
         if not isinstance(cell, str):
-            msg = f"{where} must be a text, got {_brief(cell)}"
+            msg = f"{where} must be a text, got {plain_data.brief(cell)}"
             raise ValueError(msg)
         return
     if cell is None:
@@ -333,9 +314,8 @@ def _check_cell(column: str, cell: Any, where: str) -> None:
 
 
 def _check_number(cell: Any, where: str) -> None:
-    is_number = isinstance(cell, int | float) and not isinstance(cell, bool)
-    if not is_number or not math.isfinite(cell):
-        msg = f"{where} must be a finite number or null, got {_brief(cell)}"
+    if not plain_data.is_number(cell):
+        msg = f"{where} must be a finite number or null, got {plain_data.brief(cell)}"
         raise ValueError(msg)
 
 

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from guide_ext.calibration import Calibration
 from guide_ext.report.doctor import Diagnosis
+from guide_ext.report.influence_record import Record, number_text, visible
 from guide_ext.tokens import Encoding
 
 # Backgrounds from weak to strong emphasis, and for text that is played down; readable on light and
@@ -47,14 +48,17 @@ def marked_tokens(encoding: Encoding, pieces: Sequence[str], delta: float) -> Re
     nats = encoding.nats(delta)
     groups = encoding.groups()
     watched = [any(mask[index] for mask in groups.values()) for index in range(len(nats))]
+    styles = [_style(*one) for one in zip(nats, watched, strict=True)]
     text = Text()
     table = Table(title="marked tokens", title_justify="left", show_edge=False)
     for column in ("index", "id", "token", "text", "bias (nats)", "groups"):
         table.add_column(column, justify="right" if column in ("index", "id") else "left")
     for index, (start, end) in enumerate(encoding.offsets):
-        style = _style(nats[index], watched[index])
+        style = styles[index]
         text.append(encoding.text[start:end] or pieces[index], style=style or "dim")
-        text.append("\u200a" if end > start else "")
+        # Between tokens of one mark the gap is marked, too: a band, and no wall of boxes.
+        is_inside = styles[index + 1 : index + 2] == [style]
+        text.append("\u200a" if end > start else "", style=style if is_inside else "")
         if style:
             names = ", ".join(name for name, mask in groups.items() if mask[index])
             table.add_row(
@@ -180,28 +184,30 @@ def influence_table(record: dict[str, Any]) -> RenderableType:
     Args:
         record: What `guide_ext.experiments.influence_run.measure_prompt` returned.
 
+    Raises:
+        ValueError: If it is no such record.
+
     """
-    runs = record["runs"]
-    settings = record["settings"]
-    title = f"Influence ({settings['form']}), mean after layer {record['layers']}"
-    table = Table(title=title, title_justify="left")
+    read = Record.read(record)
+    title = f"Influence ({visible(read.form)}), mean after layer {read.layers}"
+    table = Table(title=Text(title), title_justify="left")
     table.add_column("group")
     table.add_column("over")
-    for run in runs:
-        table.add_column(_run_label(run), justify="right")
-    prompt_tokens = len(record["prompt"]["tokens"])
-    end = f"last {min(settings['end_tokens'], prompt_tokens)} tokens of the prompt"
-    for index, group in enumerate(record["groups"]):
-        for key, place in (("end_of_prompt", end), ("answer", "answer")):
-            values = [run["summary"][index][key] for run in runs]
-            cells = ["–" if value is None else f"{value:.4f}" for value in values]
-            table.add_row(Text(group), place, *cells)
     answers = Table(show_lines=True, title="answers", title_justify="left")
-    for run in runs:
-        answers.add_column(_run_label(run), ratio=1, overflow="fold")
-    answers.add_row(*(Text(run["answer"]) for run in runs))
+    for run in read.runs:
+        table.add_column(run.label, justify="right")
+        answers.add_column(run.label, ratio=1, overflow="fold")
+    end = f"last {read.end_tokens} tokens of the prompt"
+    for index, group in enumerate(read.groups):
+        for place, values in (
+            (end, [run.at_end[index] for run in read.runs]),
+            ("answer", [run.in_answer[index] for run in read.runs]),
+        ):
+            table.add_row(Text(visible(group)), place, *map(number_text, values))
+    answers.add_row(*(Text(_lines(run.answer)) for run in read.runs))
     return Group(table, answers)
 
 
-def _run_label(run: dict[str, Any]) -> str:
-    return f"{run['name']} (Δ = {run['delta']:g})" if run["delta"] else str(run["name"])
+def _lines(text: str) -> str:
+    """Return a text with its line breaks alive and everything else visible."""
+    return "\n".join(map(visible, text.split("\n")))

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from guide_ext._files import write_text
 from guide_ext.experiments.embedded.tokenizer import BOS_ID, EOS_ID, PAD_ID, VOCAB_SIZE
 
 _EPS = 1e-5
@@ -193,7 +194,7 @@ def _named_weights(network: Network) -> dict[str, Tensor]:
 
 
 def _write_json(path: Path, value: dict[str, object]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def export(network: Network, folder: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
+from guide_ext._files import write_text
 from guide_ext.experiments.embedded.engine import LeanEngine
 from guide_ext.experiments.embedded.evaluate import (
     DELTAS,
@@ -194,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "torch": torch.__version__,
         "runs": runs,
     }
-    options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_text(options.out, json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from guide_ext._files import write_text
 from guide_ext.experiments.embedded.curriculum import KINDS, make_example
 
 VOCAB_SIZE = 1504
@@ -89,5 +90,5 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         "model_max_length": 1024,
     }
     text = json.dumps(config, indent=2) + "\n"
-    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    write_text(folder / "tokenizer_config.json", text)
+    write_text(folder / "chat_template.jinja", CHAT_TEMPLATE)

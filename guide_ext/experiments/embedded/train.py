@@ -25,6 +25,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
+from guide_ext._files import write_text
 from guide_ext.experiments.embedded.curriculum import make_batch
 from guide_ext.experiments.embedded.network import Network, NetworkConfig, export
 from guide_ext.experiments.embedded.tokenizer import PAD_ID, chat, save_tokenizer, train_tokenizer
@@ -234,7 +235,7 @@ def train(
         "threads": torch.get_num_threads(),
         "log": trainer.log,
     }
-    (folder / "training.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_text(folder / "training.json", json.dumps(summary, indent=1) + "\n")
     checkpoint.unlink(missing_ok=True)
 
 

@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from guide_ext import __version__
+from guide_ext._files import is_scratch, json_text
 from guide_ext.experiments.machine import machine_facts
 from guide_ext.experiments.studies.documents import BadDocument
 from guide_ext.experiments.studies.engine import model_folder
 from guide_ext.experiments.studies.plan import RunSettings
 from guide_ext.experiments.studies.shards import (
     CorruptShardError,
-    is_scratch,
     read_shard,
     set_aside,
     write_shard,
@@ -166,7 +166,7 @@ class RunFolder:
             "data": data_hash(settings) or known.get("data"),
             "starts": [*known.get("starts", []), start],
         }
-        write_text(self.path / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+        write_text(self.path / MANIFEST, json_text(manifest, indent=1) + "\n")
 
     def manifest(self) -> dict[str, Any]:
         """Read the manifest.

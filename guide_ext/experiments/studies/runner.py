@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from guide_ext._files import json_text
 from guide_ext.experiments.studies import tables, tables_measured
 from guide_ext.experiments.studies.adapters import Adapters
 from guide_ext.experiments.studies.engine import (
@@ -313,7 +313,7 @@ def write_tables(path: Path) -> dict[str, Any]:
         "tables": made,
         "samples": tables.samples(results) if "delta_limit" in plan.by_study else [],
     }
-    text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
+    text = json_text(result, indent=1)
     write_text(path / TABLES, text + "\n")
     write_text(path / TABLES_TEXT, _markdown(made))
     return result

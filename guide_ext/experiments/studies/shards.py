@@ -8,16 +8,15 @@ an editor left half is noticed and never counted.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
 import os
-import secrets
 from pathlib import Path
 from typing import Any
 
-_SCRATCH = ".tmp"
+from guide_ext import _files
+
 _SHORT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -74,16 +73,11 @@ def write_text(path: Path, text: str) -> None:
         OSError: If it cannot be written; the message says that what was saved before is safe.
 
     """
-    # Random, too: processes of two machines, or of two containers, may have the same number.
-    scratch = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_SCRATCH}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # No fsync: a file that a power cut emptied is noticed by its hash and written again.
-        scratch.write_text(text, encoding="utf-8")
-        os.replace(scratch, path)
+        # A file that a power cut emptied is noticed by its hash and written again.
+        _files.write_text(path, text)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            scratch.unlink()
         advice = "free some space" if error.errno in _SHORT_OF_SPACE else "make it writable"
         raise OSError(
             error.errno,
@@ -91,11 +85,6 @@ def write_text(path: Path, text: str) -> None:
             "saved before is kept",
             str(path),
         ) from None
-
-
-def is_scratch(path: Path) -> bool:
-    """Tell whether a file is what a writer that was killed left beside its place."""
-    return path.name.startswith(".") and path.name.endswith(_SCRATCH)
 
 
 def set_aside(path: Path) -> Path:
@@ -106,7 +95,7 @@ def set_aside(path: Path) -> Path:
 
 
 def _canonical(record: dict[str, Any]) -> str:
-    return json.dumps(record, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return _files.json_text(record, sort_keys=True)
 
 
 def _hash(text: str) -> str:
