@@ -7,13 +7,16 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from guide_ext._visible import for_terminal
 from guide_ext.calibration import Calibration
+from guide_ext.report.console import shown
 from guide_ext.report.doctor import Diagnosis
+from guide_ext.report.narrow import Fitting
 from guide_ext.tokens import Encoding
 
 # Backgrounds from weak to strong emphasis, and for text that is played down; readable on light and
@@ -48,35 +51,42 @@ def marked_tokens(encoding: Encoding, pieces: Sequence[str], delta: float) -> Re
     groups = encoding.groups()
     watched = [any(mask[index] for mask in groups.values()) for index in range(len(nats))]
     text = Text()
-    table = Table(title="marked tokens", title_justify="left", show_edge=False)
+    table = Table(title="marked tokens", show_edge=False)
     for column in ("index", "id", "token", "text", "bias (nats)", "groups"):
-        table.add_column(column, justify="right" if column in ("index", "id") else "left")
+        is_count = column in ("index", "id")
+        is_text = column in ("token", "text", "groups")
+        table.add_column(
+            column,
+            justify="right" if is_count else "left",
+            overflow="fold" if is_text else "ellipsis",
+        )
     for index, (start, end) in enumerate(encoding.offsets):
         style = _style(nats[index], watched[index])
-        text.append(encoding.text[start:end] or pieces[index], style=style or "dim")
+        piece = encoding.text[start:end] or pieces[index]
+        text.append(for_terminal(piece), style=style or "dim")
         text.append("\u200a" if end > start else "")
         if style:
             names = ", ".join(name for name, mask in groups.items() if mask[index])
             table.add_row(
                 str(index),
                 str(encoding.input_ids[index]),
-                Text(pieces[index]),  # a plain string would be read as markup
-                Text(repr(encoding.text[start:end])),
+                shown(pieces[index]),
+                shown(repr(encoding.text[start:end])),
                 f"{nats[index]:+g}" if nats[index] else "",
-                names,
+                shown(names),
             )
     count = sum(bool(value) for value in nats)
     summary = f"{len(nats)} tokens, {count} steered, {sum(watched)} watched"
-    return Group(Panel(text, title="prompt"), table, Text(summary))
+    return Group(Panel(text, title="prompt"), Fitting(table), Text(summary))
 
 
 def side_by_side(plain: str, guided: str, delta: float) -> RenderableType:
     """Show the same prompt's plain and guided answers next to each other."""
     table = Table(show_lines=True, expand=True)
-    table.add_column("plain", ratio=1)
-    table.add_column(f"guided (Δ = {delta:g})", ratio=1)
-    table.add_row(Text(plain), Text(guided))
-    return table
+    table.add_column("plain", overflow="fold")
+    table.add_column(f"guided (Δ = {delta:g})", overflow="fold")
+    table.add_row(shown(plain), shown(guided))
+    return Fitting(table)
 
 
 def diagnosis_report(diagnosis: Diagnosis) -> RenderableType:
@@ -85,21 +95,26 @@ def diagnosis_report(diagnosis: Diagnosis) -> RenderableType:
     facts.add_column(style="bold")
     facts.add_column(overflow="fold")
     for name, value in diagnosis.versions.items():
-        facts.add_row(name, value)
+        facts.add_row(name, shown(value))
     for name, value in diagnosis.machine.items():
-        facts.add_row(name, value)
-    facts.add_row("compiled library", Text(diagnosis.library_reason))
-    facts.add_row("CUDA library", Text(diagnosis.cuda_library_reason))
+        facts.add_row(name, shown(value))
+    facts.add_row("compiled library", shown(diagnosis.library_reason))
+    facts.add_row("CUDA library", shown(diagnosis.cuda_library_reason))
     for name, value in diagnosis.build.items():
-        shown = ", ".join(value) if isinstance(value, list) else str(value)
-        facts.add_row(f"build: {name}", Text(shown or "none"))
-    kernels = Table(title="which kernel serves a call", title_justify="left")
-    for column in ("device", "dtype", "kernel", "why not a faster one"):
-        kernels.add_column(column, overflow="fold")
+        facts.add_row(
+            f"build: {name}",
+            shown((", ".join(value) if isinstance(value, list) else value) or "none"),
+        )
+    for name, value in diagnosis.auto_dtypes.items():
+        facts.add_row(f"--dtype auto, {name}", shown(value))
+    kernels = Table(title="which kernel serves a call")
+    for column in ("device", "dtype", "kernel"):
+        kernels.add_column(column)
+    kernels.add_column("why not a faster one", overflow="fold")
     for choice in diagnosis.kernels:
         why = "\n".join(choice.reasons) or "this is the fastest one here"
-        kernels.add_row(choice.device, choice.dtype, choice.kernel, Text(why))
-    return Group(facts, Text(), kernels)
+        kernels.add_row(choice.device, choice.dtype, choice.kernel, shown(why))
+    return Group(Fitting(facts), Text(), Fitting(kernels))
 
 
 def calibration_report(found: Calibration) -> RenderableType:
@@ -113,7 +128,7 @@ def calibration_report(found: Calibration) -> RenderableType:
     meaning = "95 %, for other prompts like these" if several else "for this prompt"
     summary.add_row("Δ", f"{found.delta:.3f} nats")
     summary.add_row("between", f"{low:.3f} and {high:.3f} ({meaning})")
-    summary.add_row("matches", Text(f"{matched}: Influence {found.target:.4g} ({found.form})"))
+    summary.add_row("matches", shown(f"{matched}: Influence {found.target:.4g} ({found.form})"))
     if several:
         each = ", ".join("none" if d is None else f"{d:.3f}" for d in found.per_prompt)
         summary.add_row("of each prompt", each)
@@ -123,20 +138,14 @@ def calibration_report(found: Calibration) -> RenderableType:
         curve.add_column(column, justify="right")
     for delta, influence in found.curve:
         curve.add_row(f"{delta:.3f}", f"{influence:.4g}", style="bold" * (delta == found.delta))
-    return Group(summary, Text(), curve)
-
-
-def print_error(message: str) -> None:
-    """Print one clean error line (or several, for a message with an excerpt) to standard error."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(Text("error: ", style="bold red").append(message, style="not bold default"))
+    return Group(Fitting(summary), Text(), Fitting(curve))
 
 
 def demo_report(result: dict[str, Any]) -> RenderableType:
     """Show a saved demo result: rates with intervals, speed, and answers side by side."""
     parts: list[RenderableType] = []
     for task in result["tasks"]:
-        table = Table(title=task["title"], title_justify="left")
+        table = Table(title=shown(task["title"]))
         for column in ("Δ (nats)", "right", "95 % interval", "well-formed"):
             table.add_column(column, justify="right")
         for row in task["rows"]:
@@ -148,29 +157,30 @@ def demo_report(result: dict[str, Any]) -> RenderableType:
                 f"{low:.1%} – {high:.1%}",
                 f"{row['well_formed']:.1%}",
             )
-        parts.append(table)
+        parts.append(Fitting(table))
         for sample in task["samples"]:
             answers = Table(show_header=False, show_edge=False)
             answers.add_column(style="bold")
             answers.add_column(overflow="fold")
-            answers.add_row("wanted", Text(sample["wanted"]))
+            answers.add_row("prompt", shown(sample["prompt"]))
+            answers.add_row("wanted", shown(sample["wanted"]))
             for delta, answer in sample["answers"].items():
-                shown = textwrap.shorten(answer, _LONGEST_SAMPLE, placeholder=" …")
-                answers.add_row(f"Δ = {delta}", Text(shown))
-            parts.append(Panel(answers, title=Text(sample["prompt"]), title_align="left"))
+                short = textwrap.shorten(answer, _LONGEST_SAMPLE, placeholder=" …")
+                answers.add_row(f"Δ = {delta}", shown(short))
+            parts.append(Panel(Fitting(answers)))
     timing = result["speed"]
     title = (
         f"speed of generate(): {timing['prompts']} prompts of {timing['prompt_tokens']} tokens, "
         f"{timing['new_tokens']} new ones each, median of {timing['rounds']} rounds"
     )
-    speed = Table(title=title, title_justify="left")
+    speed = Table(title=title)
     for column in ("attention", "tokens / s", "time against sdpa"):
         speed.add_column(column, justify="right")
     for row in timing["rows"]:
         speed.add_row(
-            row["attention"], f"{row['tokens_per_second']:.0f}", f"{row['time_ratio']:.2f}×"
+            shown(row["attention"]), f"{row['tokens_per_second']:.0f}", f"{row['time_ratio']:.2f}×"
         )
-    parts.append(speed)
+    parts.append(Fitting(speed))
     return Group(*parts)
 
 
@@ -184,8 +194,8 @@ def influence_table(record: dict[str, Any]) -> RenderableType:
     runs = record["runs"]
     settings = record["settings"]
     title = f"Influence ({settings['form']}), mean after layer {record['layers']}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("group")
+    table = Table(title=shown(title))
+    table.add_column("group", overflow="fold")
     table.add_column("over")
     for run in runs:
         table.add_column(_run_label(run), justify="right")
@@ -195,13 +205,13 @@ def influence_table(record: dict[str, Any]) -> RenderableType:
         for key, place in (("end_of_prompt", end), ("answer", "answer")):
             values = [run["summary"][index][key] for run in runs]
             cells = ["–" if value is None else f"{value:.4f}" for value in values]
-            table.add_row(Text(group), place, *cells)
-    answers = Table(show_lines=True, title="answers", title_justify="left")
+            table.add_row(shown(group), place, *cells)
+    answers = Table(show_lines=True, title="answers")
     for run in runs:
-        answers.add_column(_run_label(run), ratio=1, overflow="fold")
-    answers.add_row(*(Text(run["answer"]) for run in runs))
-    return Group(table, answers)
+        answers.add_column(_run_label(run), overflow="fold")
+    answers.add_row(*(shown(run["answer"]) for run in runs))
+    return Group(Fitting(table), Fitting(answers))
 
 
-def _run_label(run: dict[str, Any]) -> str:
-    return f"{run['name']} (Δ = {run['delta']:g})" if run["delta"] else str(run["name"])
+def _run_label(run: dict[str, Any]) -> Text:
+    return shown(f"{run['name']} (Δ = {run['delta']:g})" if run["delta"] else run["name"])
