@@ -107,8 +107,8 @@ def calibrate(
     checked_text("--system", system or "")
     if out is not None:
         checked_file(out)  # before the work
+    language_model, tokenizer = load_model(model, dtype=dtype, device=device)
     with progress() as shown:
-        language_model, tokenizer = load_model(shown, model, dtype=dtype, device=device)
         found = integration.calibrate(
             language_model,
             tokenizer,

@@ -176,6 +176,11 @@ class _Count(ProgressColumn):
         return Text(count + speed, style="progress.download")
 
 
+def on_terminal() -> bool:
+    """Tell whether bars can be drawn on standard error."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 @contextmanager
 def progress() -> Iterator[Lines | Bars]:
     """Show how far the work is, while a ``with`` block lasts.
@@ -183,7 +188,7 @@ def progress() -> Iterator[Lines | Bars]:
     Standard error takes it, so that standard output holds the result alone. Whatever happens to
     standard error, a reader that is gone for example, the work goes on.
     """
-    if sys.stderr is not None and sys.stderr.isatty():
+    if on_terminal():
         columns = (TextColumn("{task.description}"), BarColumn(), _Count(), TimeElapsedColumn())
         with Progress(
             *columns, TimeRemainingColumn(), console=console(err=True), transient=True

@@ -126,6 +126,7 @@ def run(
     from guide_ext.experiments.studies.plan import RunSettings
     from guide_ext.experiments.studies.runner import run_studies
     from guide_ext.experiments.studies.sft import Step
+    from guide_ext.integration.checkpoint import without_bars
     from guide_ext.report.study_terminal import study_table
 
     settings = RunSettings(
@@ -145,7 +146,7 @@ def run(
         bertscore=bertscore,
         bertscore_layer=bertscore_layer,
     )
-    with progress() as shown, _says_how_to_go_on():
+    with progress() as shown, without_bars(), _says_how_to_go_on():
         shown.begin("preparing the run")
         train = shown.counted("fine-tuning steps")
 
@@ -206,6 +207,8 @@ def report(
     from guide_ext.experiments.studies.runner import write_tables
     from guide_ext.report.study_page import write_report
 
+    if out is not None and out.exists() and not out.is_dir():  # before the work
+        raise ValueError(f"--out must be a folder, got the file {str(out)!r}")
     tables: dict[str, Any] = write_tables(run)
     saved = write_report(tables, out or run)
     for path in saved:

@@ -19,7 +19,7 @@ import typer
 from guide_ext import _cli_study
 from guide_ext._cli_calibrate import calibrate
 from guide_ext._cli_progress import progress
-from guide_ext._cli_streams import Commands, open_what_is_closed
+from guide_ext._cli_streams import Commands, is_one_place, open_what_is_closed, tame_libraries, told
 from guide_ext._visible import for_terminal
 from guide_ext.cli_options import (
     EMBEDDED,
@@ -36,6 +36,7 @@ from guide_ext.cli_options import (
     SeedOption,
     SystemOption,
     TemperatureOption,
+    checked_input,
     checked_output,
     checked_text,
     load_model,
@@ -69,6 +70,8 @@ _HELP = (
     "Steer a language model by marking text in its prompt.\n\n"
     "Mark with [bold]<!!-> … <-!!>[/bold] (or ! weaker, !!! stronger, <!1.5-> … <-!> for an "
     "exact strength in nats); every attention head then gives the marked tokens more weight.\n\n"
+    "Results go to standard output, progress, notes and errors to standard error. In both, control "
+    "characters of texts and names are shown and not obeyed.\n\n"
     "Try: [bold]guide-ext demo[/bold], or "
     "[bold]guide-ext spans '<!!-> Summarize in French <-!!> …'[/bold]"
 )
@@ -100,7 +103,7 @@ def _command(
         except (ValueError, OSError, NotImplementedError) as error:
             if debug:
                 raise
-            print_error(str(error))
+            print_error(told(error))
             raise typer.Exit(BAD_INPUT) from None
         except Exception as error:
             if debug:
@@ -146,6 +149,7 @@ def demo(
 ) -> None:
     """Steer the embedded model on unseen documents: plain against guided, counted and timed."""
     from guide_ext.experiments.demo import DemoSettings, run_demo, save_result
+    from guide_ext.integration.checkpoint import without_bars
     from guide_ext.report.figures import draw_demo
     from guide_ext.report.terminal import demo_report
 
@@ -153,7 +157,7 @@ def demo(
         out.mkdir(parents=True, exist_ok=True)  # before the work, in case it cannot be made
     except OSError as error:
         raise ValueError(f"--out must be a folder, got {str(out)!r}: {error.strerror}") from None
-    with progress() as shown:
+    with progress() as shown, without_bars():
         shown.begin("loading the embedded model")
         result = run_demo(
             DemoSettings(documents=documents, seed=seed),
@@ -204,7 +208,7 @@ def generate(
     from guide_ext.steering import Steering
 
     if delta_from is not None:
-        calibration = Calibration.load(delta_from)
+        calibration = Calibration.load(checked_input(delta_from, "--delta-from"))
         delta = calibration.delta
         say(f"note: Δ = {delta:g}, from {delta_from}", err=True)
         if calibration.model != model:
@@ -214,8 +218,7 @@ def generate(
     text = read_prompt(prompt, file)
     system = None if system is None else checked_text("--system", system)
     _hint_if_nothing_is_marked(system, text)
-    with progress() as shown:
-        language_model, tokenizer = load_model(shown, model, dtype=dtype, device=device)
+    language_model, tokenizer = load_model(model, dtype=dtype, device=device)
     wrapped = integration.as_prompt(tokenizer, text, system=system, chat=chat)
     stream = not compare and not as_json
 
@@ -239,9 +242,9 @@ def generate(
             return answer(how, lambda tokens: advance(tokens, max_new_tokens))
 
     plain = counted_answer(Steering.guide(0.0), "plain answer") if compare else None
-    # An answer that shows itself while it is written needs no bar beside it.
-    shows_itself = stream and sys.stdout is not None and sys.stdout.isatty()
-    guided = answer(steering, None) if shows_itself else counted_answer(steering, "guided answer")
+    # An answer that is read while it is written needs no progress beside it, nor lines within it.
+    is_seen = stream and (sys.stdout.isatty() or is_one_place(sys.stdout, sys.stderr))
+    guided = answer(steering, None) if is_seen else counted_answer(steering, "guided answer")
     if as_json:
         answers = {"guided": guided} | ({"plain": plain} if plain is not None else {})
         record = {"model": model, "delta": delta, "layers": steered_layers, "prompt": text}
@@ -313,8 +316,8 @@ def influence(
     text = read_prompt(prompt, file)
     system = None if system is None else checked_text("--system", system)
     check_marked(system, text)
+    language_model, tokenizer = load_model(model, dtype=dtype, device=device)
     with progress() as shown:
-        language_model, tokenizer = load_model(shown, model, dtype=dtype, device=device)
         advance = {
             name: shown.counted(f"{name} answer, tokens", at_most=True)
             for name in ("plain", "guided")
@@ -395,6 +398,7 @@ def doctor(as_json: JsonOption = False) -> None:
 def main() -> None:
     """Run the command line."""
     open_what_is_closed()
+    tame_libraries()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without UTF-8 shows "?" for Δ
             stream.reconfigure(errors="replace")

@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from guide_ext._cli_progress import Bars, Lines
+from guide_ext._cli_progress import on_terminal, progress
 
 EMBEDDED = "embedded"  # what --model calls the model that ships with this
 MAX_SEED = (1 << 63) - 1
@@ -86,18 +86,28 @@ def read_file(path: Path, name: str = "--file") -> str:
         ValueError: If there is none, it cannot be read, or it is no UTF-8.
 
     """
-    if path.is_dir():
-        raise ValueError(f"{name} must be a text file, got the folder {str(path)!r}")
     try:
-        return path.read_text(encoding="utf-8")
+        return checked_input(path, name).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} must be UTF-8 text: {error}; convert it first") from None
-    except FileNotFoundError:
-        raise ValueError(f"{name} must be a file that exists, got {str(path)!r}") from None
     except OSError as error:
         raise ValueError(
             f"{name} must be a file that can be read, got {str(path)!r}: {error.strerror}"
         ) from None
+
+
+def checked_input(path: Path, name: str) -> Path:
+    """Return the path that an option names, of something to read.
+
+    Raises:
+        ValueError: If there is nothing, or a folder.
+
+    """
+    if path.is_dir():
+        raise ValueError(f"{name} must be a file, got the folder {str(path)!r}")
+    if not path.exists():
+        raise ValueError(f"{name} must be a file that exists, got {str(path)!r}")
+    return path
 
 
 def _read_stdin(*, is_asked_for: bool) -> str:
@@ -125,10 +135,8 @@ def model_name(name: str) -> str:
     return str(model_path()) if name == EMBEDDED else name
 
 
-def load_model(
-    shown: Bars | Lines, name: str, *, dtype: str, device: str | None
-) -> tuple[Any, Any]:
-    """Load what ``--model`` names, enabled, and its tokenizer.
+def load_model(name: str, *, dtype: str, device: str | None) -> tuple[Any, Any]:
+    """Load what ``--model`` names, enabled, and its tokenizer, and say so.
 
     Raises:
         OSError: If it cannot be found or read.
@@ -136,9 +144,14 @@ def load_model(
 
     """
     from guide_ext import integration
+    from guide_ext.integration.checkpoint import without_bars
 
-    shown.begin(f"loading the model {name}")
-    return integration.load(model_name(name), dtype=dtype, device=device)
+    load = functools.partial(integration.load, model_name(name), dtype=dtype, device=device)
+    if on_terminal():
+        return load()  # the libraries below have bars of their own for that
+    with progress() as shown, without_bars():
+        shown.begin(f"loading the model {name}")
+        return load()
 
 
 def checked_text(name: str, text: str) -> str:

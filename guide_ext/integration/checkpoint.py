@@ -5,11 +5,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+)
+from transformers.utils import logging
 
 from guide_ext._processor import why_slow
 
@@ -39,7 +47,7 @@ def read_tokenizer(name: str) -> Any:
             "or the like); save one there with tokenizer.save_pretrained()"
         )
     return _read(
-        name, "its tokenizer", lambda: AutoTokenizer.from_pretrained(name, padding_side="left")
+        name, "tokenizer", lambda: AutoTokenizer.from_pretrained(name, padding_side="left")
     )
 
 
@@ -53,21 +61,20 @@ def read_model(name: str, *, dtype: str, device: torch.device) -> PreTrainedMode
         device: Where it is to run.
 
     Raises:
-        OSError: It cannot be found or read, or weights are missing; in one sentence.
+        OSError: It cannot be found or read, or its weights are not all there; in one sentence.
+        ValueError: It is no causal language model.
 
     """
-    _check_place(name)
-    folder = Path(name)
-    is_adapter = (folder / "adapter_config.json").is_file()  # which names its model
-    if folder.is_dir() and not is_adapter and not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"{_EXPECTED}, got the folder {name!r}, which has no config.json; save a model there "
-            "with model.save_pretrained()"
-        )
+    check_model(name)
     chosen = dtype
-    if dtype == "auto" and device.type == "cpu" and not is_adapter:
-        config = _read(name, "its configuration", lambda: AutoConfig.from_pretrained(name))
-        if _is_slow(config, _stored(config)):
+    if not _is_adapter(name):
+        config = _read(name, "configuration", lambda: AutoConfig.from_pretrained(name))
+        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not hasattr(config, "auto_map"):
+            raise ValueError(
+                f"{_EXPECTED} of a causal language model, got {name!r}, whose model type "
+                f"{config.model_type!r} is none"
+            )
+        if dtype == "auto" and device.type == "cpu" and _is_slow(config, _stored(config)):
             chosen = "float32"
     model = _load(name, chosen)
     # A configuration need not say how its weights are stored.
@@ -77,20 +84,58 @@ def read_model(name: str, *, dtype: str, device: torch.device) -> PreTrainedMode
     return model
 
 
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep transformers and the hub from drawing bars, inside a ``with`` block.
+
+    In a file they are lines without end, and beside bars of others neither can be read.
+    """
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()
+
+
+def check_model(name: str) -> None:
+    """Raise OSError where no model can be, before anything is read."""
+    _check_place(name)
+    folder = Path(name)
+    if folder.is_dir() and not _is_adapter(name) and not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{_EXPECTED}, got the folder {name!r}, which has no config.json; save a model there "
+            "with model.save_pretrained()"
+        )
+
+
+def _is_adapter(name: str) -> bool:
+    """Tell whether a folder holds an adapter alone, which names its model."""
+    folder = Path(name)
+    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+
+
 def _load(name: str, dtype: str) -> PreTrainedModel:
     def load() -> tuple[PreTrainedModel, dict[str, Any]]:
         found: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, output_loading_info=True
+            name, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
         )
         return found
 
-    model, report = _read(name, "the model", load)
+    model, report = _read(name, "weights", load)
+    # transformers makes random numbers of what is not there or does not fit, and says so in a note.
     missing = sorted(set(report["missing_keys"]) & {key for key, _ in model.named_parameters()})
     if missing:
-        # transformers makes random numbers of them, and says so in a warning.
         raise OSError(
             f"{_EXPECTED} with all its weights, got {name!r}, in which {len(missing)} are missing, "
             f"such as {missing[0]}"
+        )
+    mismatched = sorted(key for key, *_ in report["mismatched_keys"])
+    if mismatched:
+        raise OSError(
+            f"{_EXPECTED} whose weights have the sizes of its configuration, got {name!r}, in "
+            f"which {len(mismatched)} have others, such as {mismatched[0]}"
         )
     return model
 
@@ -122,9 +167,9 @@ def _parts(config: Any) -> Iterator[Any]:
 def _check_place(name: str) -> None:
     """Raise OSError where a name can be neither a folder here nor an id of the hub."""
     path = Path(name)
-    if path.is_dir():
+    if name and path.is_dir():
         return
-    if path.exists():
+    if name and path.exists():
         raise NotADirectoryError(f"{_EXPECTED}, got the file {name!r}")
     # "a/b" may be both; what no id can be was meant as a path.
     if not name or name.count("/") > 1 or name.startswith((".", "~", "/")) or name.endswith("/"):
@@ -143,11 +188,12 @@ def _read(name: str, what: str, load: Callable[[], T]) -> T:
     except Exception as error:
         reason = _reason(error)
         if os.path.isdir(name):
-            message = f"{_EXPECTED} with a causal language model, got the folder {name!r}, but "
-            raise OSError(f"{message}{what} cannot be read: {reason}") from error
+            raise OSError(
+                f"{_EXPECTED}, got the folder {name!r}, whose {what} cannot be read: {reason}"
+            ) from error
         raise OSError(
-            f"{_EXPECTED}, got {name!r}, which is no folder here, and {what} cannot be had from "
-            f"the hub: {reason}"
+            f"{_EXPECTED}, got {name!r}, which is no folder here, and whose {what} cannot be had "
+            f"from the hub: {reason}"
         ) from error
 
 

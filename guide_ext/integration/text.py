@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from guide_ext.integration.checkpoint import read_model, read_tokenizer
+from guide_ext.integration.checkpoint import check_model, read_model, read_tokenizer
 from guide_ext.integration.enable import enable
 from guide_ext.integration.inputs import encode
 from guide_ext.integration.streaming import AnswerStream
@@ -83,6 +83,7 @@ def load(
         msg = f"dtype must be one of {', '.join(map(repr, DTYPES))}, got {dtype!r}"
         raise ValueError(msg)
     where = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    check_model(name)
     tokenizer = load_tokenizer(name)
     model = read_model(name, dtype=dtype, device=where).to(where).eval()
     return (enable(model) if steerable else model), tokenizer
