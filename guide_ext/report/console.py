@@ -9,6 +9,8 @@ go to a terminal) does not come through here.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -28,6 +30,10 @@ class _Console(Console):
         for segment in super().render(renderable, options):
             text, style, control = segment
             yield segment if control else Segment(for_terminal(text), style)
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to the caller: rich would end the program and close standard output."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 def console(*, err: bool = False) -> Console:
