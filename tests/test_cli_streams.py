@@ -68,8 +68,25 @@ def test_closed_standard_error():
     assert "barn" in json.loads(record)["text"]
 
 
-def test_a_reader_that_leaves():
-    done = shell('G spans "$1" --json | true; echo "${PIPESTATUS[0]}"', PROMPT + " x" * 200)
+def test_what_is_opened_does_not_take_the_place_of_a_closed_stream(tmp_path):
+    program = (
+        "import os, sys\n"
+        "from guide_ext._cli_streams import open_what_is_closed\n"
+        "open_what_is_closed()\n"
+        "file = open(sys.argv[1], 'w')\n"
+        "assert file.fileno() > 2, file.fileno()\n"
+        "os.write(1, b'a library prints'); print('so do we', file=sys.stderr)\n"
+    )
+    file = tmp_path / "file"
+    done = shell(f'{sys.executable} -c "$1" "$2" <&- >&- 2>&-', program, file)
+    assert done.returncode == 0
+    assert file.read_text() == ""
+
+
+@pytest.mark.parametrize("form", ["--json", "--chat"])
+def test_a_reader_that_leaves(form):
+    line = f'G spans "$1" {form} | true; echo "${{PIPESTATUS[0]}}"'
+    done = shell(line, PROMPT + " x" * 200)
     assert done.stderr == ""
     assert done.stdout.strip() == "1"
 
