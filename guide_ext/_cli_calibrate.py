@@ -8,9 +8,21 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from guide_ext.cli_options import EMBEDDED
+from guide_ext._cli_progress import progress
+from guide_ext.cli_options import (
+    EMBEDDED,
+    ChatOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    SystemOption,
+    checked_file,
+    checked_text,
+    load_model,
+    read_file,
+)
+from guide_ext.report.console import console, say
 
 
 def parse_target(text: str) -> str | float:
@@ -64,25 +76,14 @@ def calibrate(
     ] = 0.0,
     max_delta: Annotated[float, typer.Option(help="Highest Δ in nats.")] = 8.0,
     tolerance: Annotated[float, typer.Option(help="How closely to look for Δ, in nats.")] = 0.01,
-    system: Annotated[
-        str | None, typer.Option(help="System message (chat models); may carry tags too.")
-    ] = None,
-    chat: Annotated[
-        bool,
-        typer.Option("--chat/--no-chat", help="Use the model's chat template where it has one."),
-    ] = True,
-    dtype: Annotated[
-        str, typer.Option(help="'auto' (as stored), float32, bfloat16, float16 or float64.")
-    ] = "auto",
-    device: Annotated[
-        str | None, typer.Option(help="e.g. cuda:0. Default: a GPU if there is one.")
-    ] = None,
+    system: SystemOption = None,
+    chat: ChatOption = True,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Save it here, for generate --delta-from.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object instead of text.")
-    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Find the Δ that equals UPPER CASE, or a factor of Influence, in a handful of forward passes.
 
@@ -95,52 +96,37 @@ def calibrate(
     [bold]guide-ext generate --delta-from calibration.json '<!!->Be brief<-!!>: …'[/bold]
     """
     from guide_ext import integration
-    from guide_ext.experiments.embedded import model_path
     from guide_ext.report.terminal import calibration_report
 
     goal = parse_target(target)
-    texts = [*(prompts or []), *(_read(file) for file in files or [])]
+    texts = [*(prompts or []), *(read_file(file) for file in files or [])]
     if not texts or not all(text.strip() for text in texts):
         raise ValueError("no prompt, or an empty one: give some as arguments or with --file")
-    for text in (*texts, system or ""):
-        _require_utf8(text)
-    if out is not None and not out.parent.is_dir():  # before the work
-        raise ValueError(f"--out must be a file in a folder that exists, got {str(out)!r}")
-    name = str(model_path()) if model == EMBEDDED else model
-    language_model, tokenizer = integration.load(name, dtype=dtype, device=device)
-    found = integration.calibrate(
-        language_model,
-        tokenizer,
-        [integration.as_prompt(tokenizer, text, system=system, chat=chat) for text in texts],
-        target=goal,
-        form=form,
-        last_tokens=last_tokens,
-        min_delta=min_delta,
-        max_delta=max_delta,
-        tolerance=tolerance,
-    )
+    for text in texts:
+        checked_text("prompts", text)
+    checked_text("--system", system or "")
+    if out is not None:
+        checked_file(out)  # before the work
+    language_model, tokenizer = load_model(model, dtype=dtype, device=device)
+    with progress() as shown:
+        found = integration.calibrate(
+            language_model,
+            tokenizer,
+            [integration.as_prompt(tokenizer, text, system=system, chat=chat) for text in texts],
+            target=goal,
+            form=form,
+            last_tokens=last_tokens,
+            min_delta=min_delta,
+            max_delta=max_delta,
+            tolerance=tolerance,
+            on_pass=shown.counted("forward passes"),
+        )
     found = replace(found, model=model)
     if out is not None:
         found.save(out)
     if as_json:
         typer.echo(found.to_json())
         return
-    console = Console()
-    console.print(calibration_report(found))
+    console().print(calibration_report(found))
     if out is not None:
-        console.print(f"saved: {out}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} must be UTF-8 text: {error}") from None
-
-
-def _require_utf8(text: str) -> None:
-    """Refuse bytes of the command line that are no UTF-8: they arrive as lone surrogates."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(f"prompts must be UTF-8 text: {error}") from None
+        say(f"saved: {out}")

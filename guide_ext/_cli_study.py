@@ -10,19 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
+from guide_ext._cli_progress import progress
 from guide_ext.cli_options import (
     EMBEDDED,
     MAX_SEED,
@@ -31,20 +20,11 @@ from guide_ext.cli_options import (
     DtypeOption,
     JsonOption,
 )
+from guide_ext.report.console import console, say
 
 _FINISHED_PARTLY = 1  # exit code where cells failed
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
-
-
-class _Rate(ProgressColumn):
-    """Cells per second, of this start alone."""
-
-    def render(self, task: Task) -> Text:
-        """Write the rate."""
-        return Text(
-            "" if task.speed is None else f"{task.speed:.1f}/s", style="progress.data.speed"
-        )
 
 
 def parse_deltas(text: str | None) -> tuple[float, ...] | None:
@@ -76,7 +56,7 @@ def list_studies(as_json: JsonOption = False) -> None:
         typer.echo(json.dumps(rows))
         return
     for study in STUDIES.values():
-        typer.echo(f"{study.name:12} {study.title}\n{'':12} {study.paper}")
+        say(f"{study.name:12} {study.title}\n{'':12} {study.paper}")
 
 
 def run(
@@ -146,6 +126,7 @@ def run(
     from guide_ext.experiments.studies.plan import RunSettings
     from guide_ext.experiments.studies.runner import run_studies
     from guide_ext.experiments.studies.sft import Step
+    from guide_ext.integration.checkpoint import without_bars
     from guide_ext.report.study_terminal import study_table
 
     settings = RunSettings(
@@ -165,18 +146,12 @@ def run(
         bertscore=bertscore,
         bertscore_layer=bertscore_layer,
     )
-    with _progress() as progress, _says_how_to_go_on():
-        bar = progress.add_task("cells", total=None)
+    with progress() as shown, without_bars(), _says_how_to_go_on():
+        shown.begin("preparing the run")
+        train = shown.counted("fine-tuning steps")
 
-        def advance(done: int, total: int) -> None:
-            progress.update(bar, completed=done, total=total)
-
-        training: list[TaskID] = []
-
-        def train(step: Step) -> None:
-            if not training:
-                training.append(progress.add_task("fine-tuning steps", total=step.steps))
-            progress.update(training[0], completed=step.index)
+        def trained(step: Step) -> None:
+            train(step.index, step.steps)
 
         tables = run_studies(
             settings,
@@ -184,22 +159,18 @@ def run(
             device=device,
             retry_failed=retry_failed,
             ray_workers=ray,
-            on_progress=advance,
-            on_training=train,
-            on_note=lambda text: progress.console.print(f"note: {text}", markup=False),
+            on_progress=shown.counted("cells"),
+            on_training=trained,
+            on_note=lambda text: shown.note(f"note: {text}"),
         )
     if as_json:
         typer.echo(json.dumps(tables))
     else:
-        console = Console()
-        console.print(study_table(tables))
-        console.print(
-            f"saved: {out / 'tables.json'}; pictures: guide-ext study report {out}",
-            markup=False, highlight=False, soft_wrap=True,
-        )  # fmt: skip
+        console().print(study_table(tables))
+        say(f"saved: {out / 'tables.json'}; pictures: guide-ext study report {out}")
     failed = sum(study["failed"] for study in tables["progress"].values())
     if failed:
-        typer.echo(f"note: {failed} cells failed; tables.json says why", err=True)
+        say(f"note: {failed} cells failed; tables.json says why", err=True)
         raise typer.Exit(_FINISHED_PARTLY)
 
 
@@ -208,7 +179,7 @@ def _says_how_to_go_on() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("stopped; what is done is saved, and the same command goes on", err=True)
+        say("stopped; what is done is saved, and the same command goes on", err=True)
         raise
 
 
@@ -223,7 +194,7 @@ def status(run: RunArgument, as_json: JsonOption = False) -> None:
         return
     for name, count in counts.items():
         failed = f", {count.failed} failed" if count.failed else ""
-        typer.echo(f"{name:12} {count.done} of {count.total} cells done{failed}")
+        say(f"{name:12} {count.done} of {count.total} cells done{failed}")
 
 
 def report(
@@ -236,12 +207,9 @@ def report(
     from guide_ext.experiments.studies.runner import write_tables
     from guide_ext.report.study_page import write_report
 
+    if out is not None and out.exists() and not out.is_dir():  # before the work
+        raise ValueError(f"--out must be a folder, got the file {str(out)!r}")
     tables: dict[str, Any] = write_tables(run)
     saved = write_report(tables, out or run)
     for path in saved:
-        typer.echo(f"saved: {path}")
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
-    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+        say(f"saved: {path}")

@@ -8,17 +8,19 @@ import inspect
 import io
 import json
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from guide_ext import _cli_study
 from guide_ext._cli_calibrate import calibrate
+from guide_ext._cli_progress import progress
+from guide_ext._cli_streams import Commands, is_one_place, open_what_is_closed, tame_libraries, told
+from guide_ext._visible import for_terminal
 from guide_ext.cli_options import (
     EMBEDDED,
     MAX_SEED,
@@ -34,16 +36,20 @@ from guide_ext.cli_options import (
     SeedOption,
     SystemOption,
     TemperatureOption,
+    checked_input,
     checked_output,
     checked_text,
+    load_model,
+    model_name,
     parse_layers,
     read_prompt,
 )
-from guide_ext.report.terminal import print_error
+from guide_ext.report.console import console, print_error, say
 
 BAD_INPUT = 2  # exit code, as for wrong options
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -64,6 +70,8 @@ _HELP = (
     "Steer a language model by marking text in its prompt.\n\n"
     "Mark with [bold]<!!-> … <-!!>[/bold] (or ! weaker, !!! stronger, <!1.5-> … <-!> for an "
     "exact strength in nats); every attention head then gives the marked tokens more weight.\n\n"
+    "Results go to standard output, progress, notes and errors to standard error. In both, control "
+    "characters of texts and names are shown and not obeyed.\n\n"
     "Try: [bold]guide-ext demo[/bold], or "
     "[bold]guide-ext spans '<!!-> Summarize in French <-!!> …'[/bold]"
 )
@@ -90,12 +98,12 @@ def _command(
     def run(*args: Any, debug: bool = False, **options: Any) -> None:
         try:
             function(*args, **options)
-        except (typer.Exit, typer.Abort):
-            raise
+        except (typer.Exit, typer.Abort, BrokenPipeError):
+            raise  # typer ends quietly where nobody reads the output any more
         except (ValueError, OSError, NotImplementedError) as error:
             if debug:
                 raise
-            print_error(str(error))
+            print_error(told(error))
             raise typer.Exit(BAD_INPUT) from None
         except Exception as error:
             if debug:
@@ -127,18 +135,7 @@ def _hint_if_nothing_is_marked(*texts: str | None) -> None:
     marked = [parse(text) for text in texts if text is not None]
     if all(span.group is not None for text in marked for span in text.spans):
         note = "note: nothing is marked, so nothing is steered; mark text with <!!-> … <-!!>"
-        typer.echo(note, err=True)
-
-
-def _model_name(name: str) -> str:
-    from guide_ext.experiments.embedded import model_path
-
-    return str(model_path()) if name == EMBEDDED else name
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+        say(note, err=True)
 
 
 @_command
@@ -152,6 +149,7 @@ def demo(
 ) -> None:
     """Steer the embedded model on unseen documents: plain against guided, counted and timed."""
     from guide_ext.experiments.demo import DemoSettings, run_demo, save_result
+    from guide_ext.integration.checkpoint import without_bars
     from guide_ext.report.figures import draw_demo
     from guide_ext.report.terminal import demo_report
 
@@ -159,21 +157,20 @@ def demo(
         out.mkdir(parents=True, exist_ok=True)  # before the work, in case it cannot be made
     except OSError as error:
         raise ValueError(f"--out must be a folder, got {str(out)!r}: {error.strerror}") from None
-    with _progress() as progress:
-        bar = progress.add_task("guided answers", total=None)
-
-        def advance(done: int, total: int) -> None:
-            progress.update(bar, completed=done, total=total)
-
-        result = run_demo(DemoSettings(documents=documents, seed=seed), on_progress=advance)
+    with progress() as shown, without_bars():
+        shown.begin("loading the embedded model")
+        result = run_demo(
+            DemoSettings(documents=documents, seed=seed),
+            on_progress=shown.counted("guided answers"),
+            on_timing=shown.counted("timed calls"),
+        )
     table, picture = save_result(result, out), out / "figure.png"
     draw_demo(result, picture)
     if as_json:
         typer.echo(json.dumps(result))
         return
-    console = Console()
-    console.print(demo_report(result))
-    console.print(f"saved: {table}, {picture}", highlight=False, soft_wrap=True)
+    console().print(demo_report(result))
+    say(f"saved: {table}, {picture}")
 
 
 @_command
@@ -200,26 +197,32 @@ def generate(
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Answer a prompt; text inside <!!-> … <-!!> gets more attention."""
+    """Answer a prompt; text inside <!!-> … <-!!> gets more attention.
+
+    The answer goes to standard output while it is written. On a terminal its control characters are
+    shown as symbols; a file or a pipe gets it as the model wrote it. Everything else goes to
+    standard error.
+    """
     from guide_ext import Calibration, integration
     from guide_ext.report.terminal import side_by_side
     from guide_ext.steering import Steering
 
     if delta_from is not None:
-        calibration = Calibration.load(delta_from)
+        calibration = Calibration.load(checked_input(delta_from, "--delta-from"))
         delta = calibration.delta
-        typer.echo(f"note: Δ = {delta:g}, from {delta_from}", err=True)
+        say(f"note: Δ = {delta:g}, from {delta_from}", err=True)
         if calibration.model != model:
-            typer.echo(f"note: Δ was calibrated on {calibration.model!r}, not {model!r}", err=True)
+            say(f"note: Δ was calibrated on {calibration.model!r}, not {model!r}", err=True)
     steered_layers = parse_layers(layers)
     steering = Steering.guide(delta, layers=steered_layers)
     text = read_prompt(prompt, file)
     system = None if system is None else checked_text("--system", system)
     _hint_if_nothing_is_marked(system, text)
-    language_model, tokenizer = integration.load(_model_name(model), dtype=dtype, device=device)
+    language_model, tokenizer = load_model(model, dtype=dtype, device=device)
     wrapped = integration.as_prompt(tokenizer, text, system=system, chat=chat)
+    stream = not compare and not as_json
 
-    def answer(how: Steering, stream: bool) -> str:
+    def answer(how: Steering, on_token: Callable[[int], None] | None) -> str:
         found = integration.complete(
             language_model,
             tokenizer,
@@ -229,18 +232,25 @@ def generate(
             temperature=temperature,
             seed=seed,
             stream=stream,
+            on_token=on_token,
         )
         return found[0].strip()
 
-    stream = not compare and not as_json
-    plain = answer(Steering.guide(0.0), False) if compare else None
-    guided = answer(steering, stream)
+    def counted_answer(how: Steering, name: str) -> str:
+        with progress() as shown:
+            advance = shown.counted(f"{name}, tokens", at_most=True)
+            return answer(how, lambda tokens: advance(tokens, max_new_tokens))
+
+    plain = counted_answer(Steering.guide(0.0), "plain answer") if compare else None
+    # An answer that is read while it is written needs no progress beside it, nor lines within it.
+    is_seen = stream and (sys.stdout.isatty() or is_one_place(sys.stdout, sys.stderr))
+    guided = answer(steering, None) if is_seen else counted_answer(steering, "guided answer")
     if as_json:
         answers = {"guided": guided} | ({"plain": plain} if plain is not None else {})
         record = {"model": model, "delta": delta, "layers": steered_layers, "prompt": text}
         typer.echo(json.dumps(record | answers))
     elif plain is not None:
-        Console().print(side_by_side(plain, guided, delta))
+        console().print(side_by_side(plain, guided, delta))
 
 
 _command(calibrate)
@@ -306,18 +316,24 @@ def influence(
     text = read_prompt(prompt, file)
     system = None if system is None else checked_text("--system", system)
     check_marked(system, text)
-    language_model, tokenizer = integration.load(_model_name(model), dtype=dtype, device=device)
-    record = measure_prompt(
-        language_model,
-        tokenizer,
-        integration.as_prompt(tokenizer, text, system=system, chat=chat),
-        delta=delta,
-        form=form,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        seed=seed,
-        model_name=model,
-    )
+    language_model, tokenizer = load_model(model, dtype=dtype, device=device)
+    with progress() as shown:
+        advance = {
+            name: shown.counted(f"{name} answer, tokens", at_most=True)
+            for name in ("plain", "guided")
+        }
+        record = measure_prompt(
+            language_model,
+            tokenizer,
+            integration.as_prompt(tokenizer, text, system=system, chat=chat),
+            delta=delta,
+            form=form,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            model_name=model,
+            on_token=lambda name, tokens: advance[name](tokens, max_new_tokens),
+        )
     report = InfluenceReport(record)
     for path in paths:
         try:
@@ -327,11 +343,9 @@ def influence(
     if as_json:
         typer.echo(json.dumps(record))
         return
-    console = Console()
-    console.print(influence_table(record))
+    console().print(influence_table(record))
     if paths:
-        saved = ", ".join(map(str, paths))
-        console.print(f"saved: {saved}", highlight=False, soft_wrap=True, markup=False)
+        say(f"saved: {', '.join(map(str, paths))}")
 
 
 @_command
@@ -353,7 +367,7 @@ def spans(
 
     text = read_prompt(prompt, file)
     system = None if system is None else checked_text("--system", system)
-    tokenizer = integration.load_tokenizer(_model_name(model))
+    tokenizer = integration.load_tokenizer(model_name(model))
     wrapped = integration.as_prompt(tokenizer, text, system=system, chat=chat)
     if isinstance(wrapped, str):
         encoding = encode(tokenizer, wrapped)
@@ -365,7 +379,7 @@ def spans(
         record = {"text": encoding.text, "tokens": pieces, "input_ids": encoding.input_ids}
         typer.echo(json.dumps(record | {"nats": encoding.nats(delta), "groups": encoding.groups()}))
     else:
-        Console().print(marked_tokens(encoding, pieces, delta))
+        console().print(marked_tokens(encoding, pieces, delta))
 
 
 @_command
@@ -378,12 +392,18 @@ def doctor(as_json: JsonOption = False) -> None:
     if as_json:
         typer.echo(json.dumps(asdict(found)))
     else:
-        Console().print(diagnosis_report(found))
+        console().print(diagnosis_report(found))
 
 
 def main() -> None:
     """Run the command line."""
+    open_what_is_closed()
+    tame_libraries()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without UTF-8 shows "?" for Δ
             stream.reconfigure(errors="replace")
-    app()
+    try:
+        app()
+    except Exception:  # with --debug: of a file's name or a model's words it may hold anything
+        sys.stderr.write(for_terminal(traceback.format_exc()))
+        sys.exit(1)

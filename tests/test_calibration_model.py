@@ -240,7 +240,7 @@ class TestCommand:
             ((TEXTS[0], "--last-tokens", "0"), "--last-tokens"),
             ((TEXTS[0], "--file", "no-such-file.txt"), "no-such-file.txt"),
             ((TEXTS[0], "--model", "./no-such-folder"), "no-such-folder"),
-            ((TEXTS[0], "--out", "no-such-folder/c.json"), "--out must be a file in a folder"),
+            ((TEXTS[0], "--out", "no-such-folder/c.json"), "--out must be in a folder that exists"),
             (("<!!->a\udcff<-!!>",), "must be UTF-8 text"),
         ],
     )

@@ -72,13 +72,17 @@ class DemoSettings:
 
 
 def run_demo(
-    settings: DemoSettings, *, on_progress: Callable[[int, int], None] | None = None
+    settings: DemoSettings,
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+    on_timing: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Run every task at every Δ, the prompt-engineering baselines, and the timing.
 
     Args:
         settings: What to run.
         on_progress: Called with the answers done so far and the number of all answers.
+        on_timing: Likewise with the timed calls of ``generate``.
 
     Returns:
         A JSON-ready record: settings, machine, one entry per task with its rows and samples, speed.
@@ -134,7 +138,11 @@ def run_demo(
         "machine": machine_facts(),
         "tasks": tasks,
         "speed": measure_speed(
-            model, tokenizer, cases_of[Task.FRENCH], rounds=settings.speed_rounds
+            model,
+            tokenizer,
+            cases_of[Task.FRENCH],
+            rounds=settings.speed_rounds,
+            on_progress=on_timing,
         ),
     }
 
@@ -187,7 +195,13 @@ def _shorten(prompt: str, limit: int = 110) -> str:
 
 
 def measure_speed(
-    model: Any, tokenizer: Any, cases: Sequence[Case], *, rounds: int, prompts: int = 16
+    model: Any,
+    tokenizer: Any,
+    cases: Sequence[Case],
+    *,
+    rounds: int,
+    prompts: int = 16,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Time ``generate`` with sdpa, with guide, and with guide steering, interleaved.
 
@@ -199,6 +213,7 @@ def measure_speed(
         cases: Where the prompts come from; the longest ones are taken.
         rounds: Timed rounds after one that warms up.
         prompts: Prompts in the one batch.
+        on_progress: Called with the calls of ``generate`` so far and the number of them all.
 
     Returns:
         A record with one row per attention: tokens per second and time as a multiple of sdpa's.
@@ -220,7 +235,9 @@ def measure_speed(
     new_tokens = _LONGEST_ANSWER
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for round_index in range(rounds + 1):
-        for name, (runner, inputs) in runs.items():
+        for index, (name, (runner, inputs)) in enumerate(runs.items()):
+            if on_progress is not None:
+                on_progress(round_index * len(runs) + index, (rounds + 1) * len(runs))
             start = time.perf_counter()
             with torch.inference_mode():
                 runner.generate(

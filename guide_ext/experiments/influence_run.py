@@ -30,8 +30,9 @@ import importlib.metadata
 import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,6 +42,7 @@ from guide_ext import __version__, integration
 from guide_ext.chat import encode_chat
 from guide_ext.experiments.machine import machine_facts
 from guide_ext.influence import Influence, form_named
+from guide_ext.integration.streaming import AnswerStream
 from guide_ext.integration.text import decoding_options, seeded
 from guide_ext.spans import MarkedText, Span, parse
 from guide_ext.tokens import Encoding, encode, mark_tokens
@@ -83,6 +85,7 @@ def measure_prompt(
     temperature: float = 0.0,
     seed: int = 0,
     model_name: str | None = None,
+    on_token: Callable[[str, int], None] | None = None,
 ) -> dict[str, Any]:
     """Answer a prompt plainly and guided, and measure the Influence of its marks in both.
 
@@ -100,6 +103,7 @@ def measure_prompt(
         temperature: 0 for greedy decoding, else multinomial sampling at this temperature.
         seed: Seed of the sampling, the same for both runs.
         model_name: What to call the model; None for the name in its configuration.
+        on_token: Called after every token with the name of its run and the tokens of its answer.
 
     Returns:
         A JSON-ready record, described at the top of this module.
@@ -137,6 +141,8 @@ def measure_prompt(
         ways.append(("guided", delta, inputs))
     runs = []
     for name, strength, given in ways:
+        if on_token is not None:
+            decoding["streamer"] = AnswerStream(on_token=partial(on_token, name))
         with seeded(seed):
             sequences, measured = integration.generate_with_influence(
                 model, given, form=form, groups=inputs.groups, **decoding

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
@@ -44,6 +44,7 @@ def calibrate(
     tolerance: float = 0.01,
     batch_size: int = 16,
     trusted_roles: Collection[str] = ("system", "user"),
+    on_pass: Callable[[int], None] | None = None,
     **template_kwargs: Any,
 ) -> Calibration:
     r"""Find the Δ that gives marked text the Influence of an emphasis in plain writing.
@@ -67,6 +68,7 @@ def calibrate(
         tolerance: How closely to look for Δ, nats.
         batch_size: Most prompts in one forward pass.
         trusted_roles: Roles of a chat whose tags act.
+        on_pass: Called after every forward pass with the number of them so far.
         **template_kwargs: Passed on to the chat template.
 
     Returns:
@@ -113,7 +115,7 @@ def calibrate(
     ]
     if not texts:
         raise ValueError("prompts must be at least one, got none")
-    meter = _Meter(model, tokenizer, form, last_tokens, batch_size)
+    meter = _Meter(model, tokenizer, form, last_tokens, batch_size, on_pass)
     written = [_encode(tokenizer, *text) for text in texts]
     if goal == UPPERCASE:
         louder = [
@@ -150,10 +152,17 @@ class _Meter:
     """Measures the Influence of emphasised text, and counts forward passes."""
 
     def __init__(
-        self, model: Any, tokenizer: Any, form: str, last_tokens: int, batch_size: int
+        self,
+        model: Any,
+        tokenizer: Any,
+        form: str,
+        last_tokens: int,
+        batch_size: int,
+        on_pass: Callable[[int], None] | None,
     ) -> None:
         self._model, self._tokenizer = model, tokenizer
         self._form, self._last_tokens, self._batch_size = form, last_tokens, batch_size
+        self._on_pass = on_pass or (lambda passes: None)
         self.passes = 0
 
     def __call__(self, encodings: Sequence[Encoding], deltas: Sequence[float]) -> list[float]:
@@ -166,6 +175,7 @@ class _Meter:
             measured = influence(self._model, inputs, form=self._form)
             found += measured.at_end_of_prompt(self._last_tokens)[:, 0].tolist()
             self.passes += 1
+            self._on_pass(self.passes)
         return found
 
 

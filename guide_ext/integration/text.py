@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, TextStreamer
+from transformers import PreTrainedModel
 
+from guide_ext.integration.checkpoint import check_model, read_model, read_tokenizer
 from guide_ext.integration.enable import enable
 from guide_ext.integration.inputs import encode
+from guide_ext.integration.streaming import AnswerStream
 from guide_ext.steering import Steering
 
 Prompt = str | Sequence[dict[str, Any]]
@@ -42,7 +44,7 @@ def load_tokenizer(name: str) -> Any:
         ('left', True)
 
     """
-    tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left")
+    tokenizer = read_tokenizer(name)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -55,7 +57,9 @@ def load(
 
     Args:
         name: A local folder or a hub id, as ``from_pretrained`` takes it.
-        dtype: ``"auto"`` (as stored), ``"float32"``, ``"bfloat16"``, ``"float16"``, ``"float64"``.
+        dtype: ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"float64"``. Auto is
+            as stored, and on a CPU that has no instructions for products in that dtype float32,
+            which is many times as fast there.
         device: Where to put the model, e.g. ``"cuda:0"``. Default: a GPU if there is one, else CPU.
         steerable: False leaves the model as it was loaded, as the baseline of a comparison.
 
@@ -64,7 +68,7 @@ def load(
 
     Raises:
         ValueError: There is no such dtype or device, or the model cannot be steered exactly.
-        OSError: The checkpoint cannot be found or read.
+        OSError: The checkpoint cannot be found or read, or lacks weights.
 
     Example:
         >>> from importlib.resources import files
@@ -79,9 +83,9 @@ def load(
         msg = f"dtype must be one of {', '.join(map(repr, DTYPES))}, got {dtype!r}"
         raise ValueError(msg)
     where = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    check_model(name)
     tokenizer = load_tokenizer(name)
-    model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-    model = model.to(where).eval()
+    model = read_model(name, dtype=dtype, device=where).to(where).eval()
     return (enable(model) if steerable else model), tokenizer
 
 
@@ -137,6 +141,7 @@ def complete(
     batch_size: int = 16,
     stream: bool = False,
     on_batch: Callable[[int], None] | None = None,
+    on_token: Callable[[int], None] | None = None,
 ) -> list[str]:
     """Answer prompts in left-padded batches and return the new text of each.
 
@@ -151,8 +156,12 @@ def complete(
         temperature: 0 for greedy decoding, else multinomial sampling at this temperature.
         seed: Seed of the sampling; the same seed and batches give the same text.
         batch_size: Prompts per call of ``generate``.
-        stream: Print tokens to standard output while they come; needs a single prompt.
+        stream: Print tokens to standard output while they come; needs a single prompt. On a
+            terminal control characters are shown as symbols; a file or a pipe gets them as they
+            are.
         on_batch: Called after every batch with the number of prompts that it answered.
+        on_token: Called after every step of a batch with the number of tokens that each of its
+            answers has by then.
 
     Returns:
         One string per prompt, special tokens removed.
@@ -173,8 +182,8 @@ def complete(
         raise ValueError(msg)
     _check_temperature(temperature)
     streamer = {}
-    if stream:
-        streamer["streamer"] = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    if stream or on_token is not None:
+        streamer["streamer"] = AnswerStream(tokenizer if stream else None, on_token)
     answers: list[str] = []
     with seeded(seed):
         for start in range(0, len(prompts), batch_size):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from guide_ext._libraries import cuda_status, library_status
+from guide_ext._processor import why_slow
 from guide_ext.attention import explain_dispatch
 from guide_ext.experiments.machine import machine_facts
 
@@ -39,6 +40,8 @@ class Diagnosis:
         cuda_library_reason: The same for the library of the CUDA kernels.
         build: ``_C.build_info()``; empty where the extension was not built.
         kernels: One entry per device and dtype.
+        auto_dtypes: In what ``--dtype auto`` computes on the CPU, by the dtype that a checkpoint is
+            stored in, and why not in that.
 
     """
 
@@ -49,6 +52,7 @@ class Diagnosis:
     cuda_library_reason: str
     build: dict[str, Any]
     kernels: tuple[KernelChoice, ...]
+    auto_dtypes: dict[str, str]
 
 
 def _package_versions() -> dict[str, str]:
@@ -81,6 +85,14 @@ def _kernel_choices() -> tuple[KernelChoice, ...]:
     return tuple(choices)
 
 
+def _auto_dtypes() -> dict[str, str]:
+    found = {}
+    for dtype in (torch.bfloat16, torch.float16):
+        name, reason = str(dtype).removeprefix("torch."), why_slow(dtype)
+        found[name] = name if reason is None else f"float32, because {reason}"
+    return found
+
+
 def diagnose() -> Diagnosis:
     """Collect what ``guide-ext doctor`` prints.
 
@@ -99,4 +111,5 @@ def diagnose() -> Diagnosis:
         cuda_library_reason=cuda_status().reason,
         build=_build_info(),
         kernels=_kernel_choices(),
+        auto_dtypes=_auto_dtypes(),
     )

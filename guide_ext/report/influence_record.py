@@ -5,45 +5,20 @@ from __future__ import annotations
 
 import itertools
 import math
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from guide_ext._visible import visible as visible  # all of the report takes it from here
 from guide_ext.report import plain_data
 
 KIND, FORMAT = "guide_ext influence", 1
 PLAIN, GUIDED = "plain", "guided"
-# Characters of the class Cf that scripts need inside words: soft hyphen, joiners.
-_HARMLESS = "\u00ad\u200c\u200d"
 # Ends of scales that read well, times a power of ten.
 _SMALL = 0.001  # from here on four digits say enough
 _NOTHING = 1e-9
 _ROUND = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
-
-
-def visible(text: str) -> str:
-    r"""Return text of which nothing is invisible: controls, bidi overrides, halves of surrogates.
-
-    Whatever a model writes can so neither hide from a reader nor turn the text around it.
-
-    Example:
-        >>> visible("a\nb\x00\u202ec")
-        'a↵b␀⟨U+202E⟩c'
-
-    """
-    return "".join(map(_visible, text))
-
-
-def _visible(character: str) -> str:
-    code = ord(character)
-    if character in "\n\t":
-        return "↵" if character == "\n" else "⇥"
-    if code < 0x20:
-        return chr(0x2400 + code)
-    hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
-    return f"⟨U+{code:04X}⟩" if hidden and character not in _HARMLESS else character
 
 
 def number_text(value: float | None, *, is_signed: bool = False) -> str:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from guide_ext.report.influence_record import visible
+from guide_ext.report.narrow import Fitting
 from guide_ext.report.study_findings import STUDIES, findings, shown_studies
 from guide_ext.report.study_record import StudyRecord
 
@@ -26,12 +27,9 @@ def study_table(tables: Mapping[str, Any]) -> RenderableType:
 
     """
     record = StudyRecord.read(tables)
-    table = Table(
-        title=Text(f"studies, {visible(record.model)}"), title_justify="left", show_lines=True
-    )
-    table.add_column("study")
-    table.add_column("paper")
-    table.add_column("found", ratio=1, overflow="fold")
+    table = Table(title=Text(f"studies, {visible(record.model)}"), show_lines=True)
+    for column in ("study", "paper", "found"):
+        table.add_column(column, overflow="fold")
     for study in shown_studies(record):
         sentences = findings(record, study) or ["too few numbers"]
         table.add_row(study.title, study.place, Text("\n".join(map(visible, sentences))))
@@ -47,4 +45,4 @@ def study_table(tables: Mapping[str, Any]) -> RenderableType:
         notes.append(
             Text(visible(f"{cases} failed, the first ({what}): {first.error}"), style="bold red")
         )
-    return Group(table, *notes)
+    return Group(Fitting(table), *notes)

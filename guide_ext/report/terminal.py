@@ -7,14 +7,17 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from guide_ext._visible import for_terminal
 from guide_ext.calibration import Calibration
+from guide_ext.report.console import shown
 from guide_ext.report.doctor import Diagnosis
-from guide_ext.report.influence_record import Record, number_text, visible
+from guide_ext.report.influence_record import Record, number_text
+from guide_ext.report.narrow import Fitting
 from guide_ext.tokens import Encoding
 
 # Backgrounds from weak to strong emphasis, and for text that is played down; readable on light and
@@ -50,12 +53,19 @@ def marked_tokens(encoding: Encoding, pieces: Sequence[str], delta: float) -> Re
     watched = [any(mask[index] for mask in groups.values()) for index in range(len(nats))]
     styles = [_style(*one) for one in zip(nats, watched, strict=True)]
     text = Text()
-    table = Table(title="marked tokens", title_justify="left", show_edge=False)
+    table = Table(title="marked tokens", show_edge=False)
     for column in ("index", "id", "token", "text", "bias (nats)", "groups"):
-        table.add_column(column, justify="right" if column in ("index", "id") else "left")
+        is_count = column in ("index", "id")
+        is_text = column in ("token", "text", "groups")
+        table.add_column(
+            column,
+            justify="right" if is_count else "left",
+            overflow="fold" if is_text else "ellipsis",
+        )
     for index, (start, end) in enumerate(encoding.offsets):
         style = styles[index]
-        text.append(encoding.text[start:end] or pieces[index], style=style or "dim")
+        piece = encoding.text[start:end] or pieces[index]
+        text.append(for_terminal(piece), style=style or "dim")
         # Between tokens of one mark the gap is marked, too: a band, and no wall of boxes.
         is_inside = styles[index + 1 : index + 2] == [style]
         text.append("\u200a" if end > start else "", style=style if is_inside else "")
@@ -64,23 +74,23 @@ def marked_tokens(encoding: Encoding, pieces: Sequence[str], delta: float) -> Re
             table.add_row(
                 str(index),
                 str(encoding.input_ids[index]),
-                Text(pieces[index]),  # a plain string would be read as markup
-                Text(repr(encoding.text[start:end])),
+                shown(pieces[index]),
+                shown(repr(encoding.text[start:end])),
                 f"{nats[index]:+g}" if nats[index] else "",
-                names,
+                shown(names),
             )
     count = sum(bool(value) for value in nats)
     summary = f"{len(nats)} tokens, {count} steered, {sum(watched)} watched"
-    return Group(Panel(text, title="prompt"), table, Text(summary))
+    return Group(Panel(text, title="prompt"), Fitting(table), Text(summary))
 
 
 def side_by_side(plain: str, guided: str, delta: float) -> RenderableType:
     """Show the same prompt's plain and guided answers next to each other."""
     table = Table(show_lines=True, expand=True)
-    table.add_column("plain", ratio=1)
-    table.add_column(f"guided (Δ = {delta:g})", ratio=1)
-    table.add_row(Text(plain), Text(guided))
-    return table
+    table.add_column("plain", overflow="fold")
+    table.add_column(f"guided (Δ = {delta:g})", overflow="fold")
+    table.add_row(shown(plain), shown(guided))
+    return Fitting(table)
 
 
 def diagnosis_report(diagnosis: Diagnosis) -> RenderableType:
@@ -89,21 +99,26 @@ def diagnosis_report(diagnosis: Diagnosis) -> RenderableType:
     facts.add_column(style="bold")
     facts.add_column(overflow="fold")
     for name, value in diagnosis.versions.items():
-        facts.add_row(name, value)
+        facts.add_row(name, shown(value))
     for name, value in diagnosis.machine.items():
-        facts.add_row(name, value)
-    facts.add_row("compiled library", Text(diagnosis.library_reason))
-    facts.add_row("CUDA library", Text(diagnosis.cuda_library_reason))
+        facts.add_row(name, shown(value))
+    facts.add_row("compiled library", shown(diagnosis.library_reason))
+    facts.add_row("CUDA library", shown(diagnosis.cuda_library_reason))
     for name, value in diagnosis.build.items():
-        shown = ", ".join(value) if isinstance(value, list) else str(value)
-        facts.add_row(f"build: {name}", Text(shown or "none"))
-    kernels = Table(title="which kernel serves a call", title_justify="left")
-    for column in ("device", "dtype", "kernel", "why not a faster one"):
-        kernels.add_column(column, overflow="fold")
+        facts.add_row(
+            f"build: {name}",
+            shown((", ".join(value) if isinstance(value, list) else value) or "none"),
+        )
+    for name, value in diagnosis.auto_dtypes.items():
+        facts.add_row(f"--dtype auto, {name}", shown(value))
+    kernels = Table(title="which kernel serves a call")
+    for column in ("device", "dtype", "kernel"):
+        kernels.add_column(column)
+    kernels.add_column("why not a faster one", overflow="fold")
     for choice in diagnosis.kernels:
         why = "\n".join(choice.reasons) or "this is the fastest one here"
-        kernels.add_row(choice.device, choice.dtype, choice.kernel, Text(why))
-    return Group(facts, Text(), kernels)
+        kernels.add_row(choice.device, choice.dtype, choice.kernel, shown(why))
+    return Group(Fitting(facts), Text(), Fitting(kernels))
 
 
 def calibration_report(found: Calibration) -> RenderableType:
@@ -117,7 +132,7 @@ def calibration_report(found: Calibration) -> RenderableType:
     meaning = "95 %, for other prompts like these" if several else "for this prompt"
     summary.add_row("Δ", f"{found.delta:.3f} nats")
     summary.add_row("between", f"{low:.3f} and {high:.3f} ({meaning})")
-    summary.add_row("matches", Text(f"{matched}: Influence {found.target:.4g} ({found.form})"))
+    summary.add_row("matches", shown(f"{matched}: Influence {found.target:.4g} ({found.form})"))
     if several:
         each = ", ".join("none" if d is None else f"{d:.3f}" for d in found.per_prompt)
         summary.add_row("of each prompt", each)
@@ -127,20 +142,14 @@ def calibration_report(found: Calibration) -> RenderableType:
         curve.add_column(column, justify="right")
     for delta, influence in found.curve:
         curve.add_row(f"{delta:.3f}", f"{influence:.4g}", style="bold" * (delta == found.delta))
-    return Group(summary, Text(), curve)
-
-
-def print_error(message: str) -> None:
-    """Print one clean error line (or several, for a message with an excerpt) to standard error."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(Text("error: ", style="bold red").append(message, style="not bold default"))
+    return Group(Fitting(summary), Text(), Fitting(curve))
 
 
 def demo_report(result: dict[str, Any]) -> RenderableType:
     """Show a saved demo result: rates with intervals, speed, and answers side by side."""
     parts: list[RenderableType] = []
     for task in result["tasks"]:
-        table = Table(title=task["title"], title_justify="left")
+        table = Table(title=shown(task["title"]))
         for column in ("Δ (nats)", "right", "95 % interval", "well-formed"):
             table.add_column(column, justify="right")
         for row in task["rows"]:
@@ -152,29 +161,30 @@ def demo_report(result: dict[str, Any]) -> RenderableType:
                 f"{low:.1%} – {high:.1%}",
                 f"{row['well_formed']:.1%}",
             )
-        parts.append(table)
+        parts.append(Fitting(table))
         for sample in task["samples"]:
             answers = Table(show_header=False, show_edge=False)
             answers.add_column(style="bold")
             answers.add_column(overflow="fold")
-            answers.add_row("wanted", Text(sample["wanted"]))
+            answers.add_row("prompt", shown(sample["prompt"]))
+            answers.add_row("wanted", shown(sample["wanted"]))
             for delta, answer in sample["answers"].items():
-                shown = textwrap.shorten(answer, _LONGEST_SAMPLE, placeholder=" …")
-                answers.add_row(f"Δ = {delta}", Text(shown))
-            parts.append(Panel(answers, title=Text(sample["prompt"]), title_align="left"))
+                short = textwrap.shorten(answer, _LONGEST_SAMPLE, placeholder=" …")
+                answers.add_row(f"Δ = {delta}", shown(short))
+            parts.append(Panel(Fitting(answers)))
     timing = result["speed"]
     title = (
         f"speed of generate(): {timing['prompts']} prompts of {timing['prompt_tokens']} tokens, "
         f"{timing['new_tokens']} new ones each, median of {timing['rounds']} rounds"
     )
-    speed = Table(title=title, title_justify="left")
+    speed = Table(title=title)
     for column in ("attention", "tokens / s", "time against sdpa"):
         speed.add_column(column, justify="right")
     for row in timing["rows"]:
         speed.add_row(
-            row["attention"], f"{row['tokens_per_second']:.0f}", f"{row['time_ratio']:.2f}×"
+            shown(row["attention"]), f"{row['tokens_per_second']:.0f}", f"{row['time_ratio']:.2f}×"
         )
-    parts.append(speed)
+    parts.append(Fitting(speed))
     return Group(*parts)
 
 
@@ -189,25 +199,20 @@ def influence_table(record: dict[str, Any]) -> RenderableType:
 
     """
     read = Record.read(record)
-    title = f"Influence ({visible(read.form)}), mean after layer {read.layers}"
-    table = Table(title=Text(title), title_justify="left")
-    table.add_column("group")
+    title = f"Influence ({read.form}), mean after layer {read.layers}"
+    table = Table(title=shown(title))
+    table.add_column("group", overflow="fold")
     table.add_column("over")
-    answers = Table(show_lines=True, title="answers", title_justify="left")
+    answers = Table(show_lines=True, title="answers")
     for run in read.runs:
-        table.add_column(run.label, justify="right")
-        answers.add_column(run.label, ratio=1, overflow="fold")
+        table.add_column(shown(run.label), justify="right")
+        answers.add_column(shown(run.label), overflow="fold")
     end = f"last {read.end_tokens} tokens of the prompt"
     for index, group in enumerate(read.groups):
         for place, values in (
             (end, [run.at_end[index] for run in read.runs]),
             ("answer", [run.in_answer[index] for run in read.runs]),
         ):
-            table.add_row(Text(visible(group)), place, *map(number_text, values))
-    answers.add_row(*(Text(_lines(run.answer)) for run in read.runs))
-    return Group(table, answers)
-
-
-def _lines(text: str) -> str:
-    """Return a text with its line breaks alive and everything else visible."""
-    return "\n".join(map(visible, text.split("\n")))
+            table.add_row(shown(group), place, *map(number_text, values))
+    answers.add_row(*(shown(run.answer) for run in read.runs))
+    return Group(Fitting(table), Fitting(answers))

@@ -178,7 +178,7 @@ class RunFolder:
         path = self.path / MANIFEST
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise ValueError(
                 f"run must be a folder with a {MANIFEST}, got {str(self.path)!r}; "
                 "'guide-ext study run' makes one"

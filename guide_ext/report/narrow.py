@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: MIT
+"""Tables that lose nothing where there is no room: rows one below the other instead of columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+# A column of prose (overflow="fold") may break a word that is longer than this; no number is.
+_BREAKABLE = 16
+
+
+class Fitting:
+    """A table; or its cells as lines, where columns would cut words and numbers.
+
+    Args:
+        table: Its cells are text. Columns of prose have ``overflow="fold"``. Where it has no
+            header, the first cell of a row names the others.
+
+    Example:
+        >>> table = Table("Δ (nats)", "95 % interval", "right")
+        >>> table.add_row("2", "90.1% – 99.9%", "97.5%")
+        >>> Console(width=20).print(Fitting(table))
+        Δ (nats): 2
+        95 % interval: 90.1%
+        – 99.9%
+        right: 97.5%
+
+    """
+
+    def __init__(self, table: Table) -> None:
+        """Keep the table; what is longer than a whole line is folded, not cut off."""
+        self._table = table
+        self._may_break = [column.overflow == "fold" for column in table.columns]
+        for column in table.columns:
+            column.overflow = "fold"
+        # A table wraps its title to its own width, and breaks words for that.
+        self._title, table.title = table.title, None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Render the one or the other."""
+        if self._title is not None:
+            yield _as_text(console, self._title, "italic")
+        widths = self._widths(console, options)
+        if widths is None:
+            yield from self._lines(console)
+            return
+        for column, width in zip(self._table.columns, widths, strict=True):
+            column.width = width
+        yield self._table
+
+    def _widths(self, console: Console, options: ConsoleOptions) -> list[int] | None:
+        """Share the line among the columns; return None where a word has no room.
+
+        The library's own way takes from the widest column first, also what its words need.
+        """
+        columns = self._table.columns
+        for column in columns:
+            column.width = None
+        unbounded = options.update(max_width=1 << 20)
+        least, most = [], []
+        for column, may_break in zip(columns, self._may_break, strict=True):
+            cells = [*column.cells, *([column.header] if self._table.show_header else [])]
+            sizes = [Measurement.get(console, unbounded, cell) for cell in cells]
+            longest_word = max((size.minimum for size in sizes), default=1)
+            most.append(max((size.maximum for size in sizes), default=1))
+            least.append(min(longest_word, _BREAKABLE) if may_break else longest_word)
+            column.width = most[-1]
+        frame = Measurement.get(console, unbounded, self._table).minimum - sum(most)
+        room = options.max_width - frame
+        if sum(least) > room:
+            return None
+        if self._table.expand:
+            most = [room] * len(columns)
+        # The narrowest first, so that every column has what it needs or an equal share.
+        widths = list(least)
+        spare = room - sum(widths)
+        while spare and (short := [i for i, width in enumerate(widths) if width < most[i]]):
+            widths[min(short, key=widths.__getitem__)] += 1
+            spare -= 1
+        return widths
+
+    def _lines(self, console: Console) -> Iterator[RenderableType]:
+        """Return a line for every cell, rows apart from each other."""
+        columns = self._table.columns
+        rows = zip(*(list(column.cells) for column in columns), strict=True)
+        for index, row in enumerate(rows):
+            cells = [_as_text(console, cell) for cell in row]
+            if not self._table.show_header:
+                name, *values = cells
+                yield _named(name.plain, Text(" ").join(values))
+                continue
+            if index:
+                yield Text()
+            for column, cell in zip(columns, cells, strict=True):
+                if cell.plain:
+                    yield _named(_as_text(console, column.header).plain, cell)
+
+
+def _named(name: str, value: Text) -> Text:
+    line = Text(name, style="bold").append(": ")
+    line = Text().append_text(line).append_text(value)
+    line.overflow = "fold"
+    return line
+
+
+def _as_text(console: Console, cell: object, style: str = "") -> Text:
+    """Return what a cell holds; a plain string is markup, as in a table."""
+    text = cell if isinstance(cell, Text) else console.render_str(str(cell))
+    return Text().append_text(text) if not style else Text(style=style).append_text(text)
