@@ -27,7 +27,7 @@ def biased_attention(
     window_left: int = -1,
     window_right: int = -1,
     scale: float | None = None,
-    softcap: float = 0.0,
+    softcap: float = 0,  # no float: torch.compile would make a symbol of it, and compile twice
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Attend with a bias on chosen keys and read off how much of a mark each query gathers.
 
@@ -55,6 +55,8 @@ def biased_attention(
 
     Differentiable once with respect to every floating input. Works under `torch.compile`,
     `torch.export`, `torch.autocast` (which casts query, key and value alone) and inference mode.
+    Sizes and windows may be symbols there, of data too; `scale` and `softcap` are compiled in, as
+    the scale of SDPA is: another value compiles again.
     Inputs that no kernel takes are computed block by block in PyTorch: same results, slower;
     `explain_dispatch` tells.
 

@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor
 
+from guide_ext._checks import broadcasts, holds
 from guide_ext.attention import biased_attention
 
 
@@ -26,7 +27,7 @@ def attention_with_share(
     window_left: int = -1,
     window_right: int = -1,
     scale: float | None = None,
-    softcap: float = 0.0,
+    softcap: float = 0,  # no float, as in `biased_attention`
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Attention with the smallest Δ ≥ 0 on the marked keys that gives them a share of a row.
 
@@ -95,7 +96,10 @@ def attention_with_share(
     out_marked, influence_marked, lse_marked = attend(marked, None)
     out_rest, influence_rest, lse_rest = attend(~marked, sinks)
     log_odds = lse_marked - lse_rest  # NaN for a row that sees nothing
-    wanted = torch.as_tensor(min_share, dtype=lse_rest.dtype, device=lse_rest.device)
+    if isinstance(min_share, Tensor):
+        wanted = min_share.to(lse_rest)
+    else:  # a sum keeps the number out of compiled code, which as_tensor would make for each
+        wanted = lse_rest.new_zeros(()) + min_share
     wanted = torch.logit(wanted).view(-1, 1, 1)
     can_grow = log_odds.isfinite() & (log_odds < wanted)
     delta = torch.where(can_grow, wanted - log_odds, 0.0)
@@ -116,11 +120,17 @@ def attention_with_share(
 
 
 def _check(key: Tensor, marked: Tensor, min_share: float | Tensor) -> None:
-    shapes = ((1, key.shape[2]), (key.shape[0], key.shape[2])) if key.dim() == 4 else ()
-    if marked.dtype != torch.bool or tuple(marked.shape) not in shapes:
+    is_fitting = (
+        key.dim() == 4
+        and marked.dim() == 2
+        and broadcasts(marked.shape[0], key.shape[0])
+        and holds(marked.shape[1] == key.shape[2])
+    )
+    if marked.dtype != torch.bool or not is_fitting:
+        shape = [key.shape[0], key.shape[2]] if key.dim() == 4 else "[..]"
         raise ValueError(
-            "attention_with_share: marked must be bool, [1 or batch, seqlen_k] = "
-            f"{list(shapes[-1]) if shapes else '[..]'}, got {marked.dtype} {list(marked.shape)}"
+            f"attention_with_share: marked must be bool, [1 or batch, seqlen_k] = {shape}, "
+            f"got {marked.dtype} {list(marked.shape)}"
         )
     if isinstance(min_share, Tensor):
         if min_share.dim() != 1 or not min_share.is_floating_point():
