@@ -66,6 +66,15 @@ def test_the_same_error_arrives(monkeypatch, case, way, error):
     assert "_forward_rows" in {entry.name for entry in caught.traceback}
 
 
+def test_on_every_backend(monkeypatch, backend):
+    """The CUDA library has its own connection to Python, as has the emulated one."""
+    error = KeyboardInterrupt("Ctrl-C")
+    _failing(monkeypatch, error)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        backend.run(*backend.draw(SENT_BACK["large heads"]).values())
+    assert caught.value is error
+
+
 @pytest.mark.parametrize("case", SENT_BACK.values(), ids=SENT_BACK)
 def test_under_autograd_and_autocast(monkeypatch, case):
     tensors = case.tensors()
@@ -200,6 +209,15 @@ def test_a_lack_of_memory_is_what_torch_raises(dtype, which, way):
     assert type(caught.value) is type(truth.value)
     assert "DefaultCPUAllocator: can't allocate memory" in str(caught.value)
     assert _words(caught.value) == _words(truth.value)
+
+
+def test_a_lack_of_memory_on_every_backend(backend):
+    if backend.device.type != "cpu":
+        pytest.skip("see test_a_lack_of_device_memory_is_what_torch_raises")
+    side = 2**20
+    query = torch.zeros(1, 1, 1, 8, dtype=backend.dtypes[0]).expand(1, side, side, 8)
+    with pytest.raises(RuntimeError, match="DefaultCPUAllocator: can't allocate memory"):
+        backend.run(query, query[:, :1, :4], query[:, :1, :4])
 
 
 SCRATCH = """
