@@ -21,7 +21,9 @@ thread_local PyObject* kept_error = nullptr;
 void begin_call() { ++num_calls; }
 
 // pybind11 asks an exception of this kind to set the error itself, whichever library threw it and
-// whichever version of pybind11 catches it. torch's operators are called through pybind11.
+// whichever version of pybind11 catches it. torch's operators are called through pybind11. Where
+// types of two libraries are not the same (not so with GCC's runtime), it is a RuntimeError with
+// the text of the error.
 class KeptError final : public py::builtin_exception {
  public:
   KeptError(std::shared_ptr<PyObject> error, const std::string& text)

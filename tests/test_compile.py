@@ -131,7 +131,7 @@ CHOOSE = {
 ATTEND = {
     "plain": lambda q, k, v, b: biased_attention(q, k, v, is_causal=True),
     "key_bias": lambda q, k, v, b: biased_attention(q, k, v, b),
-    "one key_bias": lambda q, k, v, b: biased_attention(q, k, v, b[:1] if b.dim() else b),
+    "one key_bias": lambda q, k, v, b: biased_attention(q, k, v, b[:1]),
     "influence": lambda q, k, v, b: biased_attention(q, k, v, b[:, None], b),
     "attn_bias": lambda q, k, v, b: biased_attention(
         q, k, v, attn_bias=b[:, None, None].expand(-1, -1, q.shape[2], -1)
@@ -168,12 +168,17 @@ def _chosen(attend, choose):
 
 
 @traces_choices
-@pytest.mark.parametrize("chosen", CHOOSE)
-@pytest.mark.parametrize("attend", ATTEND.values(), ids=ATTEND)
-def test_sizes_of_data(chosen, attend):
-    function = _chosen(attend, CHOOSE[chosen])
+@pytest.mark.parametrize(
+    ("chosen", "name"),
+    [("batch", name) for name in ATTEND]
+    + [
+        (chosen, name) for chosen in ("keys", "rows") for name in ("key_bias", "attn_bias", "share")
+    ],
+)
+def test_sizes_of_data(chosen, name):
+    function = _chosen(ATTEND[name], CHOOSE[chosen])
     calls = [(*_operands(), keep) for keep in _choices(LENGTHS[chosen])]
-    if chosen == "batch" and attend is ATTEND["one key_bias"]:
+    if name == "one key_bias":
         calls.pop()  # of a batch of none there is no first
     assert set(_compilations(function, calls, dynamic=None)) == {1}
     program = torch.export.export(_Module(function), calls[0]).module()
