@@ -69,6 +69,7 @@ add_library(guide_ext_cuda SHARED
   csrc/ops/biased_attention.cpp
   csrc/ops/biased_attention_cuda.cpp
   csrc/ops/check_arguments.cpp
+  csrc/ops/python_errors.cpp
   csrc/attention/cuda/forward.cpp
   ${GUIDE_CUDA_OBJECTS})
 target_include_directories(guide_ext_cuda PRIVATE csrc)

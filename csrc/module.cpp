@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// The Python module `_C`: what was built, and how. It needs no torch.
+// The Python module `_C`: what was built, and how; and what of the libraries' work needs to know
+// Python. It needs no torch.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -7,6 +8,8 @@
 #include <sstream>
 #include <string>
 #include <vector>
+
+#include "error_keeper.h"
 
 namespace {
 
@@ -38,8 +41,9 @@ pybind11::dict build_info() {
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
-  module.doc() = "Facts about the build of guide_ext.";
+  module.doc() = "Facts about the build of guide_ext, and errors of Python through C++.";
   module.def("build_info", &build_info,
              "What was built: version, compiler, torch_target, instruction_sets, "
              "cuda_architectures, cuda_skipped_because, git_revision.");
+  guide::define_error_keeper(module);
 }

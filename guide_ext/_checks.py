@@ -58,9 +58,9 @@ def check_arguments(
         shape = key_bias.shape
         if not (
             key_bias.dim() == 3
-            and _broadcasts(shape[0], batch)
-            and _broadcasts(shape[1], num_heads)
-            and shape[2] == seqlen_k
+            and broadcasts(shape[0], batch)
+            and broadcasts(shape[1], num_heads)
+            and holds(shape[2] == seqlen_k)
         ):
             _fail(
                 "key_bias must be [1 or batch, 1 or num_heads, seqlen_k] = "
@@ -71,9 +71,9 @@ def check_arguments(
         shape = influence.shape
         if not (
             influence.dim() == 3
-            and _broadcasts(shape[0], batch)
-            and shape[1] >= 1
-            and shape[2] == seqlen_k
+            and broadcasts(shape[0], batch)
+            and holds(shape[1] >= 1)
+            and holds(shape[2] == seqlen_k)
         ):
             _fail(
                 "influence must be [1 or batch, channels >= 1, seqlen_k] = "
@@ -88,10 +88,10 @@ def check_arguments(
         shape = attn_bias.shape
         if not (
             attn_bias.dim() == 4
-            and _broadcasts(shape[0], batch)
-            and _broadcasts(shape[1], num_heads)
-            and shape[2] == seqlen_q
-            and shape[3] == seqlen_k
+            and broadcasts(shape[0], batch)
+            and broadcasts(shape[1], num_heads)
+            and holds(shape[2] == seqlen_q)
+            and holds(shape[3] == seqlen_k)
         ):
             _fail(
                 "attn_bias must be [1 or batch, 1 or num_heads, seqlen_q, seqlen_k] = "
@@ -101,12 +101,12 @@ def check_arguments(
     if sinks is not None:
         if sinks.dtype not in QUERY_DTYPES:
             _fail(f"sinks must be float16, bfloat16, float32 or float64, got {_name(sinks.dtype)}")
-        if not (sinks.dim() == 1 and sinks.shape[0] == num_heads):
+        if not (sinks.dim() == 1 and holds(sinks.shape[0] == num_heads)):
             _fail(f"sinks must be [num_heads] = [{num_heads}], got shape {_list(sinks.shape)}")
     if q_start is not None:
         if q_start.dtype != torch.int32:
             _fail(f"q_start must be int32, got {_name(q_start.dtype)}")
-        if not (q_start.dim() == 1 and _broadcasts(q_start.shape[0], batch)):
+        if not (q_start.dim() == 1 and broadcasts(q_start.shape[0], batch)):
             _fail(
                 f"q_start must be [1 or batch] = [1 or {batch}], got shape {_list(q_start.shape)}"
             )
@@ -135,29 +135,35 @@ def _check_operands(query: Tensor, key: Tensor, value: Tensor) -> None:
         _check_device(name, operands[name], query)
     batch, num_heads, _, head_dim = query.shape
     _, num_kv_heads, seqlen_k, _ = key.shape
-    if head_dim < 1:
+    if not holds(head_dim >= 1):
         _fail(f"query must have head_dim >= 1, got shape {_list(query.shape)}")
-    if key.shape[0] != batch or key.shape[3] != head_dim:
+    if not (holds(key.shape[0] == batch) and holds(key.shape[3] == head_dim)):
         _fail(
             f"key must be [batch, num_kv_heads, seqlen_k, head_dim] = "
             f"[{batch}, num_kv_heads, seqlen_k, {head_dim}] to go with query, "
             f"got shape {_list(key.shape)}"
         )
-    if value.shape[0] != batch or value.shape[1] != num_kv_heads or value.shape[2] != seqlen_k:
+    if not (
+        holds(value.shape[0] == batch)
+        and holds(value.shape[1] == num_kv_heads)
+        and holds(value.shape[2] == seqlen_k)
+    ):
         _fail(
             f"value must be [batch, num_kv_heads, seqlen_k, head_dim_v] = "
             f"[{batch}, {num_kv_heads}, {seqlen_k}, head_dim_v] to go with key, "
             f"got shape {_list(value.shape)}"
         )
-    if value.shape[3] < 1:
+    if not holds(value.shape[3] >= 1):
         _fail(f"value must have head_dim_v >= 1, got shape {_list(value.shape)}")
-    if num_heads < 1 or num_kv_heads < 1 or num_heads % num_kv_heads != 0:
+    if not (
+        holds(num_heads >= 1) and holds(num_kv_heads >= 1) and holds(num_heads % num_kv_heads == 0)
+    ):
         _fail(
             "query must have num_heads that is a positive multiple of key's num_kv_heads, "
             f"got {num_heads} and {num_kv_heads}"
         )
     for name, tensor in operands.items():
-        if tensor.shape[3] > 1 and tensor.stride(3) != 1:
+        if not (holds(tensor.stride(3) == 1) or holds(tensor.shape[3] <= 1)):
             _fail(
                 f"{name} must have a contiguous last dimension, "
                 f"got strides {_list(tensor.stride())}; call .contiguous()"
@@ -168,7 +174,7 @@ def _check_numbers(
     window_left: int, window_right: int, scale: float | None, softcap: float
 ) -> None:
     for name, window in (("window_left", window_left), ("window_right", window_right)):
-        if window < -1:
+        if not holds(window >= -1):
             _fail(f"{name} must be -1 (no limit) or at least 0, got {window}")
     # Kernels compute in float32 and may do so in bits: a number that leaves its range there would
     # change its meaning.
@@ -207,8 +213,18 @@ def _check_float32(name: str, tensor: Tensor, query: Tensor) -> None:
         _fail(f"{name} must be float32, got {_name(tensor.dtype)}; call .float()")
 
 
-def _broadcasts(size: int, full: int) -> bool:
-    return size == 1 or size == full
+def broadcasts(size: int, full: int) -> bool:
+    # Equality first: equal symbols are equal whatever they stand for.
+    return holds(size == full) or holds(size == 1)
+
+
+def holds(condition: bool) -> bool:
+    """Decide; True where only the data of a compiled graph's run could: the kernel checks again."""
+    if isinstance(condition, torch.SymBool):
+        from torch.fx.experimental.symbolic_shapes import guard_or_true
+
+        return guard_or_true(condition)
+    return condition
 
 
 def _name(dtype_or_layout: torch.dtype | torch.layout) -> str:

@@ -7,7 +7,7 @@ import ctypes
 import functools
 import importlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,10 @@ class CudaStatus:
     reason: str
 
 
+_OTHER_SOURCES = (
+    "{path} was built from other sources than these: {what}; build again with "
+    "`pip install --no-build-isolation -e .`, or delete it"
+)
 # Why a library was not loaded; None where it was. Set once, by load_libraries.
 _load_error: str | None = "guide_ext._ops was not imported"
 _cuda_load_error: str | None = "guide_ext._ops was not imported"
@@ -69,17 +73,54 @@ def load_libraries(ops: Any, names: Iterable[str]) -> bool:
     if _load_error is None:
         missing = [name for name in names if not hasattr(ops, name)]
         if missing:
-            raise ImportError(
-                f"{LIBRARY_PATH} was built from other sources than these: it lacks {missing}; "
-                "build again with `pip install --no-build-isolation -e .`, or delete it"
-            )
+            raise ImportError(_OTHER_SOURCES.format(path=LIBRARY_PATH, what=f"it lacks {missing}"))
+        connect_errors(LIBRARY_PATH)
     # Its symbols come from torch's own CUDA library. No device is touched here: a process that
     # forks later must not have used one.
     if torch.version.cuda is None:
         _cuda_load_error = f"torch {torch.__version__} was built without CUDA"
     else:
         _cuda_load_error = _load(CUDA_LIBRARY_PATH, _why_cuda_was_skipped())
+        if _cuda_load_error is None:
+            connect_errors(CUDA_LIBRARY_PATH)
     return _load_error is None
+
+
+def keep_errors(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """Let what the kernel of an operator raises pass through the libraries that call it.
+
+    torch's C interface tells a library that a call has failed, not why: without this, Ctrl-C or a
+    lack of memory would become a RuntimeError of other words.
+    """
+    if _load_error is not None or (extension := _extension()) is None:
+        return kernel
+    kept: Callable[..., Any] = extension.keep_errors(kernel)
+    return kept
+
+
+def connect_errors(path: Path) -> None:
+    """Let a loaded library throw what `keep_errors` has kept.
+
+    Raises:
+        ImportError: If the library or `_C` was built from other sources.
+
+    """
+    if (extension := _extension()) is None:
+        return
+    try:
+        addresses = (ctypes.c_void_p(address) for address in extension.error_keeper())
+        ctypes.CDLL(str(path)).guide_ext_keep_errors(*addresses)
+    except AttributeError as error:
+        raise ImportError(_OTHER_SOURCES.format(path=path, what=str(error))) from error
+
+
+@functools.cache
+def _extension() -> Any | None:
+    """Import `_C`; it is missing where nothing was built, or for another Python."""
+    try:
+        return importlib.import_module("guide_ext._C")
+    except ImportError:
+        return None
 
 
 def _load(path: Path, how_to_build: str) -> str | None:
@@ -94,11 +135,9 @@ def _load(path: Path, how_to_build: str) -> str | None:
 
 
 def _why_cuda_was_skipped() -> str:
-    try:
-        build_info = importlib.import_module("guide_ext._C").build_info()
-    except ImportError:
+    if (extension := _extension()) is None:
         return "nvcc and `pip install .` build it"
-    skipped = build_info["cuda_skipped_because"]
+    skipped = extension.build_info()["cuda_skipped_because"]
     return f"the build skipped it: {skipped}" if skipped else "nvcc and `pip install .` build it"
 
 

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from guide_ext import _chunked, _chunked_backward, _derivatives
 from guide_ext._checks import check_arguments
-from guide_ext._libraries import load_libraries
+from guide_ext._libraries import keep_errors, load_libraries
 
 SIGNATURE = (
     "(Tensor query, Tensor key, Tensor value, Tensor? key_bias=None, Tensor? influence=None, "
     "Tensor? attn_bias=None, Tensor? sinks=None, Tensor? q_start=None, *, bool is_causal=False, "
-    "int window_left=-1, int window_right=-1, float? scale=None, float softcap=0.0) "
+    "SymInt window_left=-1, SymInt window_right=-1, float? scale=None, float softcap=0.0) "
     "-> (Tensor out, Tensor influence_out, Tensor lse)"
 )
 # What csrc/library.cpp defines, for where it was not built; a test compares the two.
@@ -34,9 +34,12 @@ SCHEMAS = {
         "biased_attention_backward(Tensor? grad_out, Tensor? grad_influence_out, Tensor? grad_lse, "
         "Tensor query, Tensor key, Tensor value, Tensor? key_bias, Tensor? influence, "
         "Tensor? attn_bias, Tensor? sinks, Tensor? q_start, Tensor out, Tensor influence_out, "
-        "Tensor lse, *, bool is_causal, int window_left, int window_right, float? scale, "
+        "Tensor lse, *, bool is_causal, SymInt window_left, SymInt window_right, float? scale, "
         "float softcap, bool[] wanted) -> (Tensor grad_query, Tensor grad_key, Tensor grad_value, "
         "Tensor grad_key_bias, Tensor grad_influence, Tensor grad_attn_bias, Tensor grad_sinks)"
+    ),
+    "new_empty_strided": (
+        "new_empty_strided(Tensor self, SymInt[] size, SymInt[] stride, ScalarType dtype) -> Tensor"
     ),
 }
 
@@ -75,6 +78,12 @@ def _chunked_kernel(
     call = _chunked.AttentionCall(*tensors, is_causal, window_left, window_right, scale, softcap)
     with _float32_products(query):
         return _chunked.forward(call)
+
+
+def _new_empty_strided(
+    self: Tensor, size: list[int], stride: list[int], dtype: torch.dtype
+) -> Tensor:
+    return self.new_empty_strided(size, stride, dtype=dtype)
 
 
 def _fake_kernel(
@@ -185,8 +194,15 @@ def _autocast(
 _AUTOCAST_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 
+_library.impl("biased_attention", _chunked_kernel, "CompositeExplicitAutograd")
+# Compiled kernels call these two: the one where they have no instance, the other for the error of
+# an allocation that failed.
+for _name, _kernel in (
+    ("biased_attention_chunked", _chunked_kernel),
+    ("new_empty_strided", _new_empty_strided),
+):
+    _library.impl(_name, keep_errors(_kernel), "CompositeExplicitAutograd")
 for _name in ("biased_attention", "biased_attention_chunked"):
-    _library.impl(_name, _chunked_kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"guide::{_name}", _fake_kernel, lib=_library)
 _library.impl("biased_attention_backward", _backward_kernel, "CompositeExplicitAutograd")
 torch.library.register_fake("guide::biased_attention_backward", _fake_backward_kernel, lib=_library)

@@ -28,7 +28,7 @@ def biased_attention(
     window_left: int = -1,
     window_right: int = -1,
     scale: float | None = None,
-    softcap: float = 0.0,
+    softcap: float = 0,  # no float: torch.compile would make a symbol of it, and compile twice
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Attend with a bias on chosen keys and read off how much of a mark each query gathers.
 
@@ -59,6 +59,8 @@ def biased_attention(
     `vjp`, `jacrev` and `vmap` work too. Forward-mode and second derivatives raise
     `NotImplementedError`. Works under `torch.compile`, `torch.export`, `torch.autocast` (which
     casts query, key and value alone) and inference mode.
+    Sizes and windows may be symbols under the compiler, sizes that the data decides too; `scale`
+    and `softcap` are compiled in, as the scale of SDPA is: another value compiles again.
     Inputs that no kernel takes are computed block by block in PyTorch: same results, slower;
     `explain_dispatch` tells.
 

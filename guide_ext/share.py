@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from guide_ext._argument_types import check_types, described, is_number
-from guide_ext._checks import check_arguments
+from guide_ext._checks import broadcasts, check_arguments, holds
 from guide_ext._chunked import saturated
 from guide_ext.attention import biased_attention
 
@@ -29,7 +29,7 @@ def attention_with_share(
     window_left: int = -1,
     window_right: int = -1,
     scale: float | None = None,
-    softcap: float = 0.0,
+    softcap: float = 0,  # no float, as in `biased_attention`
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Attention with the smallest Δ ≥ 0 on the marked keys that gives them a share of a row.
 
@@ -119,7 +119,10 @@ def attention_with_share(
         sink = saturated(sinks, lse_rest.dtype).to(lse_rest.dtype)[:, None]
         lse_rest = torch.where(alone, sink, lse_rest)
     log_odds = lse_marked - lse_rest  # NaN for a row that sees nothing
-    wanted = torch.as_tensor(min_share, dtype=lse_rest.dtype, device=lse_rest.device)
+    if isinstance(min_share, Tensor):
+        wanted = min_share.to(lse_rest)
+    else:  # a sum keeps the number out of compiled code, which as_tensor would make for each
+        wanted = lse_rest.new_zeros(()) + min_share
     wanted = torch.logit(wanted).view(-1, 1, 1)
     can_grow = log_odds.isfinite() & (log_odds < wanted)
     delta = torch.where(can_grow, wanted - log_odds, 0.0)
@@ -145,11 +148,17 @@ def _check(query: Tensor, key: Tensor, marked: object, min_share: object) -> Non
             "attention_with_share: marked must be a torch.Tensor, bool, [1 or batch, seqlen_k], "
             f"got {described(marked)}; pass torch.tensor(...)"
         )
-    shapes = ((1, key.shape[2]), (key.shape[0], key.shape[2])) if key.dim() == 4 else ()
-    if marked.dtype != torch.bool or tuple(marked.shape) not in shapes:
+    is_fitting = (
+        key.dim() == 4
+        and marked.dim() == 2
+        and broadcasts(marked.shape[0], key.shape[0])
+        and holds(marked.shape[1] == key.shape[2])
+    )
+    if marked.dtype != torch.bool or not is_fitting:
+        shape = f"[1 or {key.shape[0]}, {key.shape[2]}]" if key.dim() == 4 else "[..]"
         raise ValueError(
-            "attention_with_share: marked must be bool, [1 or batch, seqlen_k] = "
-            f"{_or_one(shapes)}, got {marked.dtype} {list(marked.shape)}"
+            f"attention_with_share: marked must be bool, [1 or batch, seqlen_k] = {shape}, got "
+            f"{marked.dtype} {list(marked.shape)}"
         )
     if marked.device != query.device:
         raise ValueError(
@@ -160,7 +169,7 @@ def _check(query: Tensor, key: Tensor, marked: object, min_share: object) -> Non
         batch = key.shape[0]
         if (
             min_share.dim() != 1
-            or min_share.shape[0] not in (1, batch)
+            or not broadcasts(min_share.shape[0], batch)
             or not min_share.is_floating_point()
         ):
             raise ValueError(
@@ -176,7 +185,3 @@ def _check(query: Tensor, key: Tensor, marked: object, min_share: object) -> Non
         raise ValueError(
             f"attention_with_share: min_share must be from 0 to below 1, got {min_share!r}"
         )
-
-
-def _or_one(shapes: tuple[tuple[int, int], ...]) -> str:
-    return f"[1 or {shapes[-1][0]}, {shapes[-1][1]}]" if shapes else "[..]"

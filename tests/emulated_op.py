@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from guide_ext import _ops
+from guide_ext import _libraries, _ops
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD_DIR = ROOT / "build" / "cuda_emulator" / str(sys.implementation.cache_tag)
@@ -107,6 +107,7 @@ def load(path: Path, namespace: str) -> EmulatedOp:
     """Load a library that implements the op in a namespace."""
     library = ctypes.CDLL(str(path))
     library.cuda_emulator_take_reports.restype = ctypes.c_char_p
+    _libraries.connect_errors(path)
     return EmulatedOp(library, getattr(torch.ops, namespace).biased_attention)
 
 

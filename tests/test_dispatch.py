@@ -18,7 +18,7 @@ from guide_ext.attention import biased_attention, explain_dispatch
 SCHEMA = (
     "guide::{}(Tensor query, Tensor key, Tensor value, Tensor? key_bias=None, "
     "Tensor? influence=None, Tensor? attn_bias=None, Tensor? sinks=None, Tensor? q_start=None, *, "
-    "bool is_causal=False, int window_left=-1, int window_right=-1, float? scale=None, "
+    "bool is_causal=False, SymInt window_left=-1, SymInt window_right=-1, float? scale=None, "
     "float softcap=0.) -> (Tensor out, Tensor influence_out, Tensor lse)"
 )
 SMALL = Case(seqlen_q=5, seqlen_k=9, head_dim=8, head_dim_v=4, options={"is_causal": True})

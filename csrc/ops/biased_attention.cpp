@@ -4,14 +4,16 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/stableivalue_conversions.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
+
+#include "ops/python_errors.h"
 
 namespace guide {
 
 namespace {
 
-using torch::headeronly::IntHeaderOnlyArrayRef;
 using torch::headeronly::ScalarType;
 
 // Stride of a dimension that may have size 1 and then stands for every index.
@@ -74,16 +76,16 @@ void pack_optional_tensors(const Arguments& arguments, AttentionParams& params) 
   }
 }
 
-// torch::stable has no function for this operator.
-Tensor new_empty_strided(const Tensor& self, IntHeaderOnlyArrayRef sizes,
-                         IntHeaderOnlyArrayRef strides) {
-  using torch::stable::detail::from;
-  std::array<StableIValue, 7> stack{from(self),         from(sizes),        from(strides),
-                                    from(std::nullopt), from(std::nullopt), from(std::nullopt),
-                                    from(std::nullopt)};
-  TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::new_empty_strided", "", stack.data(), TORCH_ABI_VERSION));
-  return torch::stable::detail::to<Tensor>(stack[0]);
+template <std::size_t kDims>
+Tensor new_empty_float32(const Tensor& like, const std::array<std::int64_t, kDims>& sizes) {
+  // As torch computes the strides of a contiguous tensor, empty ones included.
+  std::array<std::int64_t, kDims> strides;
+  std::int64_t stride = 1;
+  for (std::size_t dim = kDims; dim-- > 0;) {
+    strides[dim] = stride;
+    stride *= std::max<std::int64_t>(sizes[dim], 1);
+  }
+  return new_empty_strided(like, {sizes.data(), kDims}, {strides.data(), kDims}, ScalarType::Float);
 }
 
 }  // namespace
@@ -99,9 +101,10 @@ Results allocate_results(const Arguments& arguments) {
   // under autograd.
   return {
       new_empty_strided(query, {batch, num_heads, seqlen_q, head_dim_v},
-                        {seqlen_q * num_heads * head_dim_v, head_dim_v, num_heads * head_dim_v, 1}),
-      torch::stable::new_empty(query, {batch, channels, num_heads, seqlen_q}, ScalarType::Float),
-      torch::stable::new_empty(query, {batch, num_heads, seqlen_q}, ScalarType::Float)};
+                        {seqlen_q * num_heads * head_dim_v, head_dim_v, num_heads * head_dim_v, 1},
+                        query.scalar_type()),
+      new_empty_float32(query, std::array{batch, channels, num_heads, seqlen_q}),
+      new_empty_float32(query, std::array{batch, num_heads, seqlen_q})};
 }
 
 AttentionParams call_shape(const Arguments& arguments) {
@@ -155,8 +158,7 @@ Results call_chunked(const Arguments& arguments) {
       from(arguments.sinks),       from(arguments.q_start),      from(arguments.is_causal),
       from(arguments.window_left), from(arguments.window_right), from(arguments.scale),
       from(arguments.softcap)};
-  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("guide::biased_attention_chunked", "", stack.data(),
-                                               TORCH_ABI_VERSION));
+  call_python("guide::biased_attention_chunked", stack.data());
   return {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2])};
 }
 

@@ -7,6 +7,7 @@
 
 #include "attention/cpu/forward.h"
 #include "ops/biased_attention.h"
+#include "ops/python_errors.h"
 
 namespace {
 
@@ -31,7 +32,13 @@ guide::Results run(const guide::Arguments& arguments) {
   }
   const guide::Results results = guide::allocate_results(arguments);
   const guide::cpu::ThreadPool pool{torch::stable::get_num_threads(), run_workers};
-  guide::cpu::forward(guide::pack_params(arguments, results), pool);
+  const guide::AttentionParams params = guide::pack_params(arguments, results);
+  try {
+    guide::cpu::forward(params, pool);
+  } catch (const guide::cpu::OutOfMemory& error) {
+    guide::check_memory(arguments.query, error.bytes);
+    guide::cpu::forward(params, pool);  // somebody has freed some
+  }
   return results;
 }
 

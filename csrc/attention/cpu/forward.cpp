@@ -95,10 +95,7 @@ class Arena {
   explicit Arena(std::int64_t num_floats) {
     const std::size_t bytes = static_cast<std::size_t>(num_floats) * sizeof(float);
     memory_ = static_cast<float*>(::operator new(bytes, kAlignment, std::nothrow));
-    if (memory_ == nullptr) {
-      throw std::runtime_error("biased_attention: no memory for " + std::to_string(bytes) +
-                               " bytes of scratch space; use fewer threads or smaller batches");
-    }
+    if (memory_ == nullptr) throw OutOfMemory(static_cast<std::int64_t>(bytes));
   }
   ~Arena() { ::operator delete(memory_, kAlignment); }
   Arena(const Arena&) = delete;
@@ -166,6 +163,11 @@ void work(void* context, std::int64_t worker) {
 }  // namespace
 
 const char* chosen_instruction_set() { return kernel().name; }
+
+OutOfMemory::OutOfMemory(std::int64_t missing_bytes)
+    : std::runtime_error("biased_attention: no memory for " + std::to_string(missing_bytes) +
+                         " bytes of scratch space; use fewer threads or smaller batches"),
+      bytes(missing_bytes) {}
 
 void forward(const AttentionParams& params, const ThreadPool& pool) {
   const Kernel& chosen = kernel();

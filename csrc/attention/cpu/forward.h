@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <stdexcept>
 
 #include "../params.h"
 
@@ -16,8 +17,14 @@ struct ThreadPool {
               void* context);
 };
 
+// There is no scratch memory.
+struct OutOfMemory : std::runtime_error {
+  explicit OutOfMemory(std::int64_t missing_bytes);
+  std::int64_t bytes;
+};
+
 // Computes out, influence_out and lse of one call.
-// Throws std::runtime_error if scratch memory cannot be had, or as chosen_instruction_set() does.
+// Throws OutOfMemory, with nothing written yet, or as chosen_instruction_set() does.
 void forward(const AttentionParams& params, const ThreadPool& pool);
 
 // The instruction set that forward() uses: "avx512bf16", "avx512", "avx2" or "portable". The best
