@@ -380,7 +380,7 @@ def _from_units(units: int) -> float:
     try:
         return units / _UNITS
     except OverflowError:
-        return math.copysign(math.inf, units)
+        return math.inf if units > 0 else -math.inf
 
 
 def _no_token(text: str, span: Span) -> str:
