@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The wheel and the installed package, made from a copy of the tracked files."""
+"""What is distributed and what is installed from it, made from a copy of the tracked files."""
 
 import os
 import shutil
@@ -20,20 +20,47 @@ print(guide.is_enabled(model))
 """
 
 
+# Zero queries give every visible key the same attention, whatever the compiler does to sums.
+USE_OP = """
+import torch, guide_ext
+from guide_ext import _libraries
+status = _libraries.library_status()
+print(_libraries.LIBRARY_PATH if status.loaded else status.reason)
+query, key, value = torch.zeros(3, 1, 2, 4, 8)
+value[0, :, 1], value[0, :, 3] = 1.0, 3.0
+bias = torch.tensor([-torch.inf, 0.0, -torch.inf, 0.0]).view(1, 1, 4)
+out, _, lse = guide_ext.biased_attention(query, key, value, bias)
+print(out.unique().tolist(), lse.exp().round().unique().tolist())
+"""
+# What setuptools adds to the sources.
+METADATA = ("PKG-INFO", "setup.cfg", "guide_ext.egg-info/")
+
+
+def _tracked():
+    """Name every file that git tracks, or would; or that came in the source distribution."""
+    if shutil.which("git") and (ROOT / ".git").exists():
+        listed = subprocess.run(
+            ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+            cwd=ROOT, check=True, capture_output=True, text=True,
+        ).stdout.split("\0")  # fmt: skip
+    elif (ROOT / "PKG-INFO").exists():
+        listed = (ROOT / "guide_ext.egg-info" / "SOURCES.txt").read_text().splitlines()
+    else:
+        pytest.skip("neither a git checkout nor a source distribution")
+    return [
+        name
+        for name in listed
+        if name and (ROOT / name).is_file() and not name.startswith(METADATA)
+    ]
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Copy what git tracks, or would; the tree itself must not change."""
-    if shutil.which("git") is None or not (ROOT / ".git").exists():
-        pytest.skip("not a git checkout")
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT, check=True, capture_output=True, text=True,
-    ).stdout  # fmt: skip
+    """Copy the sources; the tree itself must not change."""
     target = tmp_path_factory.mktemp("source")
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
+    for name in _tracked():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, target / name)
     return target
 
 
@@ -71,3 +98,54 @@ def test_installed_package_works_without_its_source(wheel, tmp_path):
     assert str(tmp_path / "site") in printed
     assert "unknown" not in printed
     assert printed.rstrip().endswith("True")
+
+
+# ---- the source distribution
+
+
+@pytest.fixture(scope="module")
+def unpacked(source, tmp_path_factory):
+    """Make a source distribution of a tree in which people have worked; unpack it."""
+    pytest.importorskip("build")
+    tree = tmp_path_factory.mktemp("worked") / "tree"
+    shutil.copytree(source, tree)
+    for name in (
+        "guide_ext/libguide_ext.so", "guide_ext/libguide_ext.partial", "guide_ext/tests.pyc",
+        "tests/__pycache__/test_x.cpython-311.pyc", "build/cmake/x.o", "dist/x.whl",
+        "compile_commands.json", "demo_results/results.json", ".venv/bin/python", ".hypothesis/x",
+    ):  # fmt: skip
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).touch()
+    out = tmp_path_factory.mktemp("sdist")
+    build = [*(sys.executable, "-m", "build", "--sdist", "--no-isolation"), "--outdir", str(out)]
+    _run(*build, str(tree))
+    (archive,) = out.glob("*.tar.gz")
+    shutil.unpack_archive(archive, out)
+    (folder,) = (path for path in out.iterdir() if path.is_dir())
+    return folder
+
+
+def test_source_distribution_holds_the_repository_and_nothing_else(unpacked):
+    files = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
+    found = {name for name in files if not name.startswith(METADATA)}
+    assert found == set(_tracked())
+    assert {"csrc/library.cpp", "cmake/find_nvcc.py", "CMakeLists.txt", "Makefile"} <= found
+    assert os.access(unpacked / ".ci" / "run", os.X_OK)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+def test_package_is_built_from_the_source_distribution(unpacked, tmp_path):
+    # Not optimised, as compiling takes a tenth of the time so.
+    environment = os.environ | {"GUIDE_CUDA": "OFF", "CMAKE_ARGS": "-DCMAKE_BUILD_TYPE=None"}
+    build = [*(sys.executable, "-m", "build", "--wheel", "--no-isolation"), "--outdir"]
+    _run(*build, str(tmp_path / "dist"), str(unpacked), env=environment)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    site = tmp_path / "site"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
+    _run(*install, str(site), str(wheel))
+    environment = os.environ | {"PYTHONPATH": str(site)}
+    library, numbers = _run(
+        sys.executable, "-c", USE_OP, cwd=tmp_path, env=environment
+    ).splitlines()
+    assert Path(library) == site / "guide_ext" / "libguide_ext.so"
+    assert numbers == "[2.0] [2.0]"
