@@ -45,14 +45,14 @@ $(VENV)/.base: pyproject.toml
 
 # The package as the demo runs it. CUDA kernels take minutes to compile: only for a GPU that is there.
 $(VENV)/.demo: $(VENV)/.base $(NATIVE_SOURCES)
-	$(SAY) "transformers, matplotlib and what else the package needs (0.4 GB), and its compilation (1 to 3 minutes)"
+	$(SAY) "transformers, matplotlib and what else the package needs (0.5 GB), and its compilation (1 to 3 minutes)"
 	@if [ "$(CUDA)" = AUTO ] && ! $(BIN)/python -W ignore -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \
 	  then export GUIDE_CUDA=OFF; fi; $(PIP_INSTALL) --no-build-isolation --editable .
 	@touch $@
 
 # CuTe's headers lie apart: they come in a package whose own requirements nobody here needs.
 $(VENV)/.dependencies: $(VENV)/.base
-	$(SAY) "what tests and linters need (0.8 GB; 1 to 2 minutes)"
+	$(SAY) "what tests and linters need (0.7 GB; 1 to 2 minutes)"
 	@$(PIP_INSTALL) --group dev
 	@rm -rf $(VENV)/oracle
 	@$(PIP_INSTALL) --no-deps --target $(VENV)/oracle --group oracle

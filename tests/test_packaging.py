@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -104,8 +105,8 @@ def test_installed_package_works_without_its_source(wheel, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def unpacked(source, tmp_path_factory):
-    """Make a source distribution of a tree in which people have worked; unpack it."""
+def archive(source, tmp_path_factory):
+    """Make a source distribution of a tree in which people have worked."""
     pytest.importorskip("build")
     tree = tmp_path_factory.mktemp("worked") / "tree"
     shutil.copytree(source, tree)
@@ -119,33 +120,60 @@ def unpacked(source, tmp_path_factory):
     out = tmp_path_factory.mktemp("sdist")
     build = [*(sys.executable, "-m", "build", "--sdist", "--no-isolation"), "--outdir", str(out)]
     _run(*build, str(tree))
-    (archive,) = out.glob("*.tar.gz")
+    (path,) = out.glob("*.tar.gz")
+    return path
+
+
+@pytest.fixture(scope="module")
+def unpacked(archive, tmp_path_factory):
+    """Unpack the source distribution into an empty folder."""
+    out = tmp_path_factory.mktemp("unpacked")
     shutil.unpack_archive(archive, out)
-    (folder,) = (path for path in out.iterdir() if path.is_dir())
+    (folder,) = out.iterdir()
     return folder
 
 
-def test_source_distribution_holds_the_repository_and_nothing_else(unpacked):
-    files = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
+def test_source_distribution_holds_the_repository_and_nothing_else(archive):
+    with tarfile.open(archive) as opened:
+        members = [member for member in opened if member.isfile()]
+    files = {member.name.partition("/")[2]: member.mode for member in members}
     found = {name for name in files if not name.startswith(METADATA)}
     assert found == set(_tracked())
     assert {"csrc/library.cpp", "cmake/find_nvcc.py", "CMakeLists.txt", "Makefile"} <= found
-    assert os.access(unpacked / ".ci" / "run", os.X_OK)
+    assert files[".ci/run"] & 0o100
 
 
-@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
-def test_package_is_built_from_the_source_distribution(unpacked, tmp_path):
-    # Not optimised, as compiling takes a tenth of the time so.
-    environment = os.environ | {"GUIDE_CUDA": "OFF", "CMAKE_ARGS": "-DCMAKE_BUILD_TYPE=None"}
-    build = [*(sys.executable, "-m", "build", "--wheel", "--no-isolation"), "--outdir"]
-    _run(*build, str(tmp_path / "dist"), str(unpacked), env=environment)
-    (wheel,) = (tmp_path / "dist").glob("*.whl")
+# Not optimised, as compiling takes a tenth of the time so.
+QUICK_BUILD = {"GUIDE_CUDA": "OFF", "CMAKE_ARGS": "-DCMAKE_BUILD_TYPE=None"}
+
+
+@pytest.fixture(scope="module")
+def built(unpacked, tmp_path_factory):
+    """Build the wheel from the source distribution, in an empty folder."""
+    if shutil.which("c++") is None:
+        pytest.skip("no C++ compiler")
+    out = tmp_path_factory.mktemp("built")
+    build = [*(sys.executable, "-m", "build", "--wheel", "--no-isolation"), "--outdir", str(out)]
+    _run(*build, str(unpacked), env=os.environ | QUICK_BUILD)
+    (path,) = out.glob("*.whl")
+    return path
+
+
+def test_op_of_a_wheel_from_the_source_distribution(built, tmp_path):
     site = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
-    _run(*install, str(site), str(wheel))
+    _run(*install, str(site), str(built))
     environment = os.environ | {"PYTHONPATH": str(site)}
-    library, numbers = _run(
-        sys.executable, "-c", USE_OP, cwd=tmp_path, env=environment
-    ).splitlines()
+    printed = _run(sys.executable, "-c", USE_OP, cwd=tmp_path, env=environment)
+    library, numbers = printed.splitlines()
     assert Path(library) == site / "guide_ext" / "libguide_ext.so"
     assert numbers == "[2.0] [2.0]"
+
+
+def test_editable_build_leaves_no_library_of_an_earlier_one(built, unpacked, tmp_path):
+    package = unpacked / "guide_ext"
+    (package / "libguide_ext_cuda.so").touch()
+    command = [sys.executable, "setup.py", "-q", "editable_wheel", f"--dist-dir={tmp_path}"]
+    _run(*command, cwd=unpacked, env=os.environ | QUICK_BUILD)
+    (extension,) = package.glob("_C.*.so")
+    assert set(package.glob("*.so")) == {extension, package / "libguide_ext.so"}
