@@ -25,24 +25,48 @@ export MAX_JOBS := $(JOBS)
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-setup: $(VENV)/.built  ## virtual environment, dependencies, compiled extension
+setup: $(VENV)/.built  ## all that working on the package needs: dependencies, tools, compiled extension
 
-$(VENV)/.dependencies: pyproject.toml
+# Errors alone: pip's warnings are about its own configuration, and read like failures.
+PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq
+SAY := @echo "guide_ext:"
+
+# What both the demo and the tests need before anything is compiled.
+$(VENV)/.base: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "guide_ext needs Python >= 3.10; $(PYTHON) is $$($(PYTHON) -V 2>&1). Use: make PYTHON=/path/to/python3.x" >&2; exit 1; }
+	$(SAY) "a virtual environment in $(VENV) (10 seconds)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 	  { echo "cannot create $(VENV): install the venv module of $(PYTHON) (Debian: apt-get install python3-venv)" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet "pip>=25.1"
-	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --group dev
-	$(BIN)/python -m pip install --quiet --no-deps --group oracle
+	@$(PIP_INSTALL) "pip>=25.1"
+	$(SAY) "$(TORCH) and the tools of the build (1 GB or, with CUDA, several; a minute or more)"
+	@$(PIP_INSTALL) "$(TORCH)" --group build
+	@touch $@
+
+# The package as the demo runs it. CUDA kernels take minutes to compile: only for a GPU that is there.
+$(VENV)/.demo: $(VENV)/.base $(NATIVE_SOURCES)
+	$(SAY) "transformers, matplotlib and what else the package needs (0.5 GB), and its compilation (1 to 3 minutes)"
+	@if [ "$(CUDA)" = AUTO ] && ! $(BIN)/python -W ignore -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \
+	  then export GUIDE_CUDA=OFF; fi; $(PIP_INSTALL) --no-build-isolation --editable .
+	@touch $@
+
+# CuTe's headers lie apart: they come in a package whose own requirements nobody here needs.
+$(VENV)/.dependencies: $(VENV)/.base
+	$(SAY) "what tests and linters need (0.7 GB; 1 to 2 minutes)"
+	@$(PIP_INSTALL) --group dev
+	@rm -rf $(VENV)/oracle
+	@$(PIP_INSTALL) --no-deps --target $(VENV)/oracle --group oracle
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.dependencies $(NATIVE_SOURCES)
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable .
+	$(SAY) "compilation (1 to 3 minutes; CUDA kernels, where there is an nvcc, as many more)"
+	@$(PIP_INSTALL) --no-build-isolation --editable .
 	@touch $@
 
-demo: setup  ## steer the embedded model: plain against guided, table and picture
+# What runs the package alone takes the small installation, unless all is there already.
+READY := $(if $(wildcard $(VENV)/.built),$(VENV)/.built,$(VENV)/.demo)
+
+demo: $(READY)  ## steer the embedded model: plain against guided, table and picture
 	$(BIN)/guide-ext demo --out demo_results
 
 studies: setup  ## the paper's studies on the embedded model, with report (some minutes, resumable)
@@ -84,17 +108,17 @@ bench-growth: setup  ## time and memory from 1k to 32k keys, with a plot (10 min
 gpu:  ## on a machine with a GPU: build, test, sanitize, time (about ten minutes, resumable)
 	$(PYTHON) benchmarks/gpu_day.py $(if $(ONLY),--only $(ONLY)) $(if $(OUT),--out $(OUT)) $(GPU_ARGS)
 
-doctor: setup  ## what was built, which kernel serves this machine, why not a faster one
+doctor: $(READY)  ## what was built, which kernel serves this machine, why not a faster one
 	$(BIN)/guide-ext doctor
 
-model: setup  ## train the embedded model again from nothing (about 15 minutes a seed)
+model: $(READY)  ## train the embedded model again from nothing (about 15 minutes a seed)
 	$(BIN)/python -m guide_ext.experiments.embedded.train --seed $(or $(SEED),3) --out $(or $(OUT),build/embedded)
 
 wheel: setup  ## a wheel in dist/
 	$(BIN)/python -m build --wheel --no-isolation
 
 wheel-cuda: $(VENV)/.dependencies  ## the same with kernels for every GPU from sm_80 to sm_120
-	$(BIN)/python cmake/find_nvcc.py >/dev/null || $(BIN)/python -m pip install --quiet --group cuda
+	$(BIN)/python cmake/find_nvcc.py >/dev/null || $(PIP_INSTALL) --group cuda
 	GUIDE_CUDA=ON CMAKE_ARGS='-DGUIDE_CUDA_ARCHITECTURES=80;86;89;90;100;120' \
 	  $(BIN)/python -m build --wheel --no-isolation
 

@@ -56,11 +56,16 @@ class CMakeBuild(build_ext):  # type: ignore[misc]
 
     def copy_extensions_to_source(self) -> None:
         """Editable installs: every library goes beside the Python sources, in one step each."""
-        for library in (Path(self.build_lib) / "guide_ext").glob("*.so"):
+        built = list((Path(self.build_lib) / "guide_ext").glob("*.so"))
+        for library in built:
             target = SOURCE_DIR / "guide_ext" / library.name
             partial = target.with_suffix(".partial")
             shutil.copy2(library, partial)
             partial.replace(target)
+        # One that is no longer built, such as that of CUDA, would be loaded beside newer ones.
+        for old in (SOURCE_DIR / "guide_ext").glob("libguide_ext*.so"):
+            if old.name not in {library.name for library in built}:
+                old.unlink()
 
 
 def check_tools() -> None:

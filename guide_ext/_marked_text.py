@@ -4,9 +4,13 @@
 from __future__ import annotations
 
 import math
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Real
+from operator import attrgetter, itemgetter
 
 from guide_ext._tags import MAX_LEVEL, is_group_name
 
@@ -155,7 +159,7 @@ class MarkedText:
     def __post_init__(self) -> None:
         """Check the spans, tighten them to their non-space characters and sort them."""
         require_str("MarkedText: text", self.text)
-        tightened = [_tighten(self.text, span) for span in self.spans]
+        tightened = _tightened(self.text, self.spans)
         tightened.sort(key=lambda span: (span.start, -span.end))
         object.__setattr__(self, "spans", tuple(tightened))
 
@@ -203,19 +207,45 @@ def quote(text: str, span: Span) -> str:
     return repr(covered if len(covered) <= _SHOWN else f"{covered[: _SHOWN - 1]}…")
 
 
-def _tighten(text: str, span: Span) -> Span:
-    if not isinstance(span, Span):
-        msg = f"MarkedText: spans must be Span objects, got {span!r}"
-        raise TypeError(msg)
-    if span.end > len(text):
-        msg = f"span [{span.start}, {span.end}) leaves the text of {len(text)} characters"
-        raise ValueError(msg)
-    covered = text[span.start : span.end]
-    if not covered.strip():
-        msg = f"span [{span.start}, {span.end}) marks nothing but white space: {covered!r}"
-        raise ValueError(msg)
-    start = span.end - len(covered.lstrip())
-    return span.at(start, start + len(covered.strip()))
+def covered(spans: Iterable[Span], length: int) -> list[bool]:
+    """Return for each of so many characters or tokens whether any span holds it.
+
+    Example:
+        >>> covered([Span(1, 3, level=1), Span(2, 3, level=2)], 4)
+        [False, True, True, False]
+
+    """
+    flags: list[bool] = []
+    for span in sorted(spans, key=attrgetter("start")):
+        if span.end > len(flags):
+            flags += [False] * (span.start - len(flags))
+            flags += [True] * (span.end - len(flags))
+    return flags + [False] * (length - len(flags))
+
+
+def _tightened(text: str, spans: Iterable[Span]) -> list[Span]:
+    """Return spans that begin and end with a character that is no white space."""
+    tightened = []
+    # Found once: to strip each span by itself would take the square of the time where spans nest.
+    words = [match.span() for match in re.finditer(r"\S+", text)] if spans else []
+    for span in spans:
+        if not isinstance(span, Span):
+            msg = f"MarkedText: spans must be Span objects, got {span!r}"
+            raise TypeError(msg)
+        if span.end > len(text):
+            msg = f"span [{span.start}, {span.end}) leaves the text of {len(text)} characters"
+            raise ValueError(msg)
+        first = bisect_right(words, span.start, key=itemgetter(1))
+        last = bisect_left(words, span.end, key=itemgetter(0)) - 1
+        if first > last:
+            msg = (
+                f"span [{span.start}, {span.end}) marks nothing but white space: "
+                f"{quote(text, span)}"
+            )
+            raise ValueError(msg)
+        start, end = max(span.start, words[first][0]), min(span.end, words[last][1])
+        tightened.append(span if (start, end) == (span.start, span.end) else span.at(start, end))
+    return tightened
 
 
 def _join(left: MarkedText | str, right: MarkedText | str) -> MarkedText:

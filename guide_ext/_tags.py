@@ -25,10 +25,13 @@ _NAME_CHAR = r"[^\s\x00-,/:-@\[-^`{-\x7f]"
 # The body of ``<!…->``. It must not begin with "--", nor be a lone "-": those are HTML comments.
 _BODY_START = r"[^\s\x00-$&-+\-/:-@\[-^`{-\x7f]"
 _BODY_CHAR = r"[^\s\x00-$&-*/:-@\[-^`{-\x7f]"
-_NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+# Written so that digits can be split in one way only: with `[0-9]+\.?[0-9]*` a search that fails
+# would try every split.
+_NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 
-# No alternative contains "<" beyond its first character, so candidates never overlap and the
-# search is linear in the length of the text, whatever the text.
+# No alternative contains "<" beyond its first character, so candidates never overlap, and no two
+# repetitions of an alternative can share characters out among them in several ways. The search is
+# thus linear in the length of the text, whatever the text.
 _CANDIDATE = re.compile(
     rf"<!(?P<marks>!*)(?P<body>(?:[+-]?{_BODY_START}{_BODY_CHAR}*)?)->"
     rf"|<\?(?P<group>{_NAME_CHAR}*)->"

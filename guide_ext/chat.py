@@ -15,7 +15,15 @@ from typing import Any, Protocol
 
 from guide_ext._marked_text import MarkedText
 from guide_ext._sentinels import Mark, located, unused, with_edges
-from guide_ext._tags import TagError, scan
+from guide_ext._tags import TagError
+from guide_ext._template_values import with_texts
+from guide_ext._unread_tags import (
+    refuse_tags_in_argument,
+    refuse_tags_of_template,
+    refuse_tags_outside_content,
+    unread_tags,
+    without_tags,
+)
 from guide_ext.spans import mark, parse
 from guide_ext.tokens import Encoding, FastTokenizer, encode, mark_tokens
 
@@ -64,20 +72,22 @@ def encode_chat(
             list of parts (``{"type": "text", "text": ...}``; other parts pass untouched) or None.
         trusted_roles: Roles whose tags act. Text of other roles is never parsed, but a
             :class:`MarkedText` acts in any role, because only a program can make one.
-        untrusted_tags: What to do about a tag in another role: ``"error"`` raises, ``"literal"``
-            leaves it in the text as it stands.
+        untrusted_tags: What to do about a tag in another role or in an argument of the template:
+            ``"error"`` raises, ``"literal"`` leaves it in the text as it stands.
         add_generation_prompt: End with the header of the answer. Default: yes, unless
             ``continue_final_message`` is given.
         max_length: Cut the prompt to this many tokens; None leaves it whole.
         **template_kwargs: Passed on to ``apply_chat_template``: ``tools``, ``documents``,
-            ``chat_template``, ``continue_final_message``, whatever the template knows.
+            ``chat_template``, ``continue_final_message``, whatever the template knows. Strings in
+            them are never parsed, but a :class:`MarkedText` acts in them too.
 
     Returns:
         Ids, offsets, rendered text, spans of characters and of tokens.
 
     Raises:
-        TagError: If a tag cannot be read, stands in a role that is not trusted, or in a field of a
-            message that is not its content.
+        TagError: If a tag cannot be read, or stands where none is read: in a role that is not
+            trusted, in a field of a message that is not its content, in an argument of the
+            template (docstrings of tools too), in the template itself.
         ValueError: If the template drops, cuts or transforms marked text, or for the reasons of
             :func:`guide_ext.tokens.encode`.
         TypeError: If ``messages`` is not a list of messages.
@@ -131,7 +141,7 @@ def render_chat(
         The rendered prompt, equal to the rendering of the same chat without tags, and its spans.
 
     Raises:
-        TagError: If a tag cannot be read, or stands in a role that is not trusted.
+        TagError: See :func:`encode_chat`.
         ValueError: If the template drops, cuts or transforms marked text.
         TypeError: If ``messages`` is not a list of messages.
 
@@ -140,27 +150,50 @@ def render_chat(
     if add_generation_prompt is None:
         add_generation_prompt = not template_kwargs.get("continue_final_message")
 
+    # The chat is rendered more than once, so what can be read only once is read here.
+    arguments = {
+        name: list(value) if isinstance(value, Iterator) else value
+        for name, value in template_kwargs.items()
+    }
     texts: list[MarkedText] = []
     where: list[str] = []
+
     for index, message in enumerate(_checked(messages)):
-        found = _texts(message)
-        where += [f"messages[{index}] (role {message['role']!r})"] * len(found)
+        place = f"messages[{index}] (role {message['role']!r})"
         is_trusted = message["role"] in trusted_roles
-        texts += [_read(text, where[-1], untrusted_tags, is_trusted=is_trusted) for text in found]
+        texts += [
+            _read(text, place, untrusted_tags, is_trusted=is_trusted) for text in _texts(message)
+        ]
+        others = _replace_texts(message, lambda _: "")
         if is_trusted or untrusted_tags == "error":
-            _refuse_tags_outside_content(message, f"messages[{index}] (role {message['role']!r})")
+            refuse_tags_outside_content(others, place)
+        texts += _marked_texts(others, place)
+        where += [place] * (len(texts) - len(where))
+    for name, value in arguments.items():
+        if untrusted_tags == "error":
+            refuse_tags_in_argument(value, name)
+        texts += _marked_texts(value, name)
+        where += [name] * (len(texts) - len(where))
 
     def render(plain: Iterable[str]) -> str:
         following = iter(plain)
+
+        def next_text(_: object) -> str:
+            return next(following)
+
         rendered = tokenizer.apply_chat_template(
-            [_replace_texts(message, lambda _: next(following)) for message in messages],
+            [with_texts(_replace_texts(message, next_text), next_text) for message in messages],
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
-            **template_kwargs,
+            **{name: with_texts(value, next_text) for name, value in arguments.items()},
         )
         return str(rendered)
 
-    clean = render(text.text for text in texts)
+    plain = [text.text for text in texts]
+    clean = render(plain)
+    if untrusted_tags == "error":
+        hidden = [without_tags(text) for text in plain]
+        refuse_tags_of_template(clean if hidden == plain else render(hidden))
     marks = [
         Mark(place, text.text, span)
         for place, text in zip(where, texts, strict=True)
@@ -168,7 +201,7 @@ def render_chat(
     ]
     if not marks:
         return MarkedText(clean)
-    sentinels = unused({*clean, *chain.from_iterable(text.text for text in texts)}, len(marks))
+    sentinels = unused({*clean, *chain.from_iterable(plain)}, len(marks))
     edges = iter(sentinels)
     rendered = render([with_edges(text, edges) for text in texts])
     return located(clean, rendered, marks, sentinels)
@@ -285,31 +318,16 @@ def _texts(message: Message) -> list[str | MarkedText]:
     return found
 
 
-def _refuse_tags_outside_content(message: Message, where: str) -> None:
-    """Templates print other fields too, such as tool calls; a tag there would reach the model."""
-    for name, field in message.items():
-        if name in ("role", "content"):
-            continue
-        for text in _strings(field):
-            for tag in scan(text):
-                if not tag.problem:
-                    raise tag.error(
-                        text,
-                        f"tag {tag.source} in the field {name!r}, which is never parsed",
-                        "Only content is. Mark text there, or take the tag out of this field.",
-                    ).within(where)
+def _marked_texts(value: object, where: str) -> list[MarkedText]:
+    """Return every marked text inside a value, in order."""
+    found: list[MarkedText] = []
 
+    def take(text: MarkedText) -> str:
+        found.append(text)
+        return ""
 
-def _strings(value: object) -> Iterator[str]:
-    """Yield every string inside a field of a message."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _strings(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _strings(part)
+    with_texts(value, take, where)
+    return found
 
 
 def _literal(text: str | MarkedText) -> MarkedText:
@@ -328,13 +346,12 @@ def _read(
         except TagError as error:
             raise error.within(where) from None
     if untrusted_tags == "error":
-        for tag in scan(text):
-            if not tag.problem:
-                raise tag.error(
-                    text,
-                    f"tag {tag.source} in a role that is not trusted",
-                    "Text of this role is never parsed. Add the role to trusted_roles to let its "
-                    "tags act; or, to send the text as it stands, pass untrusted_tags='literal' "
-                    "or MarkedText(text) as content.",
-                ).within(where)
+        for tag in unread_tags(text):
+            raise tag.error(
+                text,
+                f"tag {tag.source} in a role that is not trusted",
+                "Text of this role is never parsed. Add the role to trusted_roles to let its "
+                "tags act; or, to send the text as it stands, pass untrusted_tags='literal' "
+                "or MarkedText(text) as content.",
+            ).within(where)
     return MarkedText(text)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from guide_ext._marked_text import as_float, finite, is_int
+from guide_ext._marked_text import as_float, covered, finite, is_int
 from guide_ext.tokens import Encoding
 
 
@@ -160,10 +160,8 @@ class Steering:
                     f"got delta={self.delta_mid!r} and spans {list(encoding.token_spans)}"
                 )
             return nats
-        marked = torch.zeros(len(encoding.input_ids), dtype=torch.bool)
-        for span in encoding.token_spans:
-            if span.group is None:
-                marked[span.start : span.end] = True
+        emphasis = [span for span in encoding.token_spans if span.group is None]
+        marked = torch.tensor(covered(emphasis, len(encoding.input_ids)), dtype=torch.bool)
         if not bool(marked.any()):
             return torch.zeros(len(encoding.input_ids))
         return torch.where(marked, float(self.on_marked), float(self.on_others))
@@ -296,10 +294,11 @@ def _seed(encodings: Sequence[Encoding], tokens: int) -> tuple[tuple[str, ...], 
     names = tuple(dict.fromkeys(name for groups in members for name in groups))
     if not names:
         return names, None
+    index = {name: place for place, name in enumerate(names)}
     seed = torch.zeros(len(encodings), len(names), tokens)
     for row, groups in enumerate(members):
         for name, flags in groups.items():
-            seed[row, names.index(name), tokens - len(flags) :] = torch.tensor(flags).float()
+            seed[row, index[name], tokens - len(flags) :] = torch.tensor(flags).float()
     return names, seed
 
 

@@ -8,16 +8,23 @@ tokenizer is whatever is called like a fast one of transformers.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
-from typing import Any, Protocol
+from heapq import heappop, heappush
+from itertools import accumulate, pairwise
+from typing import Any, Protocol, TypeAlias
 
-from guide_ext._marked_text import MarkedText, Span, is_int, quote
+from guide_ext._marked_text import MarkedText, Span, covered, is_int, quote
 from guide_ext.spans import parse
 
 __all__ = ["Encoding", "FastTokenizer", "encode", "mark_tokens"]
+
+# Half-open ranges, ascending.
+_Ranges: TypeAlias = list[tuple[int, int]]
+# Every float is a whole number of these: the smallest above 0 is 2^-1074 (IEEE 754, binary64).
+_UNITS = 1 << 1074
 
 
 class FastTokenizer(Protocol):
@@ -73,12 +80,19 @@ class Encoding:
             [0.5, 2.5, 0.0]
 
         """
-        total = [0.0] * len(self.input_ids)
+        # Sums of the nats that begin and end at a token, exact, so that nothing is left of a span
+        # behind its end.
+        changes: dict[int, int] = {}
         for span in self.token_spans:
-            nats = span.nats(delta_mid)
-            for index in range(span.start, span.end):
-                total[index] += nats
-        return total
+            units = _in_units(span.nats(delta_mid))
+            changes[span.start] = changes.get(span.start, 0) + units
+            changes[span.end] = changes.get(span.end, 0) - units
+        total: list[float] = []
+        units = 0
+        for place, change in sorted(changes.items()):
+            total += [_from_units(units)] * (place - len(total))
+            units += change
+        return total + [0.0] * (len(self.input_ids) - len(total))
 
     def groups(self) -> dict[str, list[bool]]:
         """Return which tokens belong to each Influence group.
@@ -93,12 +107,11 @@ class Encoding:
             {'rule': [False, True]}
 
         """
-        members: dict[str, list[bool]] = {}
+        members: dict[str, list[Span]] = {}
         for span in self.token_spans:
             if span.group is not None:
-                flags = members.setdefault(span.group, [False] * len(self.input_ids))
-                flags[span.start : span.end] = [True] * (span.end - span.start)
-        return members
+                members.setdefault(span.group, []).append(span)
+        return {group: covered(spans, len(self.input_ids)) for group, spans in members.items()}
 
 
 def encode(
@@ -257,14 +270,17 @@ def _tokenise(
         for index, (start, end) in enumerate(offsets)
         if start < end and input_ids[index] not in special
     ]
-    found = _tokens_of_spans(marked.spans, textual, offsets)
+    found = _tokens_of_spans(marked.spans, [offsets[index] for index in textual])
+    own = _without_shared(marked.spans, found)
+    # Where text stops being in consecutive tokens, as a special one lies between.
+    gaps = [place for place in range(1, len(textual)) if textual[place] != textual[place - 1] + 1]
     token_spans = [
-        span.at(first, last)
-        for span, tokens in zip(marked.spans, _without_shared(marked.spans, found), strict=True)
-        for first, last in _runs(tokens)
+        span.at(textual[first], textual[last - 1] + 1)
+        for span, ranges in zip(marked.spans, own, strict=True)
+        for first, last in _split(ranges, gaps)
     ]
     encoding = Encoding(input_ids, offsets, marked.text, marked.spans, tuple(token_spans))
-    return encoding, [len(tokens) for tokens in found]
+    return encoding, [sum(last - first for first, last in ranges) for ranges in found]
 
 
 def _check_offsets(
@@ -294,49 +310,77 @@ def _check_offsets(
         raise ValueError(msg)
 
 
-def _tokens_of_spans(
-    spans: Iterable[Span], textual: list[int], offsets: Sequence[tuple[int, int]]
-) -> list[list[int]]:
+def _tokens_of_spans(spans: Iterable[Span], offsets: Sequence[tuple[int, int]]) -> list[_Ranges]:
     """Return, for every span, the tokens that overlap it, by bisection."""
-    starts = [offsets[index][0] for index in textual]
+    starts = [start for start, _ in offsets]
     # Starts never decrease; ends may where tokens overlap, so bisect their running maximum.
-    reach = list(accumulate((offsets[index][1] for index in textual), max))
-    return [
-        [
-            index
-            for index in textual[bisect_right(reach, span.start) : bisect_left(starts, span.end)]
-            if offsets[index][1] > span.start
-        ]
-        for span in spans
-    ]
+    reach = list(accumulate((end for _, end in offsets), max))
+    found = []
+    for span in spans:
+        first = bisect_right(reach, span.start)
+        inside = bisect_left(starts, span.start)
+        # Those that start before the span: all but the first may lie within a longer one.
+        ranges = [(at, at + 1) for at in range(first, inside) if offsets[at][1] > span.start]
+        found.append(_joined([*ranges, (inside, bisect_left(starts, span.end))]))
+    return found
 
 
-def _without_shared(spans: Sequence[Span], found: list[list[int]]) -> list[list[int]]:
+def _without_shared(spans: Sequence[Span], found: list[_Ranges]) -> list[_Ranges]:
     """Leave a token to the first of several side-by-side spans that ask the same.
 
     Emphasis adds up where spans nest, that is where they share characters. Two neighbours that
     only share a token must not count twice.
     """
-    earlier: dict[object, list[tuple[int, int]]] = {}  # kind -> (last character, last token) + 1
+    earlier: dict[object, list[tuple[int, int]]] = {}  # kind -> heap: (last character, token) + 1
+    taken: dict[object, int] = {}
     kept = []
-    for span, tokens in zip(spans, found, strict=True):
+    for span, ranges in zip(spans, found, strict=True):
         ends = earlier.setdefault(span.kind, [])
-        taken = max((token for character, token in ends if character <= span.start), default=0)
-        kept.append([index for index in tokens if index >= taken])
-        if tokens:
-            ends.append((span.end, tokens[-1] + 1))
+        # Spans come in order of their start: what ends before this one ends before the next too.
+        while ends and ends[0][0] <= span.start:
+            taken[span.kind] = max(taken.get(span.kind, 0), heappop(ends)[1])
+        first = taken.get(span.kind, 0)
+        kept.append([(max(start, first), end) for start, end in ranges if end > first])
+        if ranges:
+            heappush(ends, (span.end, ranges[-1][1]))
     return kept
 
 
-def _runs(tokens: list[int]) -> list[tuple[int, int]]:
-    """Return ascending token indices as half-open ranges."""
-    runs: list[tuple[int, int]] = []
-    for index in tokens:
-        if runs and runs[-1][1] == index:
-            runs[-1] = (runs[-1][0], index + 1)
-        else:
-            runs.append((index, index + 1))
-    return runs
+def _joined(ranges: _Ranges) -> _Ranges:
+    """Return ascending ranges without empty ones, those that touch as one."""
+    joined: _Ranges = []
+    for start, end in ranges:
+        if joined and joined[-1][1] == start:
+            joined[-1] = (joined[-1][0], end)
+        elif start < end:
+            joined.append((start, end))
+    return joined
+
+
+def _split(ranges: _Ranges, gaps: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield ranges cut at every gap inside them."""
+    for start, end in ranges:
+        cuts = gaps[bisect_right(gaps, start) : bisect_left(gaps, end)]
+        yield from pairwise([start, *cuts, end])
+
+
+def _in_units(nats: float) -> int:
+    """Return a float as a whole number of the smallest one, exactly.
+
+    Levels of a huge delta_mid are infinite, all of one sign: more than any sum of finite ones.
+    """
+    if math.isinf(nats):
+        return (_UNITS << 1100) * (1 if nats > 0 else -1)
+    numerator, denominator = nats.as_integer_ratio()
+    return numerator * (_UNITS // denominator)
+
+
+def _from_units(units: int) -> float:
+    """Return the float next to so many units, infinite where none is large enough."""
+    try:
+        return units / _UNITS
+    except OverflowError:
+        return math.inf if units > 0 else -math.inf
 
 
 def _no_token(text: str, span: Span) -> str:

@@ -8,6 +8,7 @@ misreading. CuTe's headers come with a wheel that only this test needs, see CONT
 import importlib.util
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +25,11 @@ LOADS = ["load_plain", "load_transposed"]
 
 def _cute_include():
     package = importlib.util.find_spec("cutlass_library")
-    folders = package.submodule_search_locations if package else []
-    for folder in folders:
+    installed = package.submodule_search_locations if package else []
+    for folder in (Path(sys.prefix) / "oracle" / "cutlass_library", *installed):
         if (include := Path(folder) / "source" / "include").is_dir():
             return include
-    pytest.skip("no CuTe headers: pip install --no-deps --group oracle")
+    pytest.skip("no CuTe headers: pip install --no-deps --target .venv/oracle --group oracle")
 
 
 @pytest.fixture(scope="module")

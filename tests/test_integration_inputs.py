@@ -121,6 +121,15 @@ class TestEncode:
     def test_template_arguments_without_a_chat(self, model, tokenizer):
         with pytest.raises(ValueError, match="tools must go with a chat"):
             guide.encode(model, tokenizer, "say", tools=[])
+        with pytest.raises(ValueError, match=r"tools must go with a chat, .* got tokens"):
+            guide.encode(model, tokenizer, encode_text(tokenizer, "say"), tools=[])
+
+    def test_tokens_are_never_cut(self, model, tokenizer):
+        encoding = encode_text(tokenizer, "say it <!!->twice<-!!>")
+        tokens = len(encoding.input_ids)
+        assert guide.encode(model, tokenizer, encoding, max_length=tokens)["input_ids"].any()
+        with pytest.raises(ValueError, match=f"at least the {tokens} tokens of an Encoding"):
+            guide.encode(model, tokenizer, encoding, max_length=tokens - 1)
 
     def test_tags(self, model, tokenizer):
         with pytest.raises(TagError):

@@ -125,6 +125,55 @@ def test_groups_and_nesting():
     assert list(encoding.groups()) == ["marked", "b"]
 
 
+def test_nothing_is_left_of_a_span_behind_its_end():
+    """0.1 + 0.2 − 0.2 − 0.1 is not 0 in floating point."""
+    encoding = encode(build("word_piece"), "<!.1->you <!.2->are<-!> a<-!> helpful")
+    assert encoding.nats(1.0)[1:] == [0.1, 0.30000000000000004, 0.1, 0.0, 0.0]
+    huge = encode(build("word_piece"), "<!1e308->you <!!!->are<-!!!> a<-!> helpful")
+    assert huge.nats(-1e308)[1:] == [1e308, float("-inf"), 1e308, 0.0, 0.0]
+
+
+@PROPERTY
+@given(st.data())
+def test_sums_are_those_of_the_spans_one_by_one(data):
+    tokens = 8
+    places = st.integers(0, tokens)
+    spans = []
+    for first, last in data.draw(st.lists(st.tuples(places, places), max_size=8)):
+        if first < last:
+            kind = data.draw(st.sampled_from([{"delta": 0.25}, {"level": 3}, {"group": "a"}]))
+            spans.append(Span(first, last, **kind))
+    encoding = Encoding([0] * tokens, [(0, 0)] * tokens, "", (), tuple(spans))
+    expected = [sum(s.nats(1.0) for s in spans if s.start <= i < s.end) for i in range(tokens)]
+    assert encoding.nats(1.0) == expected
+    held = [any(s.group and s.start <= i < s.end for s in spans) for i in range(tokens)]
+    assert encoding.groups() == ({"a": held} if any(held) else {})
+
+
+@PROPERTY
+@given(st.data())
+def test_overlapping_tokens_are_found_as_by_definition(data):
+    """Any tokens whose starts ascend, any special ones among them, any spans."""
+    size = 8
+    tokens = st.tuples(st.integers(0, size - 1), st.integers(1, 4))
+    drawn = sorted(data.draw(st.lists(tokens, max_size=8)), key=lambda pair: pair[0])
+    offsets = [(start, min(size, start + length)) for start, length in drawn]
+    special = data.draw(st.sets(st.sampled_from(range(100, 109)), max_size=3))
+    cuts = data.draw(st.lists(st.tuples(*[st.integers(0, size - 1)] * 2), max_size=4))
+    spans = [Span(min(cut), max(cut) + 1, delta=2.0**i) for i, cut in enumerate(cuts)]
+    tokenizer = fake(offsets, all_special_ids=sorted(special))
+    textual = [i for i in range(len(offsets)) if 100 + i not in special]
+    expected = [
+        sum(s.delta for s in spans if i in textual and start < s.end and end > s.start)
+        for i, (start, end) in enumerate(offsets)
+    ]
+    found = outcome(encode, tokenizer, MarkedText("x" * size, tuple(spans)))
+    if isinstance(found, ValueError):
+        assert "matches no token" in str(found)
+    else:
+        assert found.nats(1.0) == expected
+
+
 def test_special_tokens_split_a_span():
     encoding = encode(build("byte_level"), "<!!->in</s>French<-!!>", add_special_tokens=False)
     ends = [index for index, token in enumerate(encoding.input_ids) if token == 2]

@@ -31,7 +31,7 @@ import math
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -45,7 +45,7 @@ from guide_ext.influence import Influence, form_named
 from guide_ext.integration.streaming import AnswerStream
 from guide_ext.integration.text import decoding_options, seeded
 from guide_ext.spans import MarkedText, Span, parse
-from guide_ext.tokens import Encoding, encode, mark_tokens
+from guide_ext.tokens import Encoding, encode
 
 Chat = Sequence[Mapping[str, Any]]
 
@@ -269,10 +269,8 @@ def _watched(encoding: Encoding) -> Encoding:
         return encoding
     if not encoding.token_spans:
         raise ValueError(_NOTHING_MARKED)
-    spans: tuple[Span, ...] = encoding.token_spans
-    for span in spans:
-        encoding = mark_tokens(encoding, span.start, span.end, group=MARKED)
-    return encoding
+    watched = [Span(span.start, span.end, group=MARKED) for span in encoding.token_spans]
+    return replace(encoding, token_spans=(*encoding.token_spans, *watched))
 
 
 def _described_tokens(tokenizer: Any, ids: Sequence[int]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from guide_ext._marked_text import as_float
+from guide_ext._marked_text import as_float, covered
 from guide_ext.calibration import UPPERCASE, Calibration, Search, solve
 from guide_ext.chat import render_chat
 from guide_ext.influence import form_named
@@ -238,10 +238,7 @@ def _encode(tokenizer: Any, text: MarkedText, of_chat: bool) -> Encoding:
 
 def _in_upper_case(text: MarkedText, index: int) -> MarkedText:
     """Return the text with what is emphasised in upper case, and its spans where it then lies."""
-    raised = [False] * len(text.text)
-    for span in text.spans:
-        if span.level:
-            raised[span.start : span.end] = [True] * (span.end - span.start)
+    raised = covered([span for span in text.spans if span.level], len(text.text))
     letters = [
         letter.upper() if is_raised else letter
         for letter, is_raised in zip(text.text, raised, strict=True)

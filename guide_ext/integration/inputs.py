@@ -57,8 +57,9 @@ def encode(
         min_share: Instead of either: the share of the attention, from 0 to below 1, that the marked
             tokens of a prompt shall have at least, in every row of every head.
         trusted_roles: Roles of a chat whose tags act.
-        max_length: Longest prompt in tokens. Cutting a marked token off is an error.
-        **template_kwargs: Passed on to the chat template.
+        max_length: Longest prompt in tokens. Cutting a marked token off is an error; so is an
+            `Encoding` that is longer.
+        **template_kwargs: Passed on to the chat template; see `guide_ext.chat.encode_chat`.
 
     Returns:
         ``input_ids`` and ``attention_mask``, int64 ``[batch, tokens]``; ``guide_bias``, float32
@@ -69,7 +70,8 @@ def encode(
         for `influence` and `generate_with_influence`; other calls have no use for it.
 
     Raises:
-        TagError: If tags do not match, or stand in a role that is not trusted.
+        TagError: If tags do not match, or stand where none is read: in a role that is not trusted,
+            a field that is not the content, an argument of the chat template.
         ValueError: If the model is not enabled, the tokenizer is slow, a mark matches no token,
             `delta` is not finite or comes with `steering`, or a layer or head is not in the model.
 
@@ -147,21 +149,27 @@ def _encode_one(
     max_length: int | None,
     template_kwargs: dict[str, Any],
 ) -> Encoding:
-    if isinstance(prompt, Encoding):
-        return prompt
     if is_chat(prompt):
         return encode_chat(
             tokenizer, prompt, trusted_roles=trusted_roles, max_length=max_length, **template_kwargs
         )
-    if not isinstance(prompt, str | MarkedText):
+    if not isinstance(prompt, str | MarkedText | Encoding):
         raise ValueError(
             "prompts must be text, chats (lists of messages), MarkedText or Encoding, "
             f"or a list of such, got {type(prompt).__name__}"
         )
     if template_kwargs:
         raise ValueError(
-            f"{', '.join(template_kwargs)} must go with a chat, whose template takes it, got text"
+            f"{', '.join(template_kwargs)} must go with a chat, whose template takes it, got "
+            f"{'tokens' if isinstance(prompt, Encoding) else 'text'}"
         )
+    if isinstance(prompt, Encoding):
+        if max_length is not None and len(prompt.input_ids) > max_length:
+            raise ValueError(
+                f"max_length must be at least the {len(prompt.input_ids)} tokens of an Encoding, "
+                f"which is taken as it is, got {max_length}"
+            )
+        return prompt
     return encode_text(tokenizer, prompt, max_length=max_length)
 
 
