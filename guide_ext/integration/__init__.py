@@ -17,6 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from guide_ext.integration.attention import guide_attention
 from guide_ext.integration.calibrate import calibrate
+from guide_ext.integration.collator import SteeringCollator
 from guide_ext.integration.embedded import load_embedded
 from guide_ext.integration.enable import disable, enable
 from guide_ext.integration.inputs import Inputs, encode
@@ -41,6 +42,7 @@ AttentionMaskInterface.register("guide_dense", guide_dense_mask)
 
 __all__ = [
     "Inputs",
+    "SteeringCollator",
     "UnsupportedModelError",
     "as_prompt",
     "calibrate",
