@@ -33,6 +33,10 @@ def backward(
     ``δ = dO·O + Σ_c dI_c·I_c - dlse``, the gradient of a score is ``P · (dP - δ)``; a sink is a
     score whose dP is 0.
 
+    What a row does not see has no part in its gradients: a hidden key may hold NaN or inf, and so
+    may its value and its influence, the query of a row that sees nothing, and what reaches the
+    outputs of such a row. All of these count as 0, because 0 times NaN would be NaN.
+
     Args:
         call: The arguments of the forward call.
         outputs: What it returned.
@@ -94,21 +98,25 @@ def _backward_rows(
     lse_block, prob_sum = _normalisers(call, query_block, lse, batch, rows)
     delta = torch.zeros_like(lse_block)
     grad_out, grad_flow = None, None
+    # The outputs of a row that sees nothing are constants.
+    blind = lse[batch, :, rows] == -torch.inf
     if gradients.out is not None:
-        grad_out = call.fold(gradients.out[batch, :, rows])
+        grad_out = call.fold(gradients.out[batch, :, rows].masked_fill(blind[..., None], 0.0))
         delta += (call.unfold(grad_out) * out[batch, :, rows]).sum(-1, keepdim=True)
     if gradients.influence_out is not None and call.influence is not None:
         grad_flow = gradients.influence_out[batch, :, :, rows].to(call.dtype)
+        grad_flow = grad_flow.masked_fill(blind[:, None], 0.0)
         delta += (grad_flow * influence_out[batch, :, :, rows]).sum(1).unsqueeze(-1)
         grad_flow = grad_flow.permute(0, 2, 3, 1)  # [batches, num_heads, rows, channels]
     if gradients.lse is not None:
-        delta -= gradients.lse[batch, :, rows, None]
+        delta -= gradients.lse[batch, :, rows].masked_fill(blind, 0.0)[..., None]
     if call.sinks is not None and sums.sinks is not None:
         prob_sink = _prob_sink(call.sinks, lse_block) / prob_sum
         sums.sinks.sub_((prob_sink * delta).sum((0, 2, 3)))
 
     for keys in call.key_blocks(rows):
         score, slope = call.score(query_block, batch, rows, keys)
+        hidden = score == -torch.inf
         prob = score.sub_(lse_block).exp_().div_(prob_sum)
         grad_score = -delta
         if grad_out is not None:
@@ -122,11 +130,13 @@ def _backward_rows(
                 _add(sums.influence, batch, (grad_flow.mT @ prob).sum(1), (..., keys))
             marks = of_batch(call.influence, batch)[:, None, :, keys].to(call.dtype)
             grad_score = grad_score + grad_flow @ marks
-        grad_score = grad_score * prob
+        grad_score = (grad_score * prob).masked_fill_(hidden, 0.0)
         if sums.key_bias is not None:
             _add(sums.key_bias, batch, grad_score.sum(2), (..., keys))
         if sums.attn_bias is not None:
             _add(sums.attn_bias, batch, grad_score, (..., rows, keys))
+        if slope is not None:
+            slope = slope.masked_fill_(hidden, 0.0)
         _add_dot_gradients(call, sums, query_block, grad_score, slope, batch, rows, keys)
 
 
@@ -171,10 +181,15 @@ def _add_dot_gradients(
     grad_dot = grad_score if slope is None else grad_score * slope
     grad_dot = call.fold(grad_dot) * call.factor
     if sums.key is not None:
-        sums.key[batch, :, keys] += grad_dot.mT @ query_block
+        sums.key[batch, :, keys] += grad_dot.mT @ _finite(query_block)
     if sums.query is not None:
-        key_block = call.key[batch, :, keys].to(call.dtype)
+        key_block = _finite(call.key[batch, :, keys].to(call.dtype))
         sums.query[batch, :, rows] += call.unfold(grad_dot @ key_block)
+
+
+def _finite(operand: Tensor) -> Tensor:
+    """Put 0 for NaN and inf; whoever sees them has a score or an output that is not finite."""
+    return operand.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _add(total: Tensor, batch: slice, part: Tensor, index: tuple[Any, ...]) -> None:

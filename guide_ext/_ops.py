@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guide_ext import _chunked, _chunked_backward
+from guide_ext import _chunked, _chunked_backward, _derivatives
 from guide_ext._checks import check_arguments
 from guide_ext._libraries import load_libraries
 
@@ -39,8 +39,6 @@ SCHEMAS = {
         "Tensor grad_key_bias, Tensor grad_influence, Tensor grad_attn_bias, Tensor grad_sinks)"
     ),
 }
-# Inputs that have a gradient: all but q_start, which comes last.
-_NUM_DIFFERENTIABLE = 7
 
 _library: Any = torch.library.Library("guide", "FRAGMENT")  # type: ignore[no-untyped-call]
 if not load_libraries(torch.ops.guide, SCHEMAS):
@@ -146,48 +144,12 @@ def _backward_kernel(
 
 def _fake_backward_kernel(*args: Any, wanted: list[bool], **_: Any) -> tuple[Tensor, ...]:
     query = args[3]
-    inputs = args[3 : 3 + _NUM_DIFFERENTIABLE]
+    inputs = args[3 : 3 + _derivatives.NUM_DIFFERENTIABLE]
     return tuple(
         torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
         if tensor is not None and want
         else query.new_empty(0)
         for tensor, want in zip(inputs, wanted, strict=True)
-    )
-
-
-def _setup_context(
-    ctx: Any,
-    inputs: tuple[Tensor | None, ...],
-    keyword_only_inputs: dict[str, Any],
-    output: tuple[Tensor, Tensor, Tensor],
-) -> None:
-    ctx.save_for_backward(*inputs, *output)
-    ctx.keyword_only_inputs = keyword_only_inputs
-    # Whoever ignores influence_out and lse shall not pay for gradients of zeros.
-    ctx.set_materialize_grads(False)
-
-
-def _backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-    # The dispatcher strips trailing arguments that equal their defaults: fewer than seven may come.
-    passed = len(ctx.needs_input_grad)
-    wanted = [
-        index < passed and ctx.needs_input_grad[index] for index in range(_NUM_DIFFERENTIABLE)
-    ]
-    results = torch.ops.guide.biased_attention_backward(
-        *gradients, *ctx.saved_tensors, **ctx.keyword_only_inputs, wanted=wanted
-    )
-    kept = [result if want else None for result, want in zip(results, wanted, strict=True)]
-    return tuple([*kept, None][:passed])
-
-
-def _no_context(ctx: Any, inputs: Any, keyword_only_inputs: Any, output: Any) -> None:
-    """Keep nothing: there is no second derivative."""
-
-
-def _refuse_double_backward(ctx: Any, *gradients: Tensor) -> None:
-    raise NotImplementedError(
-        "biased_attention: double backward is not implemented; call backward() without "
-        "create_graph, or use guide_ext.reference for second derivatives of small problems"
     )
 
 
@@ -201,16 +163,22 @@ def _autocast_kernel(device_type: str) -> Callable[..., Any]:
         getattr(torch._C.DispatchKey, f"Autocast{_DISPATCH_KEYS[device_type]}")
     )
 
-    def kernel(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any) -> Any:
-        dtype = torch.get_autocast_dtype(device_type)
-        operands = (
-            tensor.to(dtype) if tensor.dtype in _AUTOCAST_DTYPES else tensor
-            for tensor in (query, key, value)
-        )
+    def kernel(*tensors: Any, **options: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(keys):
-            return torch.ops.guide.biased_attention(*operands, *rest, **options)
+            return torch.ops.guide.biased_attention(*_autocast(device_type, *tensors), **options)
 
     return kernel
+
+
+def _autocast(
+    device_type: str, query: Tensor, key: Tensor, value: Tensor, *rest: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    dtype = torch.get_autocast_dtype(device_type)
+    operands = (
+        tensor.to(dtype) if tensor.dtype in _AUTOCAST_DTYPES else tensor
+        for tensor in (query, key, value)
+    )
+    return (*operands, *rest)
 
 
 # As in torch's own autocast rules, float64 is a choice that is left alone.
@@ -220,16 +188,24 @@ _DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 for _name in ("biased_attention", "biased_attention_chunked"):
     _library.impl(_name, _chunked_kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"guide::{_name}", _fake_kernel, lib=_library)
-    torch.library.register_autograd(
-        f"guide::{_name}", _backward, setup_context=_setup_context, lib=_library
-    )
 _library.impl("biased_attention_backward", _backward_kernel, "CompositeExplicitAutograd")
 torch.library.register_fake("guide::biased_attention_backward", _fake_backward_kernel, lib=_library)
-torch.library.register_autograd(
-    "guide::biased_attention_backward",
-    _refuse_double_backward,
-    setup_context=_no_context,
-    lib=_library,
+
+
+def register_attention(
+    library: Any, operator: Any, cast: Callable[..., tuple[Tensor | None, ...]] | None = None
+) -> None:
+    """Give an operator with the schema of `biased_attention` its derivatives."""
+    backward = torch.ops.guide.biased_attention_backward.default
+    _derivatives.register(library, operator, _derivatives.Attention, backward, cast)
+
+
+register_attention(_library, torch.ops.guide.biased_attention.default, _autocast)
+register_attention(_library, torch.ops.guide.biased_attention_chunked.default)
+_derivatives.register(
+    _library,
+    torch.ops.guide.biased_attention_backward.default,
+    _derivatives.AttentionBackward,
 )
 for _device_type, _key in _DISPATCH_KEYS.items():
     _library.impl("biased_attention", _autocast_kernel(_device_type), f"Autocast{_key}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from guide_ext import _dispatch, _ops
+from guide_ext._argument_types import check_types
 from guide_ext._checks import check_arguments
 
 _SHORTHAND_DIMS = 2  # [1 or batch, seqlen_k]
@@ -45,7 +46,8 @@ def biased_attention(
     sees no key gives out 0, influence 0 and lse -inf. A `key_bias` of zeros gives the same bits as
     none, and two equal calls give the same bits. Values are not checked: NaN or +inf in `key_bias`
     makes the rows that see it NaN. Whatever its dot products are, a hidden key has weight 0, but
-    its `value` and `influence` must be finite: 0 times NaN is NaN.
+    its `value` and `influence` must be finite: 0 times NaN is NaN. The gradients are those of what
+    is seen: a hidden key takes no part in them, whatever it holds, and its own are 0.
 
     Of all biases -inf alone hides a key: a row whose keys all carry
     ``torch.finfo(torch.float32).min`` averages them. Beyond 2.3e38 in magnitude, though, numbers
@@ -53,8 +55,10 @@ def biased_attention(
     lse says no more than that it is so large, and `key_bias` and `attn_bias` of a key together
     should not get there.
 
-    Differentiable once with respect to every floating input. Works under `torch.compile`,
-    `torch.export`, `torch.autocast` (which casts query, key and value alone) and inference mode.
+    Differentiable once, in reverse mode, with respect to every floating input; `torch.func.grad`,
+    `vjp`, `jacrev` and `vmap` work too. Forward-mode and second derivatives raise
+    `NotImplementedError`. Works under `torch.compile`, `torch.export`, `torch.autocast` (which
+    casts query, key and value alone) and inference mode.
     Inputs that no kernel takes are computed block by block in PyTorch: same results, slower;
     `explain_dispatch` tells.
 
@@ -92,6 +96,8 @@ def biased_attention(
     Raises:
         ValueError: If an argument has a shape, dtype, device, stride or number that the op cannot
             take: ``biased_attention: <argument> must ..., got ...``.
+        TypeError: If an argument is no tensor, number or bool where it must be one.
+        NotImplementedError: From forward-mode and second derivatives.
 
     Source:
         The bias is the one of GUIDE (attention steering by a constant added to the logits of marked
@@ -109,6 +115,16 @@ def biased_attention(
         tensor([0.0000, 0.8000, 0.6667])
 
     """
+    check_types(
+        "biased_attention",
+        (query, key, value),
+        (key_bias, influence, attn_bias, sinks, q_start),
+        is_causal,
+        window_left,
+        window_right,
+        scale,
+        softcap,
+    )
     return _ops.biased_attention(
         query,
         key,
@@ -186,6 +202,7 @@ def explain_dispatch(
 
     Raises:
         ValueError: If `biased_attention` would raise it.
+        TypeError: Likewise.
 
     Example:
         >>> import torch
@@ -194,6 +211,16 @@ def explain_dispatch(
         chunked PyTorch
 
     """
+    check_types(
+        "biased_attention",
+        (query, key, value),
+        (key_bias, influence, attn_bias, sinks, q_start),
+        is_causal,
+        window_left,
+        window_right,
+        scale,
+        softcap,
+    )
     check_arguments(
         query,
         key,

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from guide_ext._crossing import CalibrationError, Crossing, Measure, Search, crossings
-from guide_ext._marked_text import as_float, is_int
+from guide_ext._marked_text import as_float, is_int, require_str
 from guide_ext._spread import spread
 from guide_ext.influence import form_named
 from guide_ext.steering import Steering
@@ -78,6 +78,11 @@ class Calibration:
 
     def __post_init__(self) -> None:
         """Check every field."""
+        _require("interval", "two numbers", self.interval, _is_pair(self.interval))
+        points = isinstance(self.curve, (list, tuple)) and all(map(_is_pair, self.curve))
+        _require("curve", "pairs of numbers", self.curve, points)
+        several = isinstance(self.per_prompt, (list, tuple))
+        _require("per_prompt", "a tuple of numbers or None", self.per_prompt, several)
         for name, value in self._numbers():
             if not math.isfinite(as_float(value)):
                 raise ValueError(f"Calibration: {name} must be a finite number, got {value!r}")
@@ -96,7 +101,7 @@ class Calibration:
         for name in ("passes", "last_tokens"):
             value = getattr(self, name)
             _require(name, "a whole number from 1", value, is_int(value) and value >= 1)
-        if self.emphasis != UPPERCASE:
+        if not (isinstance(self.emphasis, str) and self.emphasis == UPPERCASE):
             factor = as_float(self.emphasis)
             is_factor = math.isfinite(factor) and factor > 0
             _require("emphasis", "'uppercase' or a factor above 0", self.emphasis, is_factor)
@@ -128,6 +133,7 @@ class Calibration:
 
         Raises:
             ValueError: If it is not a calibration, or one of another version.
+            TypeError: If `text` is no str.
 
         Example:
             >>> Calibration.from_json('{"format": "guide_ext calibration", "version": 2}')
@@ -136,6 +142,7 @@ class Calibration:
             ValueError: a calibration must have version 1, got 2
 
         """
+        require_str("text", text)
         try:
             record = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -209,6 +216,7 @@ def find_delta(
             than one at a smaller Δ. Only measured points are known: a curve that falls and rises
             again between them goes unnoticed.
         ValueError: If `measure` returns what is no Influence.
+        TypeError: If `measure` cannot be called, or `search` is no `Search`.
 
     Example:
         >>> import math
@@ -217,7 +225,8 @@ def find_delta(
         ('0.81', '0.81', 3)
 
     """
-    goals, search = [_target(target)], search or Search()
+    _check_measure(measure)
+    goals, search = [_target(target)], _search(search)
     (found,) = crossings(lambda deltas: {0: measure(deltas[0])}, goals, search, [{}])
     if isinstance(found, CalibrationError):
         raise found
@@ -246,6 +255,7 @@ def solve(measure: Measure, targets: Sequence[float], search: Search | None = No
             has None.
         ValueError: If there is no target, one is not finite, or `measure` returns anything but an
             Influence for each prompt that it was asked for.
+        TypeError: If `measure` cannot be called, `targets` is no list, or `search` no `Search`.
 
     Example:
         >>> import math
@@ -258,7 +268,10 @@ def solve(measure: Measure, targets: Sequence[float], search: Search | None = No
         ['0.65', '0.81', '0.54']
 
     """
-    search = search or Search()
+    _check_measure(measure)
+    search = _search(search)
+    if isinstance(targets, str) or not isinstance(targets, (Sequence, np.ndarray)):
+        raise TypeError(f"targets must be a list of Influence, got {type(targets).__name__}")
     goals = [_target(target) for target in targets]
     if not goals:
         raise ValueError("targets must be at least one, got none")
@@ -298,7 +311,13 @@ class _Meter:
 
     def __call__(self, deltas: Mapping[int, float]) -> dict[int, float]:
         self.calls += 1
-        values = dict(self._measure(deltas))
+        measured = self._measure(deltas)
+        if not isinstance(measured, Mapping):
+            raise ValueError(
+                "measure must return Influence by prompt, such as {0: 0.2}, got "
+                f"{type(measured).__name__}"
+            )
+        values = dict(measured)
         if values.keys() != deltas.keys():
             raise ValueError(
                 f"measure must return Influence of the prompts {sorted(deltas)}, "
@@ -312,6 +331,23 @@ class _Meter:
                 )
             self.curves[row][deltas[row]] = float(value)
         return values
+
+
+def _check_measure(measure: object) -> None:
+    if not callable(measure):
+        raise TypeError(f"measure must be a function, got {type(measure).__name__}")
+
+
+def _search(search: object) -> Search:
+    if search is None:
+        return Search()
+    if not isinstance(search, Search):
+        raise TypeError(f"search must be a Search or None, got {type(search).__name__}")
+    return search
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2
 
 
 def _target(target: float) -> float:

@@ -16,6 +16,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from guide_ext._marked_text import as_float, is_int
+
 
 @dataclass(frozen=True)
 class Form:
@@ -44,7 +46,13 @@ class Form:
         Returns:
             ``[batch, 1, tokens]``, float32.
 
+        Raises:
+            TypeError: If `vectors` is no tensor, or `scale` no number.
+
         """
+        _require_tensor("vectors", vectors)
+        if as_float(scale) != as_float(scale):  # NaN for what is no number
+            raise TypeError(f"scale must be a number, got {scale!r}")
         if not self.norm:
             return None
         found: Tensor = torch.linalg.vector_norm(vectors, self.norm, dim=-1, dtype=torch.float32)
@@ -59,7 +67,13 @@ class Form:
             residual: Norms of the residual stream of the keys, ``[batch, 1, keys]``; counts for
                 ``"exact"`` alone.
 
+        Raises:
+            TypeError: If either is something else.
+
         """
+        _require_tensor("level", level)
+        if residual is not None:
+            _require_tensor("residual", residual)
         if not self.weighs_keys or residual is None:
             return level
         return torch.cat([level * residual, residual], dim=1)
@@ -75,6 +89,9 @@ class Form:
             residual: Norms of E, ``[batch, 1, tokens]``; None where the form needs none.
             update: Norms of U, likewise.
 
+        Raises:
+            TypeError: If one of them is something else.
+
         Example:
             >>> seed = torch.tensor([[[1.0, 0.0]]])                     # [batch, groups, tokens]
             >>> attention = torch.tensor([[[[1.0, 0.0], [0.5, 0.5]]]])  # [batch, heads, q, k]
@@ -83,6 +100,11 @@ class Form:
             tensor([[[1.0000, 0.2500]]])
 
         """
+        _require_tensor("previous", previous)
+        _require_tensor("reduced", reduced)
+        for name, norms in (("residual", residual), ("update", update)):
+            if norms is not None:
+                _require_tensor(name, norms)
         attended = reduced.mean(2)
         if self.weighs_keys:
             total = attended[:, -1:]
@@ -90,6 +112,11 @@ class Form:
         if residual is None or update is None:
             residual = update = torch.ones_like(attended[:, :1])
         return self.combine(previous, attended, residual, update)
+
+
+def _require_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
 
 
 def _weighted(previous: Tensor, attended: Tensor, residual: Tensor, update: Tensor) -> Tensor:
@@ -144,7 +171,7 @@ def form_named(name: str) -> Form:
         2
 
     """
-    if name not in FORMS:
+    if not isinstance(name, str) or name not in FORMS:
         raise ValueError(f"form must be one of {', '.join(map(repr, FORMS))}, got {name!r}")
     return FORMS[name]
 
@@ -188,7 +215,7 @@ class Influence:
             ``[batch, groups]``, float32.
 
         Raises:
-            ValueError: If `tokens` is below 1.
+            ValueError: If `tokens` is no whole number from 1.
 
         Example:
             >>> values = torch.tensor([0.0, 1.0, 0.5, 0.25]).view(1, 1, 1, 4)
@@ -197,8 +224,8 @@ class Influence:
             tensor([[0.3750]])
 
         """
-        if tokens < 1:
-            raise ValueError(f"tokens must be at least 1, got {tokens}")
+        if not is_int(tokens) or tokens < 1:
+            raise ValueError(f"tokens must be a whole number from 1, got {tokens!r}")
         begin = max(0, self.prompt_tokens - tokens)
         last = self.values[:, -1, :, begin : self.prompt_tokens]
         counted = self.mask[:, None, begin : self.prompt_tokens].to(last.dtype)

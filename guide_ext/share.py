@@ -8,6 +8,9 @@ import math
 import torch
 from torch import Tensor
 
+from guide_ext._argument_types import check_types, described, is_number
+from guide_ext._checks import check_arguments
+from guide_ext._chunked import saturated
 from guide_ext.attention import biased_attention
 
 
@@ -41,7 +44,7 @@ def attention_with_share(
         value: See `biased_attention`.
         marked: Marked keys, bool, ``[1 or batch, seqlen_k]``.
         min_share: The share that they shall have at least, from 0 to below 1; or one for every row
-            of the batch, float32, ``[1 or batch]``, whose values are not looked at.
+            of the batch, floating, ``[1 or batch]``, whose values are not looked at.
         key_bias: See `biased_attention`; counts before the share is looked at.
         influence: See `biased_attention`.
         sinks: See `biased_attention`; they belong to what is not marked.
@@ -55,10 +58,11 @@ def attention_with_share(
     Returns:
         ``out``, ``influence_out`` and ``lse`` as `biased_attention` returns them, with Δ;
         ``delta``: ``[batch, num_heads, seqlen_q]``, float32, nats. A row that sees no marked key
-        has no Δ that would help: 0; nor does one that sees nothing else need any.
+        has no Δ that would help: 0; nor does one need any that sees nothing else, no sink either.
 
     Raises:
         ValueError: If `marked` or `min_share` is not of that kind, or as `biased_attention` does.
+        TypeError: Likewise, for what is no tensor or number where it must be one.
 
     Source:
         The aim is Spotlight's (attention steering by proportion), which adds log(min_share / c),
@@ -73,14 +77,29 @@ def attention_with_share(
         tensor([[[9.]]])
 
     """
-    _check(key, marked, min_share)
+    check_types(
+        "attention_with_share",
+        (query, key, value),
+        (key_bias, influence, sinks, q_start),
+        is_causal,
+        window_left,
+        window_right,
+        scale,
+        softcap,
+    )
+    _check(query, key, marked, min_share)
+    if key_bias is not None:  # before it is added to something that would hide its faults
+        key_bias = key_bias[:, None] if key_bias.dim() == 2 else key_bias
+        check_arguments(
+            *(query, key, value, key_bias, None, None, sinks, q_start),
+            *(window_left, window_right, scale, softcap),
+        )
     visible = torch.zeros(marked.shape, dtype=torch.float32, device=marked.device)
 
     def attend(keys: Tensor, sinks: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         mask = visible.masked_fill(~keys, -math.inf)[:, None]
         if key_bias is not None:
-            own = key_bias[:, None] if key_bias.dim() == 2 else key_bias
-            mask = own + mask
+            mask = key_bias + mask
         return biased_attention(
             *(query, key, value, mask, influence),
             sinks=sinks,
@@ -94,6 +113,11 @@ def attention_with_share(
 
     out_marked, influence_marked, lse_marked = attend(marked, None)
     out_rest, influence_rest, lse_rest = attend(~marked, sinks)
+    if sinks is not None:
+        # A row whose visible keys are all marked has the sink beside them; lse says -inf of it.
+        alone = (lse_rest == -math.inf) & (lse_marked != -math.inf)
+        sink = saturated(sinks, lse_rest.dtype).to(lse_rest.dtype)[:, None]
+        lse_rest = torch.where(alone, sink, lse_rest)
     log_odds = lse_marked - lse_rest  # NaN for a row that sees nothing
     wanted = torch.as_tensor(min_share, dtype=lse_rest.dtype, device=lse_rest.device)
     wanted = torch.logit(wanted).view(-1, 1, 1)
@@ -115,20 +139,44 @@ def attention_with_share(
     )
 
 
-def _check(key: Tensor, marked: Tensor, min_share: float | Tensor) -> None:
+def _check(query: Tensor, key: Tensor, marked: object, min_share: object) -> None:
+    if not isinstance(marked, Tensor):
+        raise TypeError(
+            "attention_with_share: marked must be a torch.Tensor, bool, [1 or batch, seqlen_k], "
+            f"got {described(marked)}; pass torch.tensor(...)"
+        )
     shapes = ((1, key.shape[2]), (key.shape[0], key.shape[2])) if key.dim() == 4 else ()
     if marked.dtype != torch.bool or tuple(marked.shape) not in shapes:
         raise ValueError(
             "attention_with_share: marked must be bool, [1 or batch, seqlen_k] = "
-            f"{list(shapes[-1]) if shapes else '[..]'}, got {marked.dtype} {list(marked.shape)}"
+            f"{_or_one(shapes)}, got {marked.dtype} {list(marked.shape)}"
+        )
+    if marked.device != query.device:
+        raise ValueError(
+            f"attention_with_share: marked must be on the device of query, {query.device}, got "
+            f"{marked.device}"
         )
     if isinstance(min_share, Tensor):
-        if min_share.dim() != 1 or not min_share.is_floating_point():
+        batch = key.shape[0]
+        if (
+            min_share.dim() != 1
+            or min_share.shape[0] not in (1, batch)
+            or not min_share.is_floating_point()
+        ):
             raise ValueError(
-                "attention_with_share: min_share must be a number, or floating [1 or batch], got "
-                f"{min_share.dtype} {list(min_share.shape)}"
+                "attention_with_share: min_share must be a number, or floating [1 or batch] = "
+                f"[1 or {batch}], got {min_share.dtype} {list(min_share.shape)}"
             )
-    elif not 0 <= min_share < 1:
+    elif not is_number(min_share):
+        raise TypeError(
+            "attention_with_share: min_share must be a number from 0 to below 1, or a floating "
+            f"tensor [1 or batch], got {described(min_share)}"
+        )
+    elif not 0 <= min_share < 1:  # type: ignore[operator]
         raise ValueError(
             f"attention_with_share: min_share must be from 0 to below 1, got {min_share!r}"
         )
+
+
+def _or_one(shapes: tuple[tuple[int, int], ...]) -> str:
+    return f"[1 or {shapes[-1][0]}, {shapes[-1][1]}]" if shapes else "[..]"

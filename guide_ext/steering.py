@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from guide_ext._marked_text import as_float, finite
+from guide_ext._marked_text import as_float, finite, is_int
 from guide_ext.tokens import Encoding
 
 
@@ -139,6 +139,7 @@ class Steering:
 
         Raises:
             ValueError: If marks add up to more than float32 can hold.
+            TypeError: If it is no `Encoding`.
 
         Example:
             >>> from guide_ext.spans import Span
@@ -150,6 +151,7 @@ class Steering:
             tensor([-1.,  0.,  0., -1.])
 
         """
+        _check_encoding("encoding", encoding)
         if self.delta_mid is not None:
             nats = torch.tensor(encoding.nats(self.delta_mid), dtype=torch.float32)
             if not bool(torch.isfinite(nats).all()):
@@ -177,9 +179,11 @@ class Steering:
             ``[layers, heads]``, float32, 1 where steered and 0 elsewhere; None if all are steered.
 
         Raises:
-            ValueError: If a chosen layer or head is not in the model.
+            ValueError: If a chosen layer or head is not in the model, or a number of them is no
+                whole number from 1.
 
         """
+        num_layers, num_heads = _count("num_layers", num_layers), _count("num_heads", num_heads)
         if self.layers is None and self.heads is None and self.heads_by_layer is None:
             return None
         if self.heads_by_layer is not None:
@@ -238,7 +242,8 @@ def collate(
 
     Raises:
         ValueError: If there is no prompt, a prompt without tokens, not one steering per prompt, or
-            a layer or head outside the model.
+            a layer or head outside the model; or if a number is none.
+        TypeError: If `encodings` is not a list of `Encoding`.
 
     Example:
         >>> from guide_ext.spans import Span
@@ -249,8 +254,13 @@ def collate(
         ([[0, 7], [5, 6]], [[0.0, 2.0], [0.0, 0.0]])
 
     """
+    if isinstance(encodings, (str, bytes)) or not isinstance(encodings, Sequence):
+        raise TypeError(f"prompts must be a list of Encoding, got {type(encodings).__name__}")
     if not encodings:
         raise ValueError("prompts must be at least one, got none")
+    for row, encoding in enumerate(encodings):
+        _check_encoding(f"prompt {row}", encoding)
+    pad_token_id = _index("pad_token_id", pad_token_id)
     steerings = [steerings] * len(encodings) if isinstance(steerings, Steering) else steerings
     if isinstance(steerings, str) or not isinstance(steerings, Sequence):
         raise ValueError(f"steering must be a Steering or a list of them, got {steerings!r}")
@@ -304,7 +314,8 @@ def _log(name: str, value: float) -> float:
 def _indices(name: str, values: Iterable[int] | None) -> tuple[int, ...] | None:
     if values is None:
         return None
-    if isinstance(values, str) or not isinstance(values, Iterable):
+    is_scalar = isinstance(values, Tensor) and values.dim() == 0
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable) or is_scalar:
         raise ValueError(
             f"{name} must be several whole numbers, such as [0, 1], or None for all, got {values!r}"
         )
@@ -329,8 +340,28 @@ def _by_layer(heads: Mapping[int, Iterable[int]]) -> tuple[tuple[int, tuple[int,
     if not isinstance(heads, Mapping):
         raise ValueError(f"heads must be {{layer: [head, ...]}}, or None for all, got {heads!r}")
     layers = _indices("layers", heads) or ()
+    for layer, of_layer in heads.items():
+        if of_layer is None:
+            raise ValueError(
+                f"heads must name the heads of every layer that they name, got None for {layer!r}; "
+                "pass layers=[...] for all heads of some layers"
+            )
     chosen = (_indices("heads", of_layer) or () for of_layer in heads.values())
     return tuple(zip(layers, chosen, strict=True))
+
+
+def _check_encoding(name: str, value: object) -> None:
+    if not isinstance(value, Encoding):
+        raise TypeError(
+            f"{name} must be an Encoding, got {type(value).__name__}; guide_ext.tokens.encode "
+            "makes one"
+        )
+
+
+def _count(name: str, value: object) -> int:
+    if not is_int(value) or value < 1:  # type: ignore[operator]
+        raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
+    return value  # type: ignore[return-value]
 
 
 def _check_range(name: str, index: int, size: int) -> None:

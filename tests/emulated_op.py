@@ -91,11 +91,16 @@ def build(target: str) -> Path:
     return BUILD_DIR / f"lib{target}.so"
 
 
+_LIBRARIES = []  # what they register lasts as long as they do
+
+
 def define(namespace: str) -> None:
     """Give a namespace the op's schema, and its gradients."""
     name = f"{namespace}::biased_attention"
     torch.library.define(name, _ops.SIGNATURE)
-    torch.library.register_autograd(name, _ops._backward, setup_context=_ops._setup_context)
+    library = torch.library.Library(namespace, "FRAGMENT")
+    _ops.register_attention(library, getattr(torch.ops, namespace).biased_attention.default)
+    _LIBRARIES.append(library)
 
 
 def load(path: Path, namespace: str) -> EmulatedOp:

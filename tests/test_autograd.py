@@ -141,6 +141,107 @@ def test_rows_that_see_nothing_have_no_gradient(backend):
         assert gradient.count_nonzero() == 0
 
 
+HIDDEN = 1  # the key that nobody sees, of 40; the last one sees what it sees
+WAYS_TO_HIDE = {
+    "key_bias": Case(key_bias=(1, 1)),
+    "key_bias of heads": Case(key_bias=(2, 4)),
+    "mask": Case(attn_bias=(1, 1)),
+    "dense": Case(attn_bias=(2, 4), attn_bias_dtype=torch.float32),
+    "causal": Case(options={"is_causal": True}, q_start=(0, 0)),
+    "window_left": Case(options={"window_left": 30}),
+    "window_right": Case(options={"window_right": 0}, q_start=(0, 0)),
+}
+
+
+def _with_a_hidden_key(backend, case, way):
+    """Draw inputs; return them with the place of a key that no row sees."""
+    case = case.but(seqlen_q=5, seqlen_k=40, head_dim=16, head_dim_v=16, sinks=True, channels=2)
+    tensors = backend.draw(case)
+    hidden = {"causal": 35, "window_right": 35}.get(way, HIDDEN)
+    if way.startswith("key_bias"):
+        tensors["key_bias"][..., hidden] = -torch.inf
+    elif way in ("mask", "dense"):
+        tensors["attn_bias"][..., hidden] = False if way == "mask" else -torch.inf
+    return tensors, hidden
+
+
+@pytest.mark.parametrize("softcap", [0.0, 1.5])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("way", WAYS_TO_HIDE)
+def test_what_a_hidden_key_holds_changes_no_gradient(backend, way, bad, softcap):
+    case = WAYS_TO_HIDE[way]
+    options = {**case.options, "softcap": softcap}
+    tensors, hidden = _with_a_hidden_key(backend, case, way)
+    inputs = _with_gradients(tensors)
+
+    def gradients(given, leaves):
+        outputs = backend.run(*given.values(), **options)
+        assert all(output.isfinite().all() for output in outputs)
+        return torch.autograd.grad(sum(o.double().square().sum() for o in outputs), leaves)
+
+    expected = gradients(tensors, inputs)
+    for name in ("key", "value", "influence"):
+        spoiled = dict(tensors)
+        spoiled[name] = tensors[name].detach().clone()
+        spoiled[name].select(-2 if name != "influence" else -1, hidden).fill_(bad)
+        spoiled[name].requires_grad_()
+        # The gradients alone: a forward pass meets the value of a hidden key as 0 * NaN.
+        clean = backend.run(*tensors.values(), **options)
+        weights = [2 * o.detach() for o in clean]
+        wanted = [True] * len(FLOATING)
+        wanted[5] = tensors["attn_bias"] is not None and tensors["attn_bias"].is_floating_point()
+        wanted[3] = tensors["key_bias"] is not None
+        plain = {"window_left": -1, "window_right": -1, "is_causal": False, "scale": None}
+        with torch.no_grad():
+            results = torch.ops.guide.biased_attention_backward(
+                *weights, *spoiled.values(), *clean, **{**plain, **options}, wanted=wanted
+            )
+        found = [r for r, want in zip(results, wanted, strict=True) if want]
+        for result, truth in zip(found, expected, strict=True):
+            assert torch.equal(result, truth)
+        assert found[FLOATING.index("key")][:, :, hidden].count_nonzero() == 0
+    spoiled = dict(tensors)
+    spoiled["key"] = tensors["key"].detach().clone()
+    spoiled["key"][:, :, hidden] = bad
+    leaves = _with_gradients(spoiled)
+    for result, truth in zip(gradients(spoiled, leaves), expected, strict=True):
+        assert torch.equal(result, truth)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_row_that_sees_nothing_gives_no_gradient_whatever_it_holds(backend, bad):
+    """Its query, and what reaches its results."""
+    case = Case(seqlen_q=40, seqlen_k=33, options={"is_causal": True}, channels=2, sinks=True)
+    tensors = backend.draw(case)  # the first 7 rows stand before the first key
+    blind = 7
+    inputs = _with_gradients(tensors)
+    outputs = backend.run(*tensors.values(), **case.options)
+    weights = [torch.randn_like(o) for o in outputs]
+    expected = torch.autograd.grad(outputs, inputs, [w.clone() for w in weights])
+    for weight in weights:
+        weight.select(-2 if weight is weights[0] else -1, blind - 1).fill_(bad)
+    spoiled = dict(tensors)
+    spoiled["query"] = tensors["query"].detach().clone()
+    spoiled["query"][:, :, :blind] = bad
+    leaves = _with_gradients(spoiled)
+    results = torch.autograd.grad(backend.run(*spoiled.values(), **case.options), leaves, weights)
+    for result, truth in zip(results, expected, strict=True):
+        assert torch.equal(result, truth)
+    assert results[0][:, :, :blind].count_nonzero() == 0
+
+
+def test_what_is_seen_stays_nan(backend):
+    tensors = backend.draw(Case(seqlen_q=5, seqlen_k=5, options={"is_causal": True}, sinks=True))
+    tensors["key"][:, :, 3] = torch.nan
+    inputs = _with_gradients(tensors)
+    out = backend.run(*tensors.values(), is_causal=True)[0]
+    (query, *_) = torch.autograd.grad(out[:, :, :3].sum(), inputs, retain_graph=True)
+    assert query[:, :, :3].isfinite().all()
+    (query, *_) = torch.autograd.grad(out.sum(), inputs)
+    assert query[:, :, :3].isfinite().all()
+    assert query[:, :, 3:].isnan().all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_out_may_be_changed_in_place_where_no_gradient_follows(backend, dtype):
     tensors = Case(dtype=dtype).tensors(backend.device)

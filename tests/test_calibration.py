@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -395,3 +396,49 @@ class TestFiles:
     def test_no_file(self, tmp_path):
         with pytest.raises(FileNotFoundError):
             Calibration.load(tmp_path / "none.json")
+
+
+class TestWrongObjects:
+    """A sentence that names the argument, never an error from inside."""
+
+    @pytest.mark.parametrize("measure", [None, 3, "x", [0.1]])
+    def test_measure(self, measure):
+        for search in (lambda: find_delta(measure, 0.2), lambda: solve(measure, [0.2])):
+            with pytest.raises(TypeError, match="measure must be a function, got"):
+                search()
+
+    @pytest.mark.parametrize("search", [3, "x", {"max_delta": 2.0}, True])
+    def test_search(self, search):
+        for run in (
+            lambda: find_delta(lambda delta: 0.1, 0.2, search),
+            lambda: solve(lambda deltas: dict.fromkeys(deltas, 0.1), [0.2], search),
+        ):
+            with pytest.raises(TypeError, match="search must be a Search or None, got"):
+                run()
+
+    @pytest.mark.parametrize("targets", [None, 0.2, "0.2", {0.2}])
+    def test_targets(self, targets):
+        with pytest.raises(TypeError, match="targets must be a list of Influence, got"):
+            solve(lambda deltas: dict.fromkeys(deltas, 0.1), targets)
+
+    @pytest.mark.parametrize("measured", [None, 0.2, [0.2], "x"])
+    def test_what_measure_returns(self, measured):
+        with pytest.raises(ValueError, match="measure must return Influence by prompt"):
+            solve(lambda deltas: measured, [0.2])
+
+    @pytest.mark.parametrize("value", [None, 1, 0.5, [1], (), "ab", np.zeros(2)], ids=repr)
+    @pytest.mark.parametrize("field", ["interval", "curve", "per_prompt"])
+    def test_fields(self, field, value):
+        if field == "per_prompt" and isinstance(value, list):
+            return  # will do
+        good = {
+            "delta": 0.5, "target": 0.2, "interval": (0.49, 0.5), "passes": 6,
+            "curve": ((0.0, 0.1), (0.5, 0.2)), "per_prompt": (0.5,),
+        }  # fmt: skip
+        with pytest.raises(ValueError, match=f"Calibration: {field} must "):
+            Calibration(**{**good, field: value})
+
+    @pytest.mark.parametrize("text", [None, 3, b"{}", {}])
+    def test_text(self, text):
+        with pytest.raises(TypeError, match="text must be a str, got"):
+            Calibration.from_json(text)

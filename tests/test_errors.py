@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Every argument error: the same `ValueError`, word for word, whichever way the op is called."""
 
+import fractions
+import re
+
+import numpy as np
 import pytest
 import torch
 from attention_cases import Case
@@ -212,3 +216,134 @@ def test_shorthands_do_not_hide_errors():
     tensors = GOOD.tensors()
     tensors["key_bias"] = _zeros(3, 5)
     assert _message(biased_attention, tensors, {}).endswith("got shape [3, 1, 5]")
+
+
+FUNCTIONS = {"function": biased_attention, "explain_dispatch": explain_dispatch}
+NAMES = list(GOOD.tensors())
+NO_TENSORS = [
+    (3, "int 3"),
+    (True, "bool True"),
+    ("x", "str 'x'"),
+    ([1.0, 2.0], "list"),
+    (np.zeros(5, np.float32), "numpy.ndarray"),
+    (np.float32(1.0), "numpy.float32"),
+]
+WINDOW = "a whole number: -1 (no limit) or at least 0"
+NO_NUMBERS = {
+    "window_left": (WINDOW, "; pass -1 for no limit"),
+    "window_right": (WINDOW, "; pass -1 for no limit"),
+    "softcap": ("a number", "; pass 0.0 for none"),
+    "is_causal": ("True or False", ""),
+}
+NESTED = {"nested": torch.strided, "jagged": torch.jagged}
+
+
+def _type_error(way, tensors, options):
+    with pytest.raises(TypeError) as error:
+        way(**tensors, **options)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("way", FUNCTIONS.values(), ids=FUNCTIONS)
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("value", "described"), NO_TENSORS, ids=[d for _, d in NO_TENSORS])
+def test_what_is_no_tensor(way, name, value, described):
+    tensors = {**GOOD.tensors(), name: value}
+    kind = "a torch.Tensor" if name in NAMES[:3] else "a torch.Tensor or None"
+    convert = "torch.from_numpy(...)" if "ndarray" in described else "torch.tensor(...)"
+    if name == "q_start":
+        convert = "torch.tensor([position], dtype=torch.int32, device=query.device)"
+    assert _type_error(way, tensors, {}) == (
+        f"biased_attention: {name} must be {kind}, got {described}; pass {convert}"
+    )
+
+
+@pytest.mark.parametrize("name", NAMES[:3])
+def test_none_is_no_operand(name):
+    message = _type_error(biased_attention, {**GOOD.tensors(), name: None}, {})
+    assert message == f"biased_attention: {name} must be a torch.Tensor, got None"
+
+
+@pytest.mark.parametrize("way", FUNCTIONS.values(), ids=FUNCTIONS)
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("layout", NESTED.values(), ids=NESTED)
+def test_nested_tensors(way, name, layout):
+    rows = [torch.zeros(2, 5, 8), torch.zeros(2, 3, 8)]
+    nested = torch.nested.nested_tensor(rows, layout=layout)
+    with pytest.raises(ValueError, match=f"{name} must be a strided tensor, got a nested one; pad"):
+        way(**{**GOOD.tensors(), name: nested})
+
+
+@pytest.mark.parametrize("way", FUNCTIONS.values(), ids=FUNCTIONS)
+@pytest.mark.parametrize("name", NO_NUMBERS)
+@pytest.mark.parametrize("value", [None, "1", 1j, [1], torch.tensor(1), np.array(1)], ids=repr)
+def test_what_is_no_number(way, name, value):
+    expected, advice = NO_NUMBERS[name]
+    message = _type_error(way, GOOD.tensors(), {name: value})
+    assert re.fullmatch(
+        re.escape(f"biased_attention: {name} must be {expected}, got ") + ".+" + re.escape(advice),
+        message,
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"window_left": True}, "window_left must be a whole number: .* got bool True"),
+        ({"window_right": 2.0}, "window_right must be a whole number: .* got float 2.0"),
+        ({"is_causal": 1}, "is_causal must be True or False, got int 1"),
+        ({"softcap": False}, "softcap must be a number, got bool False"),
+        ({"scale": "0.3"}, "scale must be a number or None, got str '0.3'"),
+        ({"scale": True}, "scale must be a number or None, got bool True"),
+        (
+            {"scale": torch.ones((), requires_grad=True)},
+            r"scale must be .* pass scale.item\(\), or",
+        ),
+    ],
+)
+def test_numbers_of_the_wrong_kind(options, text):
+    assert re.match(
+        f"biased_attention: {text}", _type_error(biased_attention, GOOD.tensors(), options)
+    )
+
+
+def test_numbers_of_other_libraries():
+    tensors = GOOD.tensors()
+    plain = biased_attention(**tensors, is_causal=True, window_left=2, scale=0.5, softcap=2.0)
+    others = biased_attention(
+        **tensors, is_causal=np.bool_(True), window_left=np.int64(2),
+        scale=fractions.Fraction(1, 2), softcap=np.float32(2.0),
+    )  # fmt: skip
+    assert all(map(torch.equal, plain, others))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        torch.quantize_per_tensor(torch.zeros(2, 4, 3, 8), 0.1, 0, torch.quint8),
+        torch.zeros(2, 4, 3, 8).to(torch.float8_e4m3fn),
+        torch.zeros(2, 4, 3, 8).to_mkldnn(),
+        torch.zeros(8, 8).to_sparse_csr(),
+    ],
+    ids=["quantized", "float8", "mkldnn", "csr"],
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_tensors_of_other_kinds(name, bad):
+    with pytest.raises(ValueError, match=f"biased_attention: {name} must "):
+        biased_attention(**{**GOOD.tensors(), name: bad})
+
+
+def test_types_are_checked_without_a_graph_break():
+    """Symbolic sizes as windows, one graph for all of them."""
+    tensors = list(GOOD.tensors().values())[:3]
+
+    def run(query, key, value):
+        return biased_attention(query, key, value, is_causal=True, window_left=key.shape[2] - 2)[0]
+
+    compiled = torch.compile(run, fullgraph=True, backend="eager", dynamic=True)
+    assert torch.equal(compiled(*tensors), run(*tensors))
+    with pytest.raises(Exception, match=r"q_start must be a torch\.Tensor or None, got int 3"):
+        torch.compile(
+            lambda query: biased_attention(query, query, query, q_start=3)[0],
+            fullgraph=True, backend="eager",
+        )(tensors[0])  # fmt: skip

@@ -81,6 +81,16 @@ def test_forward(architecture, reference):
     assert torch.equal(logits(model, inputs), plain)
 
 
+def test_first_tokens_marked(architecture, reference):
+    """Rows that see marked tokens alone; in gpt-oss a sink stands beside them."""
+    inputs, share = prompts(), torch.zeros(2, TOKENS)
+    share[0, 3:6] = 0.9  # after 3 of padding
+    share[1, :4] = 0.9
+    wanted = logits(reference(share), inputs)
+    found = logits(guide.enable(make(architecture)), inputs, guide_share=share)
+    assert_logits_close(found, wanted, inputs["attention_mask"])
+
+
 @pytest.mark.parametrize("way", [{}, {"cache_implementation": "static"}, {"prefill_chunk_size": 4}])
 def test_generate(architecture, reference, way):
     inputs, share = prompts(), share_of()

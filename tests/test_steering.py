@@ -182,3 +182,51 @@ class TestCollate:
     def test_too_few_steerings(self):
         with pytest.raises(ValueError, match="one per prompt: 2, got 1"):
             self.collate([encoding(1)] * 2, [Steering.guide(1.0)])
+
+
+ENCODING = Encoding([5, 6], [(0, 1), (1, 2)], "ab", (), (Span(0, 1, level=2),))
+OBJECTS = (None, "x", 3, 1.5, [1], {}, torch.zeros(2), torch.tensor(1.0), object())
+
+
+class TestWrongObjects:
+    """A sentence that names the argument, never an error from inside."""
+
+    @pytest.mark.parametrize("value", OBJECTS, ids=repr)
+    def test_encoding(self, value):
+        with pytest.raises(
+            TypeError, match=r"encoding must be an Encoding, got .*encode makes one"
+        ):
+            Steering.guide(1.0).bias(value)
+        with pytest.raises(TypeError, match="prompt 1 must be an Encoding, got"):
+            collate([ENCODING, value], Steering.guide(1.0), num_layers=1, num_heads=1)
+
+    @pytest.mark.parametrize("value", [None, "x", b"x", 3, torch.zeros(2), ENCODING], ids=repr)
+    def test_prompts(self, value):
+        with pytest.raises(TypeError, match="prompts must be a list of Encoding, got"):
+            collate(value, Steering.guide(1.0), num_layers=1, num_heads=1)
+
+    @pytest.mark.parametrize("value", [None, "2", 2.0, True, 0, -1, [2]], ids=repr)
+    @pytest.mark.parametrize("name", ["num_layers", "num_heads"])
+    @pytest.mark.parametrize("layers", [None, [0]])
+    def test_sizes(self, name, value, layers):
+        sizes = {"num_layers": 1, "num_heads": 1, name: value}
+        steering = Steering.guide(1.0, layers=layers)
+        for call in (steering.strength, lambda **sizes: collate([ENCODING], steering, **sizes)):
+            with pytest.raises(ValueError, match=f"{name} must be a whole number from 1, got"):
+                call(**sizes)
+
+    @pytest.mark.parametrize("value", [None, "0", 0.5, True, -1])
+    def test_pad_token_id(self, value):
+        sizes = {"num_layers": 1, "num_heads": 1, "pad_token_id": value}
+        with pytest.raises(ValueError, match="pad_token_id must be whole numbers from 0, got"):
+            collate([ENCODING], Steering.guide(1.0), **sizes)
+
+    @pytest.mark.parametrize("value", [b"x", torch.tensor(1), 3])
+    def test_selection(self, value):
+        for selection in ({"layers": value}, {"heads": value}, {"heads": {0: value}}):
+            with pytest.raises(ValueError, match="must be several whole numbers"):
+                Steering.guide(1.0, **selection)
+
+    def test_no_heads_of_a_layer(self):
+        with pytest.raises(ValueError, match="got None for 3; pass layers="):
+            Steering.guide(1.0, heads={3: None})

@@ -23,6 +23,7 @@ from guide_ext.integration.enable import disable, enable
 from guide_ext.integration.inputs import Inputs, encode
 from guide_ext.integration.masks import guide_dense_mask, guide_mask
 from guide_ext.integration.measure import generate_with_influence, influence
+from guide_ext.integration.modes import refuse_in_continuous_batching
 from guide_ext.integration.state import is_enabled, table_size
 from guide_ext.integration.text import as_prompt, complete, load, load_tokenizer
 from guide_ext.integration.verify import UnsupportedModelError
@@ -39,6 +40,7 @@ AttentionInterface.register("guide", guide_attention)
 AttentionMaskInterface.register("guide", guide_mask)
 AttentionInterface.register("guide_dense", guide_attention)
 AttentionMaskInterface.register("guide_dense", guide_dense_mask)
+refuse_in_continuous_batching()
 
 __all__ = [
     "Inputs",

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from guide_ext.attention import biased_attention
-from guide_ext.integration.arguments import STEERING_ARGUMENTS
 from guide_ext.integration.carrier import Structure, TablePlace, is_carrier, scaled, unpack
 from guide_ext.integration.frame import Frame, current
 from guide_ext.integration.influence_state import Slots
+from guide_ext.integration.keywords import check_keywords
+from guide_ext.integration.selection import selected_keys
 from guide_ext.share import attention_with_share
 
 # Set by enable() on every attention module: a TablePlace.
@@ -31,6 +32,8 @@ def guide_attention(
     s_aux: Tensor | None = None,
     is_causal: bool | None = None,
     position_bias: Tensor | None = None,
+    indices: Tensor | None = None,
+    block_indices: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Serve one attention layer of a transformers model from `biased_attention`.
@@ -48,39 +51,54 @@ def guide_attention(
         s_aux: Attention sinks, ``[num_heads]``.
         is_causal: Overrides ``module.is_causal``.
         position_bias: Added to the scores, ``[1 or batch, num_heads, seqlen_q, seqlen_k]`` (T5).
-        **kwargs: What else transformers hands to attention functions; not needed here.
+        indices: Keys that every query may see, see `selection.selected_keys`.
+        block_indices: Blocks of keys that every query may see, likewise.
+        **kwargs: What else transformers hands to attention functions, see `keywords`.
 
     Returns:
         ``[batch, seqlen_q, num_heads, head_dim_v]`` and None: there are no attention weights.
 
     Raises:
         ValueError: If attention dropout or attention weights are asked for, if steering arguments
-            arrive on a model that was not enabled, or if the mask is an integer one.
+            arrive on a model that was not enabled, if the mask is an integer one, if a keyword is
+            not known, or if Influence meets a layer that runs twice in one call.
+        RuntimeError: If the call is steered and the bias does not reach this layer.
 
     """
-    _refuse(module, dropout, kwargs)
-    frame = current()
-    if frame is not None and frame.recorder is not None and attention_mask is not None:
-        frame.recorder.layers.append((module, query[0, :, -1].detach().clone()))
-    seqlen_q, seqlen_k = query.shape[2], key.shape[2]
     layer: TablePlace | None = getattr(module, LAYER_ATTRIBUTE, None)
+    _refuse_dropout(dropout)
+    check_keywords(module, kwargs, is_numbered=layer is not None)
+    frame = current()
+    if frame is not None and frame.recorder is not None:
+        frame.recorder.attends = True
+        if attention_mask is not None:
+            frame.recorder.layers.append((module, query[0, :, -1].detach().clone()))
+    seqlen_q, seqlen_k = query.shape[2], key.shape[2]
     q_start, attn_bias, slots, share = None, None, None, None
     if is_carrier(attention_mask):
         unpacked = unpack(attention_mask, seqlen_k, layer)
         slots = Slots(unpacked.first_key, unpacked.first_key + unpacked.q_start[0])
         structure, q_start, key_bias = unpacked.structure, unpacked.q_start, unpacked.key_bias
         share = unpacked.share
+        is_biased = key_bias is not None
     else:
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
         structure = Structure(bool(causal) and attention_mask is None and seqlen_q > 1)
         attn_bias = _table(attention_mask, seqlen_q)
         key_bias = _waiting_bias(frame, layer, seqlen_k)
         slots = None if frame is None else frame.slots_by_length.get(seqlen_k)
+        is_biased = key_bias is not None or _is_folded_in(frame, attn_bias)
+    if frame is not None and layer is not None:
+        _note_bias(frame, layer, is_biased, module, seqlen_k)
     if position_bias is not None:
         attn_bias = _sum(attn_bias, position_bias)
+    selected = selected_keys(module, indices, block_indices, query.shape[1], seqlen_k)
+    if selected is not None:
+        attn_bias = selected if attn_bias is None else _hidden(attn_bias, selected)
     state = frame.influence if frame is not None and layer is not None else None
     channels = None
-    if state is not None and layer is not None:
+    if frame is not None and state is not None and layer is not None:
+        _refuse_repeated(frame, layer, module)
         channels = state.keys(layer.index, slots, seqlen_k)
     operands = (_rows(query), _rows(key), _rows(value))
     options: dict[str, Any] = {
@@ -102,42 +120,70 @@ def guide_attention(
         )
     else:
         raise ValueError(
-            "guide_share must go to a model without position_bias, got one that adds it"
+            "guide_share must go to a model whose layers see all keys of a causal or "
+            "sliding-window mask and add no position_bias, got one that adds it or selects keys; "
+            "give the marked text a guide_bias instead"
         )
     if state is not None and layer is not None:
         state.pending[layer.index].reduced = reduced
     return out.transpose(1, 2), None
 
 
-def _refuse(module: nn.Module, dropout: float, kwargs: dict[str, Any]) -> None:
+def _refuse_dropout(dropout: float) -> None:
     if dropout:
         raise ValueError(
             f"attention dropout must be 0 under attn_implementation='guide', got {dropout:g}; "
             "call model.eval(), or set config.attention_dropout = 0 to train"
         )
-    if kwargs.get("output_attentions"):
-        raise ValueError(
-            "output_attentions must be False under attn_implementation='guide', which never forms "
-            "the attention matrix; load the model with attn_implementation='eager' to see it"
+
+
+def _note_bias(
+    frame: Frame, layer: TablePlace, is_biased: bool, module: nn.Module, seqlen_k: int
+) -> None:
+    """Count the layers that the bias has reached; refuse one that it was promised and misses.
+
+    Raises:
+        RuntimeError: If the call is steered and this layer is not.
+
+    """
+    if is_biased:
+        frame.biased_layers.add(layer.index)
+    elif frame.is_steered:
+        raise RuntimeError(
+            f"guide_bias must reach every attention layer, got layer {layer.index}, a "
+            f"{type(module).__name__} of {seqlen_k} keys, without one: its keys are not the tokens "
+            "of the text, or it does not get the mask of the model. The output would be steered "
+            "in part; use this model unsteered"
         )
-    for name in STEERING_ARGUMENTS:
-        if kwargs.get(name) is not None and hasattr(module, LAYER_ATTRIBUTE):
-            raise ValueError(
-                f"{name} must go to the model that was enabled, got a part of it; "
-                "call that model, which passes it on to its parts"
-            )
-        if kwargs.get(name) is not None:
-            raise ValueError(
-                f"{name} must go to an enabled model, got one that was not; "
-                "call guide_ext.integration.enable(model) first"
-            )
+
+
+def _refuse_repeated(frame: Frame, layer: TablePlace, module: nn.Module) -> None:
+    """Refuse to measure a layer again: its levels would be written twice, from the seed each time.
+
+    Raises:
+        ValueError: If this layer has been measured in this call.
+
+    """
+    if layer.index in frame.measured_layers:
+        raise ValueError(
+            "Influence must be measured in a model that runs every attention layer once, got a "
+            f"{type(module).__name__} that calls attention again in the same forward pass; steer "
+            "the model without measuring"
+        )
+    frame.measured_layers.add(layer.index)
+
+
+def _is_folded_in(frame: Frame | None, table: Tensor | None) -> bool:
+    """Say whether `guide_mask` added the bias to this mask, of a structure of its own."""
+    if frame is None or table is None or not table.is_floating_point():
+        return False
+    return table.shape[-1] in frame.folded_lengths
 
 
 def _waiting_bias(frame: Frame | None, layer: TablePlace | None, seqlen_k: int) -> Tensor | None:
     """Take the bias that `guide_dense_mask` left in the frame for layers of this length."""
     if frame is None or layer is None or seqlen_k not in frame.bias_by_length:
         return None
-    frame.applied = True
     key_bias = frame.bias_by_length[seqlen_k][:, None, :]
     if frame.strength is None:
         return key_bias
@@ -160,8 +206,15 @@ def _sum(attn_bias: Tensor | None, position_bias: Tensor) -> Tensor:
     if attn_bias is None:
         return position_bias
     if attn_bias.dtype == torch.bool:
-        return torch.where(attn_bias, position_bias, float("-inf"))
+        return _hidden(position_bias, attn_bias)
     return attn_bias + position_bias
+
+
+def _hidden(attn_bias: Tensor, visible: Tensor) -> Tensor:
+    """Hide what `visible` does not show."""
+    if attn_bias.dtype == torch.bool:
+        return attn_bias & visible
+    return torch.where(visible, attn_bias, float("-inf"))
 
 
 def _rows(tensor: Tensor) -> Tensor:

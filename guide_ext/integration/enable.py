@@ -154,7 +154,11 @@ def _refuse_other_kinds(model: object) -> None:
         raise verify.UnsupportedModelError(
             f"model must be decoder-only, got the encoder-decoder model {name}"
         )
-    if not model._can_set_attn_implementation():
+    if not any(
+        part._can_set_attn_implementation()
+        for part in model.modules()
+        if isinstance(part, PreTrainedModel)
+    ):
         raise verify.UnsupportedModelError(
             f"model must use the attention interface of transformers, got {name}, which computes "
             "attention in code of its own and cannot be steered"
@@ -196,9 +200,10 @@ def _before_forward(
     frame.influence = state_of_call(model, seed, args, kwargs)
     unknown = [name for name in kwargs if name.startswith("guide_")]
     arguments.check_companions(given, strength, unknown)
-    if given is None:
-        return args, kwargs
     named = arguments.named(model.forward, args, kwargs)
+    if given is None:
+        _note_carried(frame, named.get("attention_mask"))
+        return args, kwargs
     arguments.check_own_mask(named.get("attention_mask"))
     arguments.check_implementation(findings.configs, findings.implementation)
     _refuse_lost_gradients(model, findings.implementation)
@@ -245,13 +250,37 @@ def _refuse_lost_gradients(model: Any, implementation: str) -> None:
         )
 
 
+def _note_carried(frame: Frame, masks: object) -> None:
+    """Find out whether the masks of this call carry the bias, since `generate()` made them."""
+    outer = frame.outer
+    if outer is not None and masks is not None and masks is outer.masks:
+        frame.carried = True
+        frame.folded_lengths = outer.folded_lengths
+
+
 def _after_forward(model: nn.Module, args: tuple[Any, ...], output: object) -> None:
     """Drop the frame, and never let a bias be lost in silence."""
     frame = pop()
-    failed = output is None
-    if not failed and frame is not None and frame.bias is not None and not frame.applied:
+    if output is None or frame is None or not frame.is_steered:
+        return
+    findings = state_of(model).findings
+    missing = set(range(len(findings.layers))) - frame.biased_layers
+    if missing and not _leaves_layers_out(model, findings.num_hidden_layers):
+        first = min(missing)
         raise RuntimeError(
-            "guide_bias never reached the attention of this call, so its output is not steered. "
+            f"guide_bias must reach all {len(findings.layers)} attention layers, got a call that "
+            f"ran without {len(missing)} of them, the first being layer {first}, a "
+            f"{type(findings.layers[first]).__name__}, so its output is not steered as a whole. "
             "A part of the model was compiled or replaced on its own; compile the whole model "
             "after enable(), or use a model that makes its masks itself"
         )
+
+
+def _leaves_layers_out(model: Any, num_hidden_layers: int | None) -> bool:
+    """Say whether a call may run without some layers: drafts of an early exit, and layerdrop."""
+    config = model.config.get_text_config()
+    present = getattr(config, "num_hidden_layers", None)
+    if isinstance(present, int) and num_hidden_layers is not None and present < num_hidden_layers:
+        return True  # generate(assistant_early_exit=...) lowers it for as long as it drafts
+    names = ("layerdrop", "decoder_layerdrop", "encoder_layerdrop")
+    return model.training and any(getattr(config, name, 0) for name in names)

@@ -32,6 +32,8 @@ class Recorder:
     # Attention modules that were given a mask, in the order of their calls, with one query of each
     # of their heads, [heads, features].
     layers: list[tuple[nn.Module, Tensor]] = field(default_factory=list)
+    # Whether any attention module ran, with a mask or without.
+    attends: bool = False
 
 
 @dataclass
@@ -46,13 +48,20 @@ class Frame:
             tokens]``, float32, or None. Comes with a bias, of zeros if need be.
         first_query: Slot of the first token of this call, which is how many slots its cache holds;
             None where that is not known.
-        applied: Whether the bias has reached a mask or an attention call.
+        applied: Whether masks that were made in this frame carry the bias.
+        carried: Whether the masks that this call is given carry a bias already.
+        folded_lengths: Lengths of the masks, in keys, that the bias was added to in full.
+        biased_layers: Attention layers that the bias has reached.
+        measured_layers: Attention layers whose Influence has been measured.
         bias_by_length: Dense models only: the bias of the keys, ``[batch, seqlen_k]``, by the
             number of keys. Two layer types with the same number of keys hold the same slots.
         recorder: Set during calibration alone.
         is_generation: Whether this is the frame of a steered `generate()`, not of one call in it.
+        has_steps: Likewise: whether a step of it was prepared.
         handed_on: Frames of `generate()` only: the bias of the step at hand, whose values were
             looked at before the first step.
+        masks: Likewise: the masks of the step at hand, where they were made before the call and
+            carry the bias.
         slots_by_length: Where the keys and queries of this call lie, by the number of keys, of
             masks that were made in it.
         influence: Where this call's Influence goes, or None.
@@ -67,14 +76,25 @@ class Frame:
     share: Tensor | None = None
     first_query: int | None = None
     applied: bool = False
+    carried: bool = False
+    folded_lengths: set[int] = field(default_factory=set)
+    biased_layers: set[int] = field(default_factory=set)
+    measured_layers: set[int] = field(default_factory=set)
     bias_by_length: dict[int, Tensor] = field(default_factory=dict)
     recorder: Recorder | None = None
     is_generation: bool = False
+    has_steps: bool = False
     handed_on: Tensor | None = None
+    masks: object = None
     slots_by_length: dict[int, Slots] = field(default_factory=dict)
     influence: InfluenceState | None = None
     request: Request | None = None
     outer: Frame | None = None
+
+    @property
+    def is_steered(self) -> bool:
+        """Whether every attention layer of this call is to have a bias."""
+        return self.bias is not None or self.carried
 
     def bias_for(self, config: object) -> Tensor | None:
         """Return the bias, if `config` belongs to the model that was called."""

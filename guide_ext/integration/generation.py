@@ -13,6 +13,7 @@ from torch import Tensor
 from guide_ext.integration import arguments, caches
 from guide_ext.integration.frame import Frame, current, using
 from guide_ext.integration.influence_hooks import state_of_call
+from guide_ext.integration.modes import check_mode, setting_of
 from guide_ext.integration.state import is_enabled, state_of, strength_size
 
 
@@ -62,12 +63,21 @@ class Generate(_Method):
         outer = current()
         is_assistant = outer is not None and outer.is_generation
         is_steered = kwargs.get("guide_bias") is not None
+        if is_steered or kwargs.get("guide_seed") is not None:
+            check_mode(self._model, kwargs)
         if is_steered and not is_assistant:
             self._check(args, kwargs)
         configs = state_of(self._model).findings.configs
         # Frames of calls that are nested in this one find it as their outer frame.
-        with using(Frame(configs=configs, is_generation=is_steered)):
-            return self._wrapped(*args, **kwargs)
+        with using(Frame(configs=configs, is_generation=is_steered)) as frame:
+            output = self._wrapped(*args, **kwargs)
+        if is_steered and not frame.has_steps:
+            raise RuntimeError(
+                "guide_bias must reach the steps of generate(), got a generation that took none of "
+                f"{type(self._model).__name__}'s own, so its output is not steered; "
+                "leave custom_generate out"
+            )
+        return output
 
     def _check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         findings = state_of(self._model).findings
@@ -102,13 +112,8 @@ class Generate(_Method):
     def _implied_mask(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
         """Make the mask that `generate()` takes for granted where a prompt has padding tokens."""
         prompt = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs"))
-        configs = (kwargs.get("generation_config"), self._model.generation_config)
-
-        def setting(name: str) -> Any:
-            values = (kwargs.get(name), *(getattr(config, name, None) for config in configs))
-            return next((value for value in values if value is not None), None)
-
-        padding, end = setting("pad_token_id"), setting("eos_token_id")
+        padding = setting_of("pad_token_id", self._model, kwargs)
+        end = setting_of("eos_token_id", self._model, kwargs)
         ends = end if isinstance(end, list | tuple) else [end]
         if not isinstance(prompt, Tensor) or padding is None or padding in ends:
             return None
@@ -153,12 +158,17 @@ class PrepareInputs(_Method):
                 frame.strength = arguments.check_strength(guide_strength, len(input_ids), *size)
         outer = current()
         in_generate = outer is not None and outer.is_generation
+        if outer is not None:
+            outer.has_steps = True
         if frame.bias is not None and kwargs.get("is_first_iteration") and not in_generate:
             arguments.check_values(frame.bias, frame.strength)  # a loop that somebody wrote
         with using(frame):
             inputs: dict[str, Any] = self._wrapped(input_ids, *args, **kwargs)
         if frame.bias is not None and not frame.applied:
             self._hand_on(inputs, frame.bias, frame.strength, frame.share)
+        elif frame.applied and outer is not None:
+            outer.masks = inputs.get("attention_mask")
+            outer.folded_lengths = frame.folded_lengths
         # Here, outside a compiled forward, the cache is made ready for what the step measures.
         state_of_call(model, guide_seed, (), inputs)
         if guide_seed is not None and caches.cache_of(findings.cache_argument, inputs) is None:

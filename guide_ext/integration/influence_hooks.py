@@ -22,6 +22,7 @@ from guide_ext.integration.state import (
     state_of,
     table_size,
 )
+from guide_ext.integration.verify import UnsupportedModelError
 
 
 @contextmanager
@@ -37,6 +38,13 @@ def requesting(request: Request) -> Iterator[None]:
     model = request.model
     table_size(model)  # says that the model is not enabled
     refuse_unknown_part(model, "Influence")
+    repeated = state_of(model).findings.repeated
+    if repeated:
+        raise UnsupportedModelError(
+            "Influence must be measured in a model that runs every attention layer once, got "
+            f"{type(model).__name__}, whose {repeated} calls attention again in the same forward "
+            "pass; steer the model without measuring"
+        )
     _watch(model)
     with using(Frame(configs=state_of(model).findings.configs, request=request)):
         yield

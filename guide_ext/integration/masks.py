@@ -81,6 +81,8 @@ def guide_mask(
             "guide_strength must go with a causal or sliding-window mask, got a packed, chunked, "
             "blockwise or custom one; steer all layers and heads, or drop the custom mask"
         )
+    if frame is not None:
+        frame.folded_lengths.add(kv_length)
     return torch.where(visible, bias[:, None, None, :], torch.finfo(torch.float32).min)
 
 

@@ -7,6 +7,7 @@ it for zero and keeps its largest entries). Nothing in a model says so; running 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,8 +27,11 @@ _TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 1e-2, tor
 
 # Long enough for one row to have padding and several tokens.
 _TOKENS = 8
-# A window of at most this many tokens is made to bite; longer ones would need a long input.
-_LONGEST_WINDOW = 64
+# Windows, chunks, selections and compression of at most this many tokens are made to bite; longer
+# ones would need a long input.
+_LONGEST_LIMIT = 64
+_LIMITS = ("sliding_window", "attention_chunk_size", "index_topk", "indexer_budget",
+           "index_block_size", "compress_rates", "keep_window_size")  # fmt: skip
 
 
 class UnsupportedModelError(ValueError):
@@ -45,6 +49,8 @@ class Findings:
         heads: Their query heads, and which of them are in this process.
         cache_argument: What `forward()` calls its cache, or None if it has no name that is known.
         unknown_part: What part of the layers or heads is here, if nothing is known of the others.
+        num_hidden_layers: What the config of the text model says of its layers.
+        repeated: The kind of an attention module that ran more than once in one call, or "".
 
     """
 
@@ -54,6 +60,8 @@ class Findings:
     heads: tuple[Heads, ...]
     cache_argument: str | None
     unknown_part: str = ""
+    num_hidden_layers: int | None = None
+    repeated: str = ""
 
     @property
     def num_heads(self) -> int:
@@ -79,6 +87,11 @@ def calibrate(model: Any) -> Findings:
     status = library_status()
     if status.loaded and status.instruction_set is None:
         raise ValueError(status.reason)  # the op cannot run: no fault of the model
+    if not isinstance(getattr(model.config.get_text_config(), "vocab_size", None), int):
+        raise UnsupportedModelError(
+            f"model must read token ids, got {name}, whose config has no vocab_size; enable the "
+            "language model inside it, if there is one"
+        )
     input_ids, attention_mask = tiny_batch(model)
     with evaluation(model), keeping_implementation(model), torch.no_grad():
         try:
@@ -108,6 +121,11 @@ def calibrate(model: Any) -> Findings:
             difference = float((found.double() - wanted.double()).abs().max())
             if not difference <= allowed:  # NaN too
                 failures.append(f"{implementation!r} differs by up to {difference:.3g}")
+            elif not recorder.layers and not recorder.attends:
+                raise UnsupportedModelError(
+                    f"model must have attention layers, got {name}, which calls attention nowhere: "
+                    "there is nothing that a bias could be added to"
+                )
             elif not recorder.layers:
                 failures.append(f"{implementation!r} never hands a mask to an attention layer")
             else:
@@ -174,14 +192,20 @@ def tiny_run(model: Any) -> None:
 def tiny_batch(model: Any) -> tuple[Tensor, Tensor]:
     """Make two rows of token ids, the first with left padding."""
     config = model.config.get_text_config()
-    window = getattr(config, "sliding_window", None) or 0
-    tokens = max(_TOKENS, window + 3) if window <= _LONGEST_WINDOW else _TOKENS
+    tokens = max(_TOKENS, 3 + max(_short_limits(config), default=0))
     device = next((p.device for p in model.parameters() if p.device.type != "meta"), "cpu")
     # Multiples of a prime: all different, and far from the special tokens at the start.
     input_ids = (torch.arange(1, 2 * tokens + 1, device=device) * 7) % config.vocab_size
     attention_mask = torch.ones(2, tokens, dtype=torch.long, device=device)
     attention_mask[0, : tokens // 3] = 0
     return input_ids.view(2, tokens), attention_mask
+
+
+def _short_limits(config: Any) -> list[int]:
+    """List the tokens that a config says a layer looks at, where they are few."""
+    values = [getattr(config, name, None) for name in _LIMITS]
+    values += [v for value in values if isinstance(value, dict) for v in value.values()]
+    return [v for v in values if isinstance(v, int) and 0 < v <= _LONGEST_LIMIT]
 
 
 @contextmanager
@@ -201,6 +225,7 @@ def _findings(model: Any, implementation: str, recorder: Recorder) -> Findings:
     configs = {id(config): config for config in recorder.configs if config is not None}
     layers = dict(recorder.layers)
     heads = heads_of(model, tuple(layers.values()))
+    calls = Counter(module for module, _ in recorder.layers)
     return Findings(
         implementation=implementation,
         configs=tuple(configs.values()),
@@ -208,4 +233,6 @@ def _findings(model: Any, implementation: str, recorder: Recorder) -> Findings:
         heads=heads,
         cache_argument=cache_argument(model.forward),
         unknown_part=unknown_part(model, heads),
+        num_hidden_layers=getattr(model.config.get_text_config(), "num_hidden_layers", None),
+        repeated=next((type(module).__name__ for module, n in calls.items() if n > 1), ""),
     )

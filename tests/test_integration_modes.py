@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: MIT
+"""Other ways into generation: steering arguments are followed or refused, never dropped."""
+
+import models
+import pytest
+import torch
+from transformers import GenerationConfig
+
+import guide_ext.integration as guide
+
+
+@pytest.fixture
+def model():
+    return guide.enable(models.make("llama"))
+
+
+@pytest.fixture
+def inputs():
+    return {**models.prompts(padding=0), "guide_bias": models.marks()}
+
+
+SEED = {"guide_seed": torch.ones(2, 1, 9)}
+STEERED = {"guide_bias": models.marks()}
+
+
+class TestTokenHealing:
+    @pytest.mark.parametrize("extra", [STEERED, SEED])
+    @pytest.mark.parametrize("place", ["argument", "config", "model"])
+    def test_refused(self, model, extra, place):
+        given = {"argument": {"token_healing": True}, "model": {}}.get(
+            place, {"generation_config": GenerationConfig(token_healing=True)}
+        )
+        if place == "model":
+            model.generation_config.token_healing = True
+        with pytest.raises(ValueError, match=r"^token_healing must be off with guide_"):
+            model.generate(**models.prompts(padding=0), **extra, **given)
+
+    def test_influence(self, model, inputs):
+        with pytest.raises(ValueError, match=r"^token_healing must be off with .*guide_seed"):
+            guide.generate_with_influence(model, {**inputs, **SEED}, token_healing=True)
+
+
+class TestContinuousBatching:
+    """On any model: transformers drops arguments that it does not know and switches attention."""
+
+    @pytest.fixture(params=["enabled", "disabled", "never enabled"])
+    def model(self, request):
+        model = models.make("llama")
+        if request.param != "never enabled":
+            guide.enable(model)
+        if request.param == "disabled":
+            guide.disable(model)
+        return model
+
+    @pytest.mark.parametrize("name", ["guide_bias", "guide_strength", "guide_share", "guide_seed"])
+    @pytest.mark.parametrize(
+        "entry",
+        ["generate_batch", "init_continuous_batching", "continuous_batching_context_manager"],
+    )
+    def test_entries(self, model, entry, name):
+        with pytest.raises(ValueError, match=rf"^{entry}\(\) must be called without {name}"):
+            getattr(model, entry)([[1, 2, 3]], **{name: torch.ones(1, 3)})
+
+    def test_paged_cache(self, model, inputs):
+        with pytest.raises(ValueError, match="must be called without guide_bias: continuous"):
+            model.generate(**inputs, cache_implementation="paged")
+
+    def test_unsteered_as_ever(self):
+        model = models.make("llama")
+        model.set_attn_implementation("paged|eager")
+        config = GenerationConfig(max_new_tokens=2, eos_token_id=None, pad_token_id=0)
+        assert "guide_bias" not in config.to_dict()
+        assert model.generate_batch([], generation_config=config, guide_bias=None) == {}
+
+
+class TestCodeFromElsewhere:
+    @pytest.mark.parametrize(
+        "extra", [{"custom_generate": "somebody/loop"}, {"trust_remote_code": True}]
+    )
+    def test_refused(self, model, inputs, extra):
+        with pytest.raises(ValueError, match=r"^custom_generate and trust_remote_code must be"):
+            model.generate(**inputs, **extra)
+
+    def test_loop_that_takes_no_steps_of_the_model(self, model, inputs):
+        def loop(model, input_ids, **kwargs):
+            return input_ids
+
+        with pytest.raises(RuntimeError, match="got a generation that took none of"):
+            model.generate(**inputs, custom_generate=loop)
+
+    def test_loop_that_does(self, model, inputs):
+        """A loop of the caller's own, through the steps of the model."""
+
+        def loop(
+            model, input_ids, logits_processor, stopping_criteria, generation_config, **kwargs
+        ):
+            return model._sample(
+                input_ids, logits_processor, stopping_criteria, generation_config, **kwargs
+            )
+
+        settings = {"max_new_tokens": 3, "pad_token_id": 0, "do_sample": False}
+        wanted = model.generate(**inputs, **settings)
+        assert torch.equal(model.generate(**inputs, **settings, custom_generate=loop), wanted)
+
+    def test_generate_of_the_class(self):
+        class Own(type(models.shared("llama"))):
+            def generate(self, *args, **kwargs):
+                return super().generate(*args, **kwargs)
+
+        model = models.make("llama")
+        model.__class__ = Own
+        guide.enable(model)
+        with pytest.raises(ValueError, match=r"^guide_bias must go to a model with the generate"):
+            model.generate(**models.prompts(), **STEERED)
+        assert model(**models.prompts(), **STEERED).logits.shape[0] == 2
+
+
+def test_assistant_with_another_tokenizer(model, inputs):
+    assistant = guide.enable(models.make("llama", seed=1))
+    with pytest.raises(ValueError, match=r"^assistant_tokenizer must be None with guide_bias"):
+        model.generate(
+            **inputs, assistant_model=assistant, tokenizer=object(), assistant_tokenizer=object()
+        )
