@@ -148,6 +148,11 @@ class TestGenerationConfig:
         assert every_answer(model, tokenizer) == without_wishes
         assert not caplog.records
 
+    @pytest.mark.parametrize("kind", ["paged", "quantized", "offloaded", "sliding_window"])
+    def test_every_cache_is_put_back(self, model, tokenizer, kind, without_wishes):
+        model.generation_config.cache_implementation = kind
+        assert every_answer(model, tokenizer) == without_wishes
+
     def test_what_ends_a_text_is_kept(self, model, tokenizer):
         config = model.generation_config
         prompt = PROMPTS[0]
@@ -172,6 +177,9 @@ class TestGenerationConfig:
         both = answer_rows(model, tokenizer, prompts, seeds=[1, 2], max_new_tokens=16)
         ids = tokenizer(both[0][0], add_special_tokens=False)["input_ids"]
         assert both[0][1] == len(ids)
+        model.generation_config.eos_token_id = None
+        with pytest.raises(ValueError, match="eos_token_id beside its stop_strings"):
+            ask(model, tokenizer, PROMPTS)
 
     @pytest.mark.parametrize("name", ["suppress_tokens", "bad_words_ids", "begin_suppress_tokens"])
     @pytest.mark.parametrize("temperature", [0.0, 1.0])

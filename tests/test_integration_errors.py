@@ -389,6 +389,8 @@ class TestNotEnabled:
         model = guide.disable(guide.enable(models.make("llama")))
         with pytest.raises(ValueError, match="guide_bias must go to an enabled model, got a Llama"):
             models.generation(model, {**inputs, "guide_bias": bias()})
+        with pytest.raises(ValueError, match=r"not used by the model: .*guide_bais"):
+            models.generation(model, {**inputs, "guide_bais": bias()})
         plain = models.generation(models.shared("llama"), inputs)
         models.assert_same_generation(models.generation(model, inputs), plain)
 

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import copy
+import doctest
 import inspect
 import io
 import pickle
+from pathlib import Path
 from types import SimpleNamespace
 
 import models
@@ -395,3 +397,15 @@ class TestCollator:
         tensors = [{name: torch.tensor(value) for name, value in row.items()} for row in rows]
         found, wanted = collate(tensors), collate(rows)
         assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_the_page_trains(tmp_path):
+    failed, attempted = doctest.testfile(
+        str(Path(__file__).parents[1] / "docs" / "transformers.md"),
+        module_relative=False,
+        globs={"folder": tmp_path},
+        optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS,
+        encoding="utf-8",
+    )
+    assert failed == 0
+    assert attempted > 5

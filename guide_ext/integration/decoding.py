@@ -213,7 +213,8 @@ def decoding_options(
     Raises:
         ValueError: If the temperature or the number of new tokens is out of range, the prompt has
             more tokens than the model knows positions, the model is in training mode, or its
-            ``generation_config`` has a field that nobody has decided about.
+            ``generation_config`` has a field that nobody has decided about, or words that end a
+            text and no such token.
 
     Example:
         >>> from guide_ext import integration as guide
@@ -241,11 +242,16 @@ def decoding_options(
     if temperature > 0:
         how["logits_processor"] = LogitsProcessorList([RowSampling(seeds, temperature)])
     if config.stop_strings:
+        if config.eos_token_id is None:  # generate() would not stop the rows of a batch one by one
+            raise ValueError(
+                "generation_config must have an eos_token_id beside its stop_strings, got None; "
+                "set model.generation_config.eos_token_id"
+            )
         how["tokenizer"] = tokenizer
     return how
 
 
-class _Decided(GenerationConfig):  # type: ignore[misc]
+class CompleteConfig(GenerationConfig):  # type: ignore[misc]
     """Settings that are complete: `generate()` fills nothing in from the checkpoint's."""
 
     def update(self, defaults_only: bool = False, **fields: Any) -> dict[str, Any]:
@@ -263,7 +269,7 @@ def _decided(wishes: Any, max_new_tokens: int) -> GenerationConfig:
                 f"set model.generation_config.{name} = None, or call generate() yourself"
             )
     kept = {name: getattr(wishes, name, None) for name in KEPT}
-    return _Decided(
+    return CompleteConfig(
         **GenerationConfig._get_default_generation_params()
         | {name: value for name, value in kept.items() if value is not None}
         | {name: value for name, (value, _) in RESET.items()}

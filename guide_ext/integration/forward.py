@@ -51,12 +51,12 @@ def _named_class(base: Any, original: Any) -> Any:
                 return _before_hooks(self, name, args, kwargs)
         return base.forward(self, *args, **kwargs)
 
-    def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
-        # transformers would let them pass, since forward names them; some models then drop them.
-        given = [name for name in STEERING_ARGUMENTS if kwargs.get(name) is not None]
-        if given and not is_enabled(self):
-            raise _disabled(self, given[0])
-        return base.generate(self, *args, **kwargs)
+    def validate(self: Any, given: dict[str, Any]) -> None:
+        # generate() lets pass what forward names; some models then drop it on the way there.
+        names = [name for name in STEERING_ARGUMENTS if given.get(name) is not None]
+        if names and not is_enabled(self):
+            raise _disabled(self, names[0])
+        base._validate_model_kwargs(self, given)
 
     def reduce(self: Any, protocol: Any) -> Any:
         make, arguments, *rest = super(named, self).__reduce_ex__(max(protocol, 2))  # type: ignore[misc]
@@ -72,8 +72,8 @@ def _named_class(base: Any, original: Any) -> Any:
         "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,
     }
-    if hasattr(base, "generate"):
-        attributes["generate"] = functools.wraps(base.generate)(generate)
+    if hasattr(base, "_validate_model_kwargs"):
+        attributes["_validate_model_kwargs"] = validate
     named = type(base)(base.__name__, (base,), attributes)
     return named
 
