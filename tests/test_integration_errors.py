@@ -387,8 +387,12 @@ class TestNotEnabled:
 
     def test_disabled_again(self, inputs):
         model = guide.disable(guide.enable(models.make("llama")))
-        with pytest.raises(ValueError, match=r"not used by the model: .*guide_bias"):
+        with pytest.raises(ValueError, match="guide_bias must go to an enabled model, got a Llama"):
             models.generation(model, {**inputs, "guide_bias": bias()})
+        with pytest.raises(ValueError, match=r"not used by the model: .*guide_bais"):
+            models.generation(model, {**inputs, "guide_bais": bias()})
+        plain = models.generation(models.shared("llama"), inputs)
+        models.assert_same_generation(models.generation(model, inputs), plain)
 
     def test_dropout(self, inputs):
         model = models.make("llama", attention_dropout=0.5).train()

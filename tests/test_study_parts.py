@@ -23,7 +23,8 @@ from guide_ext.experiments.studies.study import (
     Row,
     studies_named,
 )
-from guide_ext.integration.sampling import RowSampling, answer_rows
+from guide_ext.integration.decoding import RowSampling
+from guide_ext.integration.sampling import answer_rows
 
 ROW = Row("a@0.5", "french", "", "Summarize in French", " The cat.", 3, (0, 500))
 

@@ -42,8 +42,8 @@ from guide_ext import __version__, integration
 from guide_ext.chat import encode_chat
 from guide_ext.experiments.machine import machine_facts
 from guide_ext.influence import Influence, form_named
+from guide_ext.integration.decoding import PromptSeeds, decoding_options
 from guide_ext.integration.streaming import AnswerStream
-from guide_ext.integration.text import decoding_options, seeded
 from guide_ext.spans import MarkedText, Span, parse
 from guide_ext.tokens import Encoding, encode
 
@@ -134,19 +134,21 @@ def measure_prompt(
         for name, value in inputs.items()
         if name == "guide_seed" or not name.startswith("guide_")
     }
-    decoding = decoding_options(model, inputs["input_ids"].shape[1], max_new_tokens, temperature)
+    tokens, seeds = inputs["input_ids"].shape[1], PromptSeeds(seed).of(inputs)
     nats = encoding.nats(delta)
     ways: list[tuple[str, float, Mapping[str, Any]]] = [("plain", 0.0, plain)]
     if any(nats):
         ways.append(("guided", delta, inputs))
     runs = []
     for name, strength, given in ways:
+        decoding = decoding_options(
+            model, tokens, max_new_tokens, temperature, seeds=seeds, tokenizer=tokenizer
+        )
         if on_token is not None:
             decoding["streamer"] = AnswerStream(on_token=partial(on_token, name))
-        with seeded(seed):
-            sequences, measured = integration.generate_with_influence(
-                model, given, form=form, groups=inputs.groups, **decoding
-            )
+        sequences, measured = integration.generate_with_influence(
+            model, given, form=form, groups=inputs.groups, **decoding
+        )
         run = _Run(name, strength, sequences[0], measured)
         runs.append(run.described(tokenizer))
     return {

@@ -17,6 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from guide_ext.integration.attention import guide_attention
 from guide_ext.integration.calibrate import calibrate
+from guide_ext.integration.collator import SteeringCollator
 from guide_ext.integration.embedded import load_embedded
 from guide_ext.integration.enable import disable, enable
 from guide_ext.integration.inputs import Inputs, encode
@@ -43,6 +44,7 @@ refuse_in_continuous_batching()
 
 __all__ = [
     "Inputs",
+    "SteeringCollator",
     "UnsupportedModelError",
     "as_prompt",
     "calibrate",

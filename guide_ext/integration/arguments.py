@@ -11,6 +11,8 @@ from torch import Tensor
 
 # The keyword arguments that enable() adds to a model.
 STEERING_ARGUMENTS = ("guide_bias", "guide_strength", "guide_share", "guide_seed")
+# Where the `forward` of an enabled model keeps the names of its arguments, in their order.
+NAMES_ATTRIBUTE = "_guide_names"
 
 
 def check_bias(bias: object, rows: int) -> Tensor:
@@ -288,8 +290,21 @@ def named(forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[s
     """Return the arguments of a forward call by name; models differ in their order."""
     if len(args) < 2:
         return kwargs
-    names = inspect.signature(forward).parameters
+    # Dynamo cannot read the parameters of a signature that was written by hand.
+    names = getattr(forward, NAMES_ATTRIBUTE, None) or tuple(inspect.signature(forward).parameters)
     return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def with_steering(signature: inspect.Signature) -> inspect.Signature:
+    """Return a signature that names the steering arguments too."""
+    parameters = list(signature.parameters.values())
+    rest = [p for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD]
+    named = [p for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    own = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
+        for name in STEERING_ARGUMENTS
+    ]
+    return signature.replace(parameters=[*named, *own, *rest])
 
 
 def _flatten(mask: object) -> list[Any]:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from guide_ext.integration import arguments, caches, verify, verify_cache
 from guide_ext.integration.attention import LAYER_ATTRIBUTE
 from guide_ext.integration.carrier import TablePlace
+from guide_ext.integration.forward import name_steering
 from guide_ext.integration.frame import Frame, pop, push
 from guide_ext.integration.generation import Generate, PrepareInputs
 from guide_ext.integration.influence_hooks import state_of_call
@@ -42,8 +43,11 @@ def enable(model: Model) -> Model:
     ``attn_implementation="guide"``, bit for bit. Enable before `torch.compile`. Enabling twice does
     nothing more.
 
-    A model that was not enabled refuses steering arguments in `generate()`; its `forward()` ignores
-    any unknown keyword argument unless it runs under ``attn_implementation="guide"``.
+    The signature of `forward()` names the steering arguments, so that transformers' Trainer keeps
+    the columns of a data set that hold them; for that the model gets a class of the same name that
+    is derived from its own. A model that was never enabled refuses steering arguments in
+    `generate()`; its `forward()` ignores any unknown keyword argument unless it runs under
+    ``attn_implementation="guide"``, and Trainer drops them: `SteeringCollator` notices.
 
     Args:
         model: A decoder-only model of transformers, loaded in any way and on any device.
@@ -91,11 +95,15 @@ def enable(model: Model) -> Model:
     except BaseException:
         disable(model)
         raise
+    name_steering(model)
     return model
 
 
 def disable(model: Model) -> Model:
     """Undo `enable`: hooks, keyword arguments and the attention implementation of before.
+
+    Only the class stays, so that `forward()` refuses steering arguments from now on: nobody shall
+    take the loss of a disabled model for a steered one. A copy and a pickle have the old class.
 
     Args:
         model: An enabled model; any other is left alone.

@@ -41,15 +41,7 @@ class _Method:
     @property
     def __signature__(self) -> inspect.Signature:
         """The signature of the method, with the steering arguments."""
-        signature = inspect.signature(self._wrapped)
-        parameters = list(signature.parameters.values())
-        rest = [p for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD]
-        named = [p for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
-        own = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
-            for name in arguments.STEERING_ARGUMENTS
-        ]
-        return signature.replace(parameters=[*named, *own, *rest])
+        return arguments.with_steering(inspect.signature(self._wrapped))
 
 
 class Generate(_Method):

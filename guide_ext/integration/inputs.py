@@ -111,7 +111,7 @@ def encode(
         steering,
         num_layers=num_layers,
         num_heads=num_heads,
-        pad_token_id=_pad_token_id(tokenizer),
+        pad_token_id=pad_token_id(tokenizer),
     )
     tensors = {
         "input_ids": batch.input_ids,
@@ -186,7 +186,7 @@ def is_chat(prompt: object) -> TypeGuard[Chat]:
     return isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
 
 
-def _pad_token_id(tokenizer: Any) -> int:
+def pad_token_id(tokenizer: Any) -> int:
     """Any token does: attention never sees it."""
     for name in ("pad_token_id", "eos_token_id"):
         token = getattr(tokenizer, name, None)

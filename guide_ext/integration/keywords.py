@@ -30,6 +30,7 @@ HARMLESS: dict[str, str] = {
     "num_items_in_batch": "divides the loss",
     "logits_to_keep": "counts logits",
     "labels": "the loss alone reads them",
+    "tokenizer": "generate() hands it on at every step; it finds the words that end a text",
     "output_hidden_states": "the model collects them around its layers",
     "output_router_logits": "mixtures of experts return them",
     "return_dict": "the form of what the model returns",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -160,10 +161,14 @@ def generate_with_influence(
         )
     request = Request(model, form_named(form))
     wants_dict = generation.pop("return_dict_in_generate", False)
+    given = generation.get("generation_config")
+    if given is None:
+        generation["return_dict_in_generate"] = True
+    else:  # transformers warns of settings beside those
+        generation["generation_config"] = copy.copy(given)
+        generation["generation_config"].return_dict_in_generate = True
     with requesting(request):
-        output = model.generate(
-            **{**inputs, "guide_seed": seed}, **generation, return_dict_in_generate=True
-        )
+        output = model.generate(**{**inputs, "guide_seed": seed}, **generation)
     sequences = output.sequences
     state = request.state
     if state is None:

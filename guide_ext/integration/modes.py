@@ -16,6 +16,7 @@ from transformers import GenerationMixin
 from transformers.generation.continuous_batching import ContinuousMixin
 
 from guide_ext.integration.arguments import STEERING_ARGUMENTS
+from guide_ext.integration.decoding import CompleteConfig
 
 # The doors to continuous batching, which packs the prompts of many requests into one row.
 _BATCHING = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
@@ -23,7 +24,8 @@ _BATCHING = ("generate_batch", "init_continuous_batching", "continuous_batching_
 
 def setting_of(name: str, model: Any, kwargs: Mapping[str, Any]) -> Any:
     """Return what `generate()` goes by: its argument, its config's, the model's, or None."""
-    configs = (kwargs.get("generation_config"), model.generation_config)
+    given = kwargs.get("generation_config")
+    configs = (given,) if isinstance(given, CompleteConfig) else (given, model.generation_config)
     values = (kwargs.get(name), *(getattr(config, name, None) for config in configs))
     return next((value for value in values if value is not None), None)
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +11,12 @@ import torch
 from transformers import PreTrainedModel
 
 from guide_ext.integration.checkpoint import check_model, read_model, read_tokenizer
+from guide_ext.integration.decoding import (
+    PromptSeeds,
+    check_seed,
+    check_temperature,
+    decoding_options,
+)
 from guide_ext.integration.enable import enable
 from guide_ext.integration.inputs import encode
 from guide_ext.integration.streaming import AnswerStream
@@ -21,10 +26,6 @@ Prompt = str | Sequence[dict[str, Any]]
 
 # What models compute in; torch has other dtypes, for storage.
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
-# Logits divided by less than this leave the range of float32.
-_LOWEST_TEMPERATURE = 1e-4
-# What torch.manual_seed takes.
-_SEEDS = range(-(1 << 63), 1 << 64)
 
 
 def load_tokenizer(name: str) -> Any:
@@ -145,8 +146,22 @@ def complete(
 ) -> list[str]:
     """Answer prompts in left-padded batches and return the new text of each.
 
+    One answer a prompt, decoded greedily or by plain sampling from the model's own probabilities.
+    Of the checkpoint's ``generation_config`` only what the model knows of its texts holds: which
+    tokens and words end one, and which tokens may never come. Beams, penalties, cut-offs, other
+    numbers of answers and the rest do not; `guide_ext.integration.decoding` lists every field.
+
+    A sampled answer depends on the seed, the prompt and the model alone: its noise is drawn on the
+    CPU for each prompt from a generator of its own, so that neither other prompts, their order,
+    the size of the batches nor other threads change it, and torch's global random state is
+    neither read nor changed. A prompt that comes several times, with the same marks, gets as many
+    answers; with other marks or another strength it is answered with the same noise, as fits a
+    comparison. One thing is out of reach: a row in a padded batch has the logits that it has alone
+    only up to rounding, so that an answer, sampled or greedy, may part from the one that it is
+    alone where two tokens are as good as equally likely. The same batches give the same bits.
+
     Args:
-        model: An enabled model.
+        model: An enabled model, in evaluation mode.
         tokenizer: Its tokenizer.
         prompts: Texts or chats, with tags.
         delta: Strength of level 2 in nats; levels 1 and 3 are half and twice of it.
@@ -154,7 +169,7 @@ def complete(
         max_new_tokens: Most tokens to write per prompt; fewer where the model knows no further
             positions.
         temperature: 0 for greedy decoding, else multinomial sampling at this temperature.
-        seed: Seed of the sampling; the same seed and batches give the same text.
+        seed: Seed of the sampling, of 64 bits.
         batch_size: Prompts per call of ``generate``.
         stream: Print tokens to standard output while they come; needs a single prompt. On a
             terminal control characters are shown as symbols; a file or a pipe gets them as they
@@ -168,7 +183,16 @@ def complete(
 
     Raises:
         ValueError: A prompt's tags are wrong, a prompt has more tokens than the model knows
-            positions, or an argument is out of range.
+            positions, an argument is out of range, or the model is in training mode.
+
+    Example:
+        >>> from guide_ext import integration as guide
+        >>> model, tokenizer = guide.load_embedded()
+        >>> prompts = ["Summarize in French: the cat sleeps.", "Summarize in French: the dog eats."]
+        >>> how = {"temperature": 1.0, "seed": 7, "max_new_tokens": 8}
+        >>> first, second = complete(model, tokenizer, prompts, **how)
+        >>> [second, first] == complete(model, tokenizer, prompts[::-1], batch_size=1, **how)
+        True
 
     """
     if isinstance(prompts, str) or (prompts and isinstance(prompts[0], Mapping)):
@@ -180,29 +204,33 @@ def complete(
     if stream and len(prompts) != 1:
         msg = f"stream needs exactly one prompt, got {len(prompts)}"
         raise ValueError(msg)
-    _check_temperature(temperature)
+    check_temperature(temperature)
+    seeds = PromptSeeds(seed)
     streamer = {}
     if stream or on_token is not None:
         streamer["streamer"] = AnswerStream(tokenizer if stream else None, on_token)
     answers: list[str] = []
-    with seeded(seed):
-        for start in range(0, len(prompts), batch_size):
-            batch = list(prompts[start : start + batch_size])
-            inputs = encode(model, tokenizer, batch, steering=steering or Steering.guide(delta))
-            tokens = inputs["input_ids"].shape[1]
-            how = decoding_options(model, tokens, max_new_tokens, temperature)
-            with torch.inference_mode():
-                ids = model.generate(**inputs, **how, **streamer)  # type: ignore[operator]
-            new = ids[:, inputs["input_ids"].shape[1] :]
-            answers += tokenizer.batch_decode(new, skip_special_tokens=True)
-            if on_batch is not None:
-                on_batch(len(batch))
+    for start in range(0, len(prompts), batch_size):
+        batch = list(prompts[start : start + batch_size])
+        inputs = encode(model, tokenizer, batch, steering=steering or Steering.guide(delta))
+        tokens = inputs["input_ids"].shape[1]
+        how = decoding_options(
+            model, tokens, max_new_tokens, temperature, seeds=seeds.of(inputs), tokenizer=tokenizer
+        )
+        with torch.inference_mode():
+            ids = model.generate(**inputs, **how, **streamer)  # type: ignore[operator]
+        answers += tokenizer.batch_decode(ids[:, tokens:], skip_special_tokens=True)
+        if on_batch is not None:
+            on_batch(len(batch))
     return answers
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw random numbers from a seed inside a ``with`` block, and leave the caller's state alone.
+    """Seed torch's global random state inside a ``with`` block, and put the caller's back after it.
+
+    For training, which draws from that state; threads share it. Answers have generators of their
+    own, see `complete`.
 
     Raises:
         ValueError: If it is no whole number of 64 bits.
@@ -215,68 +243,8 @@ def seeded(seed: int) -> Iterator[None]:
         True
 
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed not in _SEEDS:
-        raise ValueError(f"seed must be a whole number of 64 bits, got {seed!r}")
+    check_seed(seed)
     # Naming every device keeps fork_rng from warning.
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
-
-
-def decoding_options(
-    model: PreTrainedModel, tokens: int, max_new_tokens: int, temperature: float
-) -> dict[str, Any]:
-    """Return the arguments of ``generate()`` for greedy decoding or plain sampling.
-
-    Args:
-        model: The model.
-        tokens: Tokens of the prompt.
-        max_new_tokens: Most tokens to write; fewer where the model knows no further positions.
-        temperature: 0 for greedy decoding, else multinomial sampling at this temperature.
-
-    Raises:
-        ValueError: If the temperature or the number of new tokens is out of range, or the prompt
-            has more tokens than the model knows positions.
-
-    Example:
-        >>> from guide_ext import integration as guide
-        >>> model, _ = guide.load_embedded()
-        >>> decoding_options(model, 1020, 50, 0.0)
-        {'do_sample': False, 'max_new_tokens': 4}
-
-    """
-    _check_temperature(temperature)
-    if (
-        isinstance(max_new_tokens, bool)
-        or not isinstance(max_new_tokens, int)
-        or max_new_tokens < 1
-    ):
-        raise ValueError(f"max_new_tokens must be a whole number from 1, got {max_new_tokens!r}")
-    new_tokens = _new_tokens(model, tokens, max_new_tokens)
-    how: dict[str, Any] = {"do_sample": temperature > 0, "max_new_tokens": new_tokens}
-    if temperature > 0:
-        # top_k and top_p off: the plain multinomial sampling of the paper's experiments.
-        how |= {"temperature": temperature, "top_k": 0, "top_p": 1.0}
-    return how
-
-
-def _check_temperature(temperature: float) -> None:
-    if not (temperature == 0 or _LOWEST_TEMPERATURE <= temperature < math.inf):
-        msg = (
-            f"temperature must be 0 (greedy) or a finite number from {_LOWEST_TEMPERATURE}, "
-            f"got {temperature!r}"
-        )
-        raise ValueError(msg)
-
-
-def _new_tokens(model: PreTrainedModel, tokens: int, wanted: int) -> int:
-    """Return how many tokens a prompt may be continued by; raise ValueError if by none."""
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if not isinstance(positions, int) or positions <= 0:
-        return wanted
-    if tokens >= positions:
-        raise ValueError(
-            f"prompts must have fewer tokens than the {positions} positions that the model knows, "
-            f"got {tokens}; shorten the prompt"
-        )
-    return min(wanted, positions - tokens)

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: MIT
+"""Batches for training a steered model with transformers' Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guide_ext.integration.arguments import STEERING_ARGUMENTS
+from guide_ext.integration.inputs import pad_token_id
+from guide_ext.integration.state import is_enabled
+
+_IGNORED = -100  # a label that no loss of transformers or torch counts
+# What is padded, and with what; token ids and the attention mask besides.
+_PADDING = {"labels": _IGNORED, "guide_bias": 0.0, "guide_share": 0.0}
+_KNOWN = ("input_ids", "attention_mask", "labels", "guide_bias", "guide_share", "guide_strength")
+
+
+class SteeringCollator:
+    """Pads examples with ``guide_bias`` into a batch, and refuses to lose it.
+
+    The collators of transformers know no such column and cannot pad it. Trainer hands a collator
+    only those columns that the model's `forward` names; where ``guide_bias`` is not among them the
+    loss would be the unsteered one.
+
+    Args:
+        model: The enabled model that is trained, or a wrapper of it: peft's, `torch.compile`'s,
+            `DataParallel`, `DistributedDataParallel`.
+        tokenizer: Its tokenizer; decides the side and the token of padding.
+
+    Raises:
+        ValueError: If the model is not enabled.
+
+    Example:
+        >>> from guide_ext import integration as guide
+        >>> model, tokenizer = guide.load_embedded()
+        >>> collate = guide.SteeringCollator(model, tokenizer)
+        >>> long = {"input_ids": [5, 6, 7], "labels": [-100, 6, 7], "guide_bias": [2.0, 0.0, 0.0]}
+        >>> short = {"input_ids": [8, 9], "labels": [-100, 9], "guide_bias": [0.0, 2.0]}
+        >>> batch = collate([long, short])
+        >>> batch["guide_bias"].tolist(), batch["attention_mask"].tolist()
+        ([[2.0, 0.0, 0.0], [0.0, 0.0, 2.0]], [[1, 1, 1], [0, 1, 1]])
+
+    """
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        """Check the model."""
+        self._model = _inner(model)
+        self._padding_side: str = tokenizer.padding_side
+        self._padding_token = pad_token_id(tokenizer)
+        self._check_model()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the model behind: processes that load data get a collator, not weights."""
+        return {**self.__dict__, "_model": None}
+
+    def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """Make a batch.
+
+        Args:
+            features: Examples with ``input_ids``; ``guide_bias`` or ``guide_share``, one number for
+                each token; if they like ``labels`` and ``attention_mask``, likewise, and
+                ``guide_strength``, ``[layers, heads]``. All with the same columns.
+
+        Returns:
+            ``input_ids``, ``attention_mask`` and ``labels``, int64 ``[batch, tokens]``;
+            ``guide_bias`` and ``guide_share``, float32 ``[batch, tokens]``, 0 on padding;
+            ``guide_strength``, float32 ``[batch, layers, heads]``.
+
+        Raises:
+            ValueError: If the model was disabled, a column is missing, unknown or of another length
+                than the tokens.
+
+        """
+        self._check_model()
+        if not features:
+            raise ValueError("features must be at least one, got none")
+        columns = [name for name in features[0] if features[0][name] is not None]
+        for row, feature in enumerate(features):
+            self._check(row, feature, columns)
+        most = max(len(feature["input_ids"]) for feature in features)
+        if "attention_mask" not in columns:
+            features = [{**f, "attention_mask": [1] * len(f["input_ids"])} for f in features]
+        padding = {"input_ids": self._padding_token, "attention_mask": 0, **_PADDING}
+        batch = {
+            name: self._padded(features, name, most, filler)
+            for name, filler in padding.items()
+            if features[0].get(name) is not None
+        }
+        if "guide_strength" in columns:
+            tables = [torch.as_tensor(feature["guide_strength"]) for feature in features]
+            batch["guide_strength"] = torch.stack(tables).float()
+        return batch
+
+    def _check_model(self) -> None:
+        if self._model is not None and not is_enabled(self._model):
+            raise ValueError(
+                f"model must be enabled, got a {type(self._model).__name__} that is not, and would "
+                "train unsteered; call guide_ext.integration.enable(model) first"
+            )
+
+    def _check(self, row: int, feature: Mapping[str, Any], columns: list[str]) -> None:
+        given = [name for name in feature if feature[name] is not None]
+        if "input_ids" not in given or not {"guide_bias", "guide_share"} & set(given):
+            raise ValueError(
+                "features must have input_ids and guide_bias or guide_share, got "
+                f"{', '.join(given) or 'nothing'} in row {row} of the batch; Trainer drops columns "
+                "that forward does not name: make it after guide_ext.integration.enable(model)"
+            )
+        unknown = [name for name in given if name not in _KNOWN]
+        if unknown or set(given) != set(columns):
+            raise ValueError(
+                f"features must all have the same columns, out of {', '.join(_KNOWN)}, got "
+                f"{', '.join(given)} in row {row} of the batch, {', '.join(columns)} in its first"
+            )
+        tokens = len(feature["input_ids"])
+        for name in given:
+            if name != "guide_strength" and len(feature[name]) != tokens:
+                raise ValueError(
+                    f"{name} must have one number for each of the {tokens} tokens of input_ids, "
+                    f"got {len(feature[name])} in row {row} of the batch; put 0 where nothing is "
+                    "marked"
+                )
+
+    def _padded(
+        self, features: Sequence[Mapping[str, Any]], name: str, most: int, filler: float
+    ) -> Tensor:
+        dtype = torch.float32 if name in STEERING_ARGUMENTS else torch.int64
+        table = torch.full((len(features), most), filler, dtype=dtype)
+        for row, feature in enumerate(features):
+            values = torch.as_tensor(feature[name], dtype=dtype)
+            here = slice(most - len(values), most)
+            table[row, here if self._padding_side == "left" else slice(len(values))] = values
+        return table
+
+
+def _inner(model: Any) -> Any:
+    """Return the model inside wrappers, whichever of them there are."""
+    while not is_enabled(model):
+        inner = getattr(model, "_orig_mod", getattr(model, "module", None))
+        if inner is None and hasattr(model, "get_base_model"):
+            inner = model.get_base_model()
+        if inner is None or inner is model:
+            return model
+        model = inner
+    return model
