@@ -64,7 +64,9 @@ def model():
 class TestCall:
     """What is not understood is refused, steered or not, enabled or not."""
 
-    @pytest.mark.parametrize("name", ["something_new", *sorted(set(REFUSED) - {"sinks"})])
+    @pytest.mark.parametrize(
+        "name", ["something_new", *sorted(set(REFUSED) - {"sinks", "cache", "past_key_values"})]
+    )
     @pytest.mark.parametrize("steered", [False, True])
     def test_refused(self, model, name, steered):
         extra = {"guide_bias": models.marks()} if steered else {}
@@ -76,6 +78,14 @@ class TestCall:
         inputs = models.prompts()
         with torch.no_grad():
             assert torch.equal(model(**inputs, **{name: None}).logits, model(**inputs).logits)
+
+    def test_keywords_in_keywords(self, model):
+        """As transformers' pipelines hand them on."""
+        model(**models.prompts(), kwargs={"use_cache": True, "something_new": None})
+        with pytest.raises(ValueError, match=r"^something_new must be None under"):
+            model(**models.prompts(), kwargs={"something_new": 1})
+        with pytest.raises(ValueError, match=r"^kwargs must be None under"):
+            model(**models.prompts(), kwargs=1)
 
     @pytest.mark.parametrize("name", ["num_items_in_batch", "output_router_logits", "seq_idx"])
     def test_harmless(self, model, name):

@@ -191,7 +191,7 @@ OBJECTS = (None, "x", 3, 1.5, [1], {}, torch.zeros(2), torch.tensor(1.0), object
 class TestWrongObjects:
     """A sentence that names the argument, never an error from inside."""
 
-    @pytest.mark.parametrize("value", OBJECTS, ids=repr)
+    @pytest.mark.parametrize("value", OBJECTS, ids=lambda value: type(value).__name__)
     def test_encoding(self, value):
         with pytest.raises(
             TypeError, match=r"encoding must be an Encoding, got .*encode makes one"

@@ -19,8 +19,6 @@ HARMLESS: dict[str, str] = {
     "position_ids": "query and key carry their rotation, and the mask knows packed texts",
     "position_embeddings": "query and key carry their rotation",
     "cache_position": "the mask knows where queries and keys lie",
-    "cache": "key and value are what the cache returned",
-    "past_key_values": "key and value are what the cache returned",
     "use_cache": "key and value are what the cache returned",
     "layer_idx": "key and value are what the cache returned",
     "sliding_window": "the mask has the window, as it has in eager attention",
@@ -47,6 +45,8 @@ REFUSED: dict[str, str] = {
     "max_length_q": "pass position_ids that begin at 0 in every text, and no lengths",
     "max_length_k": "pass position_ids that begin at 0 in every text, and no lengths",
     "sinks": "a sink for every token is not supported, one for every head is (s_aux)",
+    "cache": "the model has no cache of this name and would drop it",
+    "past_key_values": "the model has no cache of this name and would drop it",
     "head_mask": "switch heads off in their output projection instead",
     "kernel_options": "they belong to flex attention",
 }
@@ -66,6 +66,10 @@ def check_keywords(module: object, kwargs: Mapping[str, Any], *, is_numbered: bo
     """
     for name, value in kwargs.items():
         if value is None or name in HARMLESS:
+            continue
+        if name == "kwargs" and isinstance(value, Mapping):
+            # transformers' pipelines hand on what they bound by the name of a parameter.
+            check_keywords(module, value, is_numbered=is_numbered)
             continue
         if name == "output_attentions":
             if value:
