@@ -20,7 +20,7 @@ export GUIDE_CUDA := $(CUDA)
 export MAX_JOBS := $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo studies test lint format sanitize bench bench-generate bench-influence bench-growth gpu doctor model wheel wheel-cuda clean
+.PHONY: help setup demo studies test sweep lint format sanitize bench bench-generate bench-influence bench-growth gpu doctor model wheel wheel-cuda clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -75,6 +75,9 @@ studies: setup  ## the paper's studies on the embedded model, with report (some 
 
 test: setup  ## every test
 	$(BIN)/python -m pytest
+
+sweep: setup  ## every causal architecture of transformers beside its own eager attention (2 minutes); some: SWEEP="llama qwen3"
+	$(BIN)/python -m tests.sweep $(SWEEP)
 
 lint: setup  ## formatters, linters, types, layers (changes nothing)
 	$(BIN)/ruff check .

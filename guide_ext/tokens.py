@@ -232,7 +232,8 @@ def _require_fast(tokenizer: FastTokenizer) -> None:
     hint = (
         "pass the tokenizer of the processor, processor.tokenizer"
         if getattr(inner, "is_fast", False)
-        else "load it with AutoTokenizer.from_pretrained(..., use_fast=True)"
+        else "load it with AutoTokenizer from a folder that has a tokenizer.json; tokenizers that "
+        "are written in Python alone have no offsets"
     )
     msg = (
         f"tokenizer must be a fast tokenizer, got {type(tokenizer).__name__}: marks become tokens "

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from guide_ext import integration
+from guide_ext._files import is_scratch
 from guide_ext.experiments.studies import folder, runner
 from guide_ext.experiments.studies.engine import load_model
 from guide_ext.experiments.studies.plan import RunSettings, study_cells
@@ -77,10 +78,11 @@ class TestSettingsOfARun:
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "replace", killed)
+            patch.setattr(os, "unlink", lambda path: None)  # a kill leaves no time to clean up
             with pytest.raises(KeyboardInterrupt):
                 runner.run_studies(settings, run)
-        left = [path.name for path in run.iterdir() if path.name != folder._LOCK]
-        assert [name.startswith(f".{folder.MANIFEST}") for name in left] == [True]
+        left = [path for path in run.iterdir() if path.name != folder._LOCK]
+        assert [is_scratch(path) for path in left] == [True]
         runner.run_studies(settings, run)
 
     def test_another_process_in_the_same_folder(self, tmp_path, settings):
