@@ -5,11 +5,15 @@
 #   TORCH   requirement for torch, e.g. TORCH="torch==2.13.0"          default: below
 #   CUDA    AUTO, ON or OFF: build the CUDA library                    default: AUTO
 #   JOBS    parallel compiler jobs                                     default: all cores
+#   WORKERS parallel files of tests                                    default: all cores, at most 8
 
 PYTHON ?= python3
 TORCH  ?= torch==2.13.0
 CUDA   ?= AUTO
 JOBS   ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+
+# A worker holds torch and transformers in memory.
+WORKERS ?= $(shell test $(JOBS) -gt 8 && echo 8 || echo $(JOBS))
 
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -73,8 +77,9 @@ studies: setup  ## the paper's studies on the embedded model, with report (some 
 	$(BIN)/guide-ext study run --out study_results $(STUDY)
 	$(BIN)/guide-ext study report study_results
 
-test: setup  ## every test
-	$(BIN)/python -m pytest
+# A file of tests stays with one worker; a worker has one core, so that no two fight for it.
+test: setup  ## every test, as many files at once as there are cores; some: PYTEST="tests/test_share.py"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST)
 
 sweep: setup  ## every causal architecture of transformers beside its own eager attention (2 minutes); some: SWEEP="llama qwen3"
 	$(BIN)/python -m tests.sweep $(SWEEP)
