@@ -55,8 +55,9 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file beside its place and rename it, so that a kill leaves the old one or the new.
 
     Args:
-        path: Where; its folder must exist. A file there is replaced and keeps its mode, a link
-            still points where it did, and what cannot be replaced, such as a pipe, is written to.
+        path: Where; its folder must exist. A file there is replaced and keeps its mode, whatever
+            that allows: writing is a matter of the folder. A link still points where it did, and
+            what cannot be replaced, such as a pipe, is written to.
         content: What to write.
 
     Raises:

@@ -47,7 +47,8 @@ def biased_attention(
     none, and two equal calls give the same bits. Values are not checked: NaN or +inf in `key_bias`
     makes the rows that see it NaN. Whatever its dot products are, a hidden key has weight 0, but
     its `value` and `influence` must be finite: 0 times NaN is NaN. The gradients are those of what
-    is seen: a hidden key takes no part in them, whatever it holds, and its own are 0.
+    is seen: a hidden key takes no part in them, whatever its dot products are, and its own are
+    0.
 
     Of all biases -inf alone hides a key: a row whose keys all carry
     ``torch.finfo(torch.float32).min`` averages them. Beyond 2.3e38 in magnitude, though, numbers

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from guide_ext import _libraries, _ops
 
@@ -84,10 +85,12 @@ def build(target: str) -> Path:
         ],
         [tool("cmake"), "--build", BUILD_DIR, "--target", target],
     )
-    for command in commands:
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise RuntimeError(f"the emulated op does not build:\n{done.stdout}{done.stderr}")
+    BUILD_DIR.mkdir(parents=True, exist_ok=True)
+    with FileLock(BUILD_DIR / ".lock"):  # workers of pytest share the folder
+        for command in commands:
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode != 0:
+                raise RuntimeError(f"the emulated op does not build:\n{done.stdout}{done.stderr}")
     return BUILD_DIR / f"lib{target}.so"
 
 

@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 import guide_ext.integration as guide
 from guide_ext.experiments.influence_run import measure_prompt
 from guide_ext.integration.decoding import KEPT, RESET, STATED, PromptSeeds, decoding_options
-from guide_ext.integration.sampling import answer_rows
+from guide_ext.integration.rows import answer_rows
 
 PROMPTS = [
     f"<!!->Summarize in French<-!!>: the {animal} sleeps in the {place}."
@@ -214,6 +214,18 @@ class TestSampling:
         assert ask(model, tokenizer, batch_size=2, **HOW) == alone
         assert ask(model, tokenizer, PROMPTS[::-1], **HOW) == alone[::-1]
         assert ask(model, tokenizer, **{**HOW, "seed": 8}) != alone
+
+    def test_a_long_neighbour_does_not_cut_an_answer(self, model, tokenizer):
+        """Near the last position that the model knows, each prompt is answered for itself."""
+        positions = model.config.max_position_embeddings
+        short, long = "Summarize in French: the cat", "the cat sleeps " * positions
+        encoded = tokenizer(long)["input_ids"][: positions - 12]
+        long = tokenizer.decode(encoded, skip_special_tokens=True)
+        how = {"temperature": 30.0, "seed": 3, "max_new_tokens": 40}
+        (alone,) = guide.complete(model, tokenizer, [short], **how)
+        beside, _ = guide.complete(model, tokenizer, [short, long], **how)
+        assert beside == alone
+        assert len(tokenizer(alone)["input_ids"]) > 20
 
     def test_a_prompt_that_comes_again_gets_another_answer(self, model, tokenizer):
         many = ask(model, tokenizer, PROMPTS[:1] * 6, batch_size=4, **HOW)

@@ -58,8 +58,10 @@ class TestContinuousBatching:
         ["generate_batch", "init_continuous_batching", "continuous_batching_context_manager"],
     )
     def test_entries(self, model, entry, name):
+        before = model.config._attn_implementation
         with pytest.raises(ValueError, match=rf"^{entry}\(\) must be called without {name}"):
             getattr(model, entry)([[1, 2, 3]], **{name: torch.ones(1, 3)})
+        assert model.config._attn_implementation == before  # before auto_switch_to_flash
 
     def test_paged_cache(self, model, inputs):
         with pytest.raises(ValueError, match="must be called without guide_bias: continuous"):

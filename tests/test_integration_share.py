@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """guide_share: every row of every head of a model gives marked tokens a stated share."""
 
+import math
+
 import pytest
 import torch
 from models import DENSE, ZOO, assert_logits_close, generation, logits, make, prompts
@@ -123,8 +125,9 @@ def test_encode():
     assert model.generate(**inputs, max_new_tokens=2).shape[0] == 2
     with pytest.raises(ValueError, match="min_share must come without delta"):
         guide.encode(model, tokenizer, texts, min_share=0.25, delta=1.0)
-    with pytest.raises(ValueError, match=r"min_share must be from 0 to below 1, got 1\.0"):
-        guide.encode(model, tokenizer, texts, min_share=1.0)
+    for wrong in (1.0, "0.3", [0.3], True, math.nan, torch.tensor([0.3, 0.4])):
+        with pytest.raises(ValueError, match=r"min_share must be a number from 0 to below 1, got"):
+            guide.encode(model, tokenizer, texts, min_share=wrong)
 
 
 @pytest.mark.parametrize(

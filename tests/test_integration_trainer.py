@@ -17,10 +17,11 @@ import torch
 from datasets import Dataset
 from models import logits
 from torch.nn import functional as F
-from transformers import Trainer, TrainingArguments, default_data_collator
+from transformers import LlamaForCausalLM, Trainer, TrainingArguments, default_data_collator
 
 import guide_ext.integration as guide
 from guide_ext.integration.arguments import STEERING_ARGUMENTS
+from guide_ext.integration.forward import _InstanceForward
 
 LEFT = SimpleNamespace(padding_side="left", pad_token_id=0)
 RIGHT = SimpleNamespace(padding_side="right", pad_token_id=0)
@@ -189,7 +190,7 @@ class TestRefusal:
     def test_disabled(self, tmp_path):
         model = guide.disable(guide.enable(models.make("llama")))
         trainer = trainer_of(model, examples((7, 7, 7, 7)), default_data_collator, tmp_path)
-        with pytest.raises(ValueError, match=r"guide_bias must go to an enabled .*disabled"):
+        with pytest.raises(ValueError, match=r"guide_bias must go to an enabled .*no longer"):
             trainer.train()
 
     def test_disabled_under_the_collator(self, tmp_path):
@@ -223,6 +224,10 @@ class TestRefusal:
             ({"guide_seed": [[1.0]]}, "features must all have the same columns"),
             ({"guide_bias": None}, "features must have input_ids and guide_bias"),
             ({"input_ids": None}, "features must have input_ids and guide_bias"),
+            (
+                {"input_ids": torch.ones(1, 6, dtype=torch.long)},
+                "input_ids must be the tokens of one example, without a batch dimension",
+            ),
         ],
     )
     def test_features(self, change, message):
@@ -230,6 +235,11 @@ class TestRefusal:
         first, second = examples((9, 6))
         with pytest.raises(ValueError, match=f"{message}.* in row 1 of the batch"):
             collate([first, {**second, **change}])
+
+    def test_features_that_are_none(self):
+        collate = guide.SteeringCollator(guide.enable(models.make("llama")), LEFT)
+        with pytest.raises(ValueError, match=r"features must be examples.* got str in row 0"):
+            collate(["a"])
 
     def test_no_features(self):
         collate = guide.SteeringCollator(guide.enable(models.make("llama")), LEFT)
@@ -248,6 +258,27 @@ class TestRefusal:
 
 def names(model):
     return set(STEERING_ARGUMENTS) <= set(inspect.signature(model.forward).parameters)
+
+
+class _Doubled:
+    """A forward of somebody else's, which travels with its model."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __call__(self, input_ids=None, attention_mask=None, **kwargs):
+        return type(self.model).forward(self.model, input_ids, attention_mask, **kwargs)
+
+
+def _remake(config, weights):
+    model = _OwnReduce(config)
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+class _OwnReduce(LlamaForCausalLM):
+    def __reduce__(self):
+        return _remake, (self.config, self.state_dict())
 
 
 class TestForward:
@@ -315,6 +346,42 @@ class TestForward:
         assert names(double)
         found, wanted = logits(double, inputs), 2 * logits(model, inputs)
         models.assert_logits_close(found, wanted)
+
+    @pytest.mark.parametrize("travel", ["copy", "pickle"])
+    def test_copy_of_a_forward_that_stands_on_the_model(self, travel):
+        """As accelerate's hooks stand there: the copy runs itself, not the first."""
+        accelerate = pytest.importorskip("accelerate")
+        model, inputs = models.make("llama"), models.prompts()
+        accelerate.hooks.add_hook_to_module(model, accelerate.hooks.ModelHook())
+        guide.enable(model)
+        if travel == "pickle":
+            model.__dict__["forward"] = _InstanceForward(model, _Doubled(model))
+            double = pickle.loads(pickle.dumps(model))
+        else:
+            double = copy.deepcopy(model)
+        with torch.no_grad():
+            double.lm_head.weight.mul_(2)
+        assert names(double)
+        for steering in ({}, {"guide_bias": models.marks()}):
+            found, wanted = (
+                logits(double, inputs, **steering),
+                2 * logits(model, inputs, **steering),
+            )
+            models.assert_logits_close(found, wanted)
+
+    def test_class_that_says_itself_how_it_is_made(self):
+        model = models.make("llama")
+        model.__class__ = _OwnReduce
+        guide.enable(model)
+        inputs = models.prompts(padding=0)
+        wanted = logits(models.shared("llama"), inputs)
+        for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            models.assert_logits_close(logits(again, inputs), wanted)
+
+    def test_unknown_name_on_a_disabled_model(self):
+        model = guide.disable(guide.enable(models.make("llama")))
+        with pytest.raises(ValueError, match=r"guide_other must go to an enabled model.*is not"):
+            model(**models.prompts(), guide_other=torch.zeros(1))
 
     def test_called_without_hooks(self):
         model, inputs = guide.enable(models.make("llama")), models.prompts()

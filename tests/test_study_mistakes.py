@@ -14,7 +14,7 @@ from guide_ext.experiments.studies import folder, runner
 from guide_ext.experiments.studies.engine import load_model
 from guide_ext.experiments.studies.plan import RunSettings, study_cells
 from guide_ext.experiments.studies.study import ANSWER, STUDIES, Cell, Condition, Row
-from guide_ext.integration.sampling import answer_rows
+from guide_ext.integration.rows import answer_rows
 
 ROW = Row("a:1", "french", "", "Summarize in French", " The cat.", 3, (0, 500))
 

@@ -24,7 +24,7 @@ from guide_ext.experiments.studies.study import (
     studies_named,
 )
 from guide_ext.integration.decoding import RowSampling
-from guide_ext.integration.sampling import answer_rows
+from guide_ext.integration.rows import answer_rows
 
 ROW = Row("a@0.5", "french", "", "Summarize in French", " The cat.", 3, (0, 500))
 

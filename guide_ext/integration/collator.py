@@ -78,7 +78,8 @@ class SteeringCollator:
         self._check_model()
         if not features:
             raise ValueError("features must be at least one, got none")
-        columns = [name for name in features[0] if features[0][name] is not None]
+        first = features[0] if isinstance(features[0], Mapping) else {}
+        columns = [name for name in first if first[name] is not None]
         for row, feature in enumerate(features):
             self._check(row, feature, columns)
         most = max(len(feature["input_ids"]) for feature in features)
@@ -103,6 +104,11 @@ class SteeringCollator:
             )
 
     def _check(self, row: int, feature: Mapping[str, Any], columns: list[str]) -> None:
+        if not isinstance(feature, Mapping):
+            raise ValueError(
+                "features must be examples, mappings from column to values, got "
+                f"{type(feature).__name__} in row {row} of the batch"
+            )
         given = [name for name in feature if feature[name] is not None]
         if "input_ids" not in given or not {"guide_bias", "guide_share"} & set(given):
             raise ValueError(
@@ -117,6 +123,13 @@ class SteeringCollator:
                 f"{', '.join(given)} in row {row} of the batch, {', '.join(columns)} in its first"
             )
         tokens = len(feature["input_ids"])
+        shape = list(torch.as_tensor(feature["input_ids"]).shape)
+        if len(shape) != 1:
+            raise ValueError(
+                "input_ids must be the tokens of one example, without a batch dimension, got shape "
+                f"{shape} in row {row} of the batch; take row 0 of what "
+                "guide_ext.integration.encode() returns"
+            )
         for name in given:
             if name != "guide_strength" and len(feature[name]) != tokens:
                 raise ValueError(

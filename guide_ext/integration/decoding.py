@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
+from guide_ext._marked_text import as_float, is_int
+
 # Logits divided by less than this leave the range of float32.
 _LOWEST_TEMPERATURE = 1e-4
 # What torch.Generator.manual_seed takes.
@@ -296,12 +298,18 @@ def check_temperature(temperature: float) -> None:
         ValueError: If it is neither 0 nor a finite number that logits can be divided by.
 
     """
-    if not (temperature == 0 or _LOWEST_TEMPERATURE <= temperature < math.inf):
+    number = as_float(temperature)  # NaN for what is none
+    if not (number == 0 or _LOWEST_TEMPERATURE <= number < math.inf):
         msg = (
             f"temperature must be 0 (greedy) or a finite number from {_LOWEST_TEMPERATURE}, "
             f"got {temperature!r}"
         )
         raise ValueError(msg)
+
+
+def has_room(model: PreTrainedModel, tokens: int, wanted: int) -> bool:
+    """Say whether the model knows positions for a prompt of so many tokens and its whole answer."""
+    return is_int(wanted) and _new_tokens(model, tokens, wanted) == wanted
 
 
 def _new_tokens(model: PreTrainedModel, tokens: int, wanted: int) -> int:

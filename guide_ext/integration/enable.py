@@ -102,8 +102,9 @@ def enable(model: Model) -> Model:
 def disable(model: Model) -> Model:
     """Undo `enable`: hooks, keyword arguments and the attention implementation of before.
 
-    Only the class stays, so that `forward()` refuses steering arguments from now on: nobody shall
-    take the loss of a disabled model for a steered one. A copy and a pickle have the old class.
+    Only the class stays, and the wrapper of a `forward` that stood on the model (accelerate's
+    hooks), so that `forward()` refuses steering arguments from now on: nobody shall take the loss
+    of a disabled model for a steered one. A copy and a pickle have the old class.
 
     Args:
         model: An enabled model; any other is left alone.

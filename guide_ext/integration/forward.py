@@ -8,6 +8,7 @@ before `forward` runs. Where they have not run, the arguments are still there, a
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import inspect
 from collections.abc import Callable
@@ -15,6 +16,9 @@ from typing import Any
 
 from guide_ext.integration.arguments import NAMES_ATTRIBUTE, STEERING_ARGUMENTS, with_steering
 from guide_ext.integration.state import is_enabled
+
+# How objects are made anew whose class says nothing about it.
+_PLAIN_MAKERS = (copyreg.__newobj__, copyreg.__newobj_ex__)  # type: ignore[attr-defined]
 
 
 def name_steering(model: Any) -> None:
@@ -31,7 +35,7 @@ def name_steering(model: Any) -> None:
     """
     found = model.__dict__.get("forward")
     if found is not None and not _names_steering(found):
-        model.__dict__["forward"] = _named_instance_forward(model, found)
+        model.__dict__["forward"] = _InstanceForward(model, found)
     kind: Any = type(model)
     if not _names_steering(kind.forward):
         model.__class__ = _named_class(kind, kind.forward)
@@ -46,22 +50,22 @@ def _named_class(base: Any, original: Any) -> Any:
     """Make the class of enabled models that were of class `base`, with `original` as forward."""
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        for name in STEERING_ARGUMENTS:
-            if kwargs.get(name) is not None:
-                return _before_hooks(self, name, args, kwargs)
+        name = _steering_in(kwargs)
+        if name is not None:
+            return _before_hooks(self, name, args, kwargs)
         return base.forward(self, *args, **kwargs)
 
     def validate(self: Any, given: dict[str, Any]) -> None:
         # generate() lets pass what forward names; some models then drop it on the way there.
         names = [name for name in STEERING_ARGUMENTS if given.get(name) is not None]
         if names and not is_enabled(self):
-            raise _disabled(self, names[0])
+            raise _not_enabled(self, names[0])
         base._validate_model_kwargs(self, given)
 
     def reduce(self: Any, protocol: Any) -> Any:
         make, arguments, *rest = super(named, self).__reduce_ex__(max(protocol, 2))  # type: ignore[misc]
-        if type(self) is not named:
-            return (make, arguments, *rest)
+        if type(self) is not named or make not in _PLAIN_MAKERS:
+            return (make, arguments, *rest)  # a class that says itself how it is made
         # By the class that its name leads to. A disabled model needs nothing of ours any more.
         return (_new if is_enabled(self) else base.__new__, (base,), *rest)
 
@@ -84,14 +88,41 @@ def _new(base: Any) -> Any:
     return named.__new__(named)
 
 
-def _named_instance_forward(model: Any, found: Callable[..., Any]) -> Any:
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        for name in STEERING_ARGUMENTS:
-            if kwargs.get(name) is not None:
-                return _before_hooks(model, name, args, kwargs)
-        return found(*args, **kwargs)
+class _InstanceForward:
+    """Stand-in for a forward that stands on a model, such as that of accelerate's hooks.
 
-    return _described(forward, found)
+    An object and not a closure, so that a copied or pickled model calls itself and not the first.
+    """
+
+    def __init__(self, model: Any, found: Callable[..., Any]) -> None:
+        """Stand in for `found`, which stood on `model`."""
+        self._model = model
+        self._found = found
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """The signature of what stood there, with the steering arguments."""
+        return with_steering(inspect.signature(self._found))
+
+    @property
+    def _guide_names(self) -> tuple[str, ...]:
+        """The names of its parameters, see `arguments.named`."""
+        return tuple(self.__signature__.parameters)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model; see its `forward`."""
+        name = _steering_in(kwargs)
+        if name is not None:
+            return _before_hooks(self._model, name, args, kwargs)
+        return self._found(*args, **kwargs)
+
+
+def _steering_in(kwargs: dict[str, Any]) -> str | None:
+    """Return the name of a steering argument that no hook has taken out, known or not."""
+    for name, value in kwargs.items():
+        if name.startswith("guide_") and value is not None:
+            return name
+    return None
 
 
 def _described(forward: Any, original: Any) -> Any:
@@ -109,16 +140,16 @@ def _described(forward: Any, original: Any) -> Any:
 def _before_hooks(model: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Serve a call with steering arguments that no hook has taken out.
 
-    Somebody called `model.forward()`, which runs no hooks; or the model was disabled.
+    Somebody called `model.forward()`, which runs no hooks; or the model is not enabled.
     """
     if is_enabled(model):
         return model(*args, **kwargs)
-    raise _disabled(model, name)
+    raise _not_enabled(model, name)
 
 
-def _disabled(model: Any, name: str) -> ValueError:
+def _not_enabled(model: Any, name: str) -> ValueError:
     return ValueError(
-        f"{name} must go to an enabled model, got a {type(model).__name__} that was disabled; call "
-        "guide_ext.integration.enable(model), or leave it out to run the model unsteered "
-        f"(dataset.remove_columns({name!r}), where Trainer passes it on)"
+        f"{name} must go to an enabled model, got a {type(model).__name__} that is not, or no "
+        "longer; call guide_ext.integration.enable(model), or leave it out to run the model "
+        f"unsteered (dataset.remove_columns({name!r}), where Trainer passes it on)"
     )

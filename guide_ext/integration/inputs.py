@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, TypeGuard
 
 from torch import Tensor, nn
 
+from guide_ext._marked_text import as_float
 from guide_ext.chat import encode_chat
 from guide_ext.integration.state import strength_size, table_size
 from guide_ext.spans import MarkedText
@@ -137,8 +138,8 @@ def _marks_alone(min_share: float, delta: float | None, steering: object) -> Ste
             "min_share must come without delta and steering, which say otherwise how strong a mark "
             f"is, got delta={delta!r} and steering={steering!r}"
         )
-    if not 0 <= min_share < 1:
-        raise ValueError(f"min_share must be from 0 to below 1, got {min_share!r}")
+    if not 0 <= as_float(min_share) < 1:
+        raise ValueError(f"min_share must be a number from 0 to below 1, got {min_share!r}")
     return Steering.instaboost(math.e)
 
 

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from guide_ext._marked_text import is_int
 from guide_ext.integration.checkpoint import check_model, read_model, read_tokenizer
 from guide_ext.integration.decoding import (
     PromptSeeds,
     check_seed,
     check_temperature,
     decoding_options,
+    has_room,
 )
 from guide_ext.integration.enable import enable
 from guide_ext.integration.inputs import encode
@@ -198,8 +200,8 @@ def complete(
     if isinstance(prompts, str) or (prompts and isinstance(prompts[0], Mapping)):
         msg = "prompts must be a list of texts or chats, got a single one; write [prompt]"
         raise ValueError(msg)
-    if batch_size < 1:
-        msg = f"batch_size must be at least 1, got {batch_size}"
+    if not is_int(batch_size) or batch_size < 1:
+        msg = f"batch_size must be a whole number from 1, got {batch_size!r}"
         raise ValueError(msg)
     if stream and len(prompts) != 1:
         msg = f"stream needs exactly one prompt, got {len(prompts)}"
@@ -209,17 +211,28 @@ def complete(
     streamer = {}
     if stream or on_token is not None:
         streamer["streamer"] = AnswerStream(tokenizer if stream else None, on_token)
+    how_marked = steering or Steering.guide(delta)
     answers: list[str] = []
     for start in range(0, len(prompts), batch_size):
         batch = list(prompts[start : start + batch_size])
-        inputs = encode(model, tokenizer, batch, steering=steering or Steering.guide(delta))
-        tokens = inputs["input_ids"].shape[1]
-        how = decoding_options(
-            model, tokens, max_new_tokens, temperature, seeds=seeds.of(inputs), tokenizer=tokenizer
-        )
-        with torch.inference_mode():
-            ids = model.generate(**inputs, **how, **streamer)  # type: ignore[operator]
-        answers += tokenizer.batch_decode(ids[:, tokens:], skip_special_tokens=True)
+        inputs = encode(model, tokenizer, batch, steering=how_marked)
+        parts = [inputs]
+        if len(batch) > 1 and not has_room(model, inputs["input_ids"].shape[1], max_new_tokens):
+            # The longest prompt would cut the answers of its neighbours.
+            parts = [encode(model, tokenizer, [prompt], steering=how_marked) for prompt in batch]
+        for part in parts:
+            tokens = part["input_ids"].shape[1]
+            how = decoding_options(
+                model,
+                tokens,
+                max_new_tokens,
+                temperature,
+                seeds=seeds.of(part),
+                tokenizer=tokenizer,
+            )
+            with torch.inference_mode():
+                ids = model.generate(**part, **how, **streamer)  # type: ignore[operator]
+            answers += tokenizer.batch_decode(ids[:, tokens:], skip_special_tokens=True)
         if on_batch is not None:
             on_batch(len(batch))
     return answers

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import guide_ext.integration as guide
@@ -145,14 +145,16 @@ class Total:
 
 
 @contextmanager
-def adding(bias: Tensor | None, total: Total) -> Iterator[None]:
+def adding(bias: Tensor | None, total: Total, of: nn.Module | None = None) -> Iterator[None]:
     """Add nats to the mask that every eager attention function is handed in a ``with`` block.
 
     Args:
         bias: ``[batch, tokens]``, or None to change nothing.
         total: Tokens of the text so far; the keys of a layer are the last of them.
+        of: The part of a model whose attention it is, or None for all of it.
 
     """
+    parts = None if of is None else set(of.modules())
     original = type(ALL_ATTENTION_FUNCTIONS).get_interface
 
     def get_interface(self: Any, implementation: str, default: Any) -> Any:
@@ -164,6 +166,8 @@ def adding(bias: Tensor | None, total: Total) -> Iterator[None]:
         def attend(*args: Any, **kwargs: Any) -> Any:
             bound = signature.bind(*args, **kwargs)
             given = bound.arguments
+            if parts is not None and given["module"] not in parts:
+                return function(*args, **kwargs)
             query, seqlen_k = given["query"], given["key"].shape[2]
             nats = F.pad(bias, (0, total.tokens - bias.shape[1]))[:, -seqlen_k:]
             nats = nats[:, None, None].to(query.dtype).expand(-1, -1, query.shape[2], -1)

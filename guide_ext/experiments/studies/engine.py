@@ -18,7 +18,7 @@ from guide_ext.experiments.studies.plan import EMBEDDED, RunSettings
 from guide_ext.experiments.studies.study import ANSWER, MEASURE, NORMS, Cell
 from guide_ext.influence import FORMS
 from guide_ext.integration.measure import norm_ratios
-from guide_ext.integration.sampling import answer_rows
+from guide_ext.integration.rows import answer_rows
 from guide_ext.spans import MarkedText, Span
 
 END_TOKENS = {"french": 10, "needle": 5, "json": 5}
