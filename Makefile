@@ -79,7 +79,7 @@ studies: setup  ## the paper's studies on the embedded model, with report (some 
 
 # A file of tests stays with one worker; a worker has one core, so that no two fight for it.
 test: setup  ## every test, as many files at once as there are cores; some: PYTEST="tests/test_share.py"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 sweep: setup  ## every causal architecture of transformers beside its own eager attention (2 minutes); some: SWEEP="llama qwen3"
 	$(BIN)/python -m tests.sweep $(SWEEP)

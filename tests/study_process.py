@@ -55,13 +55,13 @@ def kill_after(process, folder, cells):
     return was_alive
 
 
-def killed_three_times(settings, folder, total, *, seed, ray_workers=None):
-    """Run to the end after three kills at random points; return after how many cells they were."""
+def killed(settings, folder, total, *, seed, kills=3, ray_workers=None):
+    """Run to the end after kills at random points; return after how many cells they were."""
     rng = random.Random(seed)
     saved = []
-    for number in range(3):
+    for number in range(kills):
         before = len(shards_of(folder))
-        wanted = before + 1 + rng.randrange(max(1, (total - before) // (4 - number)))
+        wanted = before + 1 + rng.randrange(max(1, (total - before) // (kills + 1 - number)))
         process = start(settings, folder, ray_workers=ray_workers)
         assert kill_after(process, folder, wanted), process.stderr
         saved.append(len(shards_of(folder)))

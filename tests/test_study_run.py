@@ -41,7 +41,7 @@ def tables_of(path):
 class TestInterrupted:
     def test_killed_three_times(self, whole, tmp_path):
         total = len(shards_of(whole))
-        study_process.killed_three_times(SETTINGS, tmp_path / "run", total, seed=1)
+        study_process.killed(SETTINGS, tmp_path / "run", total, seed=1)
         assert tables_of(tmp_path / "run") == tables_of(whole)
         found = [(path.name, path.read_bytes()) for path in shards_of(tmp_path / "run")]
         assert found == [(path.name, path.read_bytes()) for path in shards_of(whole)]
