@@ -79,16 +79,33 @@ def test_heads(check, heads, dtype, lengths):
     )
 
 
-# The CPU kernel has instances by the rows of a group of heads, takes several tiles for more and
-# packs K and V for many; blocks of 128 keys, splits of 256 and more.
-@pytest.mark.parametrize("rows", [*range(1, 10), 16, 17, 31, 48, 49])
-@pytest.mark.parametrize("seqlen_k", [127, 128, 129, 513])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_rows_of_a_group(check, rows, seqlen_k, dtype):
+def _rows_of_a_group(check, rows, seqlen_k, dtype):
     seqlen_q = 2 if rows % 2 == 0 else 1
     case = Case(num_heads=2 * rows // seqlen_q, num_kv_heads=2, seqlen_q=seqlen_q, dtype=dtype)
     case = case.but(seqlen_k=seqlen_k, head_dim=72, head_dim_v=40, channels=2, sinks=True)
     check(case.but(options={"is_causal": True, "window_left": seqlen_k - 7}))
+
+
+EMULATED = ["emulated", "emulated-ptx"]
+OTHERS = ["cpu", "chunked", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+# The CPU kernel has instances by the rows of a group of heads, takes several tiles for more and
+# packs K and V for many; blocks of 128 keys, splits of 256 and more.
+@pytest.mark.parametrize("backend", OTHERS, indirect=True)
+@pytest.mark.parametrize("rows", [*range(1, 10), 16, 17, 31, 48, 49])
+@pytest.mark.parametrize("seqlen_k", [127, 128, 129, 513])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_rows_of_a_group(check, rows, seqlen_k, dtype):
+    _rows_of_a_group(check, rows, seqlen_k, dtype)
+
+
+# A tile of the CUDA kernel is the same for all of them, and an emulated row costs a second.
+@pytest.mark.parametrize("backend", EMULATED, indirect=True)
+@pytest.mark.parametrize("rows", [1, 9, 49])
+@pytest.mark.parametrize("seqlen_k", [127, 129, 513])
+def test_rows_of_a_group_in_tiles(check, rows, seqlen_k):
+    _rows_of_a_group(check, rows, seqlen_k, torch.bfloat16)
 
 
 @pytest.mark.parametrize("head_dims", HEAD_DIMS, ids=str)
