@@ -129,7 +129,8 @@ def test_prompts_in_what_is_no_text_file(tmp_path, command):
         ),
     ],
 )
-def test_other_paths(tmp_path, arguments, expected):
+def test_other_paths(tmp_path, monkeypatch, arguments, expected):
+    monkeypatch.chdir(tmp_path)  # where a run without --out would begin
     file = tmp_path / "file"
     file.touch()
     arguments = [argument.format(folder=tmp_path, file=file) for argument in arguments]

@@ -237,7 +237,8 @@ def test_prompts_names_and_messages_that_write_to_the_terminal(tmp_path):
         ("demo", "--out", f"/proc/{HOSTILE[:9]}"),
     ],
 )
-def test_errors_about_hostile_arguments(arguments):
+def test_errors_about_hostile_arguments(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)  # where a run without --out would begin
     result = CliRunner().invoke(cli.app, arguments)
     assert result.exit_code == cli.BAD_INPUT, result.output
     assert not OBEYED & set(result.output)
