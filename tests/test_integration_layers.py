@@ -41,6 +41,17 @@ class TestKeysThatAreNotTokens:
             model(ids)  # unsteered calls go on
 
 
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [("deepseek_v32", "index_topk"), ("mistral", "sliding_window"), ("doge", "keep_window_size")],
+)
+def test_what_enable_looks_at_is_longer_than_short_limits(name, limit):
+    for tokens in (8, 20):
+        input_ids, _ = verify.tiny_batch(build(name, **{limit: tokens}))
+        assert input_ids.shape[1] > tokens
+    assert verify.tiny_batch(build(name, **{limit: 500}))[0].shape[1] < 20
+
+
 class TestLayersThatAreLeftOut:
     @pytest.fixture
     def model(self):
