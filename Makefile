@@ -78,7 +78,7 @@ studies: setup  ## the paper's studies on the embedded model, with report (some 
 	$(BIN)/guide-ext study report study_results
 
 # A file of tests stays with one worker; a worker has one core, so that no two fight for it.
-test: setup  ## every test, as many files at once as there are cores; some: PYTEST="tests/test_share.py"
+test: setup  ## every test, as many files at once as there are cores; some: PYTEST="tests/op/test_share.py"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 sweep: setup  ## every causal architecture of transformers beside its own eager attention (2 minutes); some: SWEEP="llama qwen3"
@@ -111,7 +111,7 @@ bench-influence: setup  ## what Influence costs in a forward pass, 1k to 32k tok
 	$(BIN)/python -m pytest benchmarks/bench_influence.py -q --benchmark-quiet $(BENCH)
 
 bench-growth: setup  ## time and memory from 1k to 32k keys, with a plot (10 minutes)
-	PYTHONPATH=tests $(BIN)/python benchmarks/growth.py $(GROWTH)
+	PYTHONPATH=tests/helpers $(BIN)/python benchmarks/growth.py $(GROWTH)
 
 gpu:  ## on a machine with a GPU: build, test, sanitize, time (about ten minutes, resumable)
 	$(PYTHON) benchmarks/gpu_day.py $(if $(ONLY),--only $(ONLY)) $(if $(OUT),--out $(OUT)) $(GPU_ARGS)
@@ -120,7 +120,7 @@ doctor: $(READY)  ## what was built, which kernel serves this machine, why not a
 	$(BIN)/guide-ext doctor
 
 model: $(READY)  ## train the embedded model again from nothing (about 15 minutes a seed)
-	$(BIN)/python -m guide_ext.experiments.embedded.train --seed $(or $(SEED),3) --out $(or $(OUT),build/embedded)
+	$(BIN)/python -m guide_ext.embedded.training.train --seed $(or $(SEED),3) --out $(or $(OUT),build/embedded)
 
 wheel: setup  ## a wheel in dist/
 	$(BIN)/python -m build --wheel --no-isolation

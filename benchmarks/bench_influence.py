@@ -30,8 +30,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import guide_ext.integration as guide
-from guide_ext.influence import form_named
-from guide_ext.integration.verify import keeping_implementation
+from guide_ext.influence.forms import form_named
+from guide_ext.integration.model.verify import keeping_implementation
 
 KIND = "influence"
 FEWEST_ROUNDS = 3

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from ceilings import last_level_cache_bytes
 
-from guide_ext import _libraries
-from guide_ext.experiments.machine import machine_facts
+from guide_ext.machine.facts import machine_facts
+from guide_ext.op import libraries
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,7 +37,7 @@ def common_facts() -> dict[str, str]:
 
 def cpu_facts() -> dict[str, str]:
     """Name what a figure of the CPU depends on, and how busy the machine is before the run."""
-    status = _libraries.library_status()
+    status = libraries.library_status()
     facts = {
         **{name: fact for name, fact in machine_facts().items() if name not in ("gpu", "threads")},
         **_processor_details(),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Time the forward kernel on a GPU beside what PyTorch offers, each verified first.
 
-    PYTHONPATH=.:tests:benchmarks python benchmarks/gpu_bench.py --out results --seconds 200
+    PYTHONPATH=.:tests/helpers:benchmarks python benchmarks/gpu_bench.py --out results --seconds 200
 
 Implementations take turns, with the second-level cache emptied before every call. Writes bench.json
 with every sample, and bench.md. `make gpu` runs it with everything else.

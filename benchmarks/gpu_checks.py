@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What only a GPU can show of the op, besides its tests: graphs, streams, memory, dispatch.
 
-    PYTHONPATH=.:tests:benchmarks python benchmarks/gpu_checks.py           every check
-    PYTHONPATH=.:tests:benchmarks python benchmarks/gpu_checks.py --only small_calls
+    PYTHONPATH=.:tests/helpers:benchmarks python benchmarks/gpu_checks.py           every check
+    PYTHONPATH=.:tests/helpers:benchmarks python benchmarks/gpu_checks.py --only small_calls
 
 `small_calls` alone is for compute-sanitizer, `dispatch` for whoever must know that the kernels
 serve, `large_call` for a profiler. Prints one JSON object; exits with 1 if a check failed.
@@ -21,7 +21,7 @@ import torch
 from attention_cases import TENSORS, Case, judge
 from torch import Tensor
 
-from guide_ext.attention import explain_dispatch
+from guide_ext.op.attention import explain_dispatch
 
 CASE = Case(batch=2, num_heads=4, num_kv_heads=2, seqlen_q=70, seqlen_k=150, head_dim=64,
             head_dim_v=64, dtype=torch.bfloat16, sinks=True)  # fmt: skip

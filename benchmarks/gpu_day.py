@@ -133,7 +133,9 @@ class Day:
         """Run a command and everything that it starts, which ends with it."""
         environment = os.environ | {
             "PATH": self.path,
-            "PYTHONPATH": os.pathsep.join(str(ROOT / n) for n in (".", "tests", "benchmarks")),
+            "PYTHONPATH": os.pathsep.join(
+                str(ROOT / n) for n in (".", "tests/helpers", "benchmarks")
+            ),
             "PYTHONUNBUFFERED": "1",
             **(variables or {}),
         }

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from facts import ROOT, common_facts, output
 
-from guide_ext import _libraries
+from guide_ext.op import libraries
 
 _SMI_FIELDS = (
     "driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.limit,temperature.gpu,pstate,"
@@ -23,7 +23,7 @@ def gpu_facts() -> dict[str, str]:
         **common_facts(),
         "nvcc": output(_nvcc(), "--version").rpartition("release ")[2].partition("\n")[0],
         # Without the folder: results are published.
-        "CUDA library": _libraries.cuda_status().reason.replace(str(ROOT), "."),
+        "CUDA library": libraries.cuda_status().reason.replace(str(ROOT), "."),
     }
     if torch.cuda.is_available():
         device = torch.cuda.get_device_properties(0)

@@ -72,7 +72,11 @@ def parts(folder: Path, scratch: Path) -> list[Part]:
         *("-DGUIDE_CUDA=ON", "-DGUIDE_CUDA_ARCHITECTURES=80;90"),
     )
     op_tests = (
-        *("tests/test_attention.py", "tests/test_bias_range.py", "tests/test_autograd.py"),
+        *(
+            "tests/op/test_attention.py",
+            "tests/op/test_bias_range.py",
+            "tests/op/test_derivatives.py",
+        ),
         *("-k", "cuda"),
     )
     # Kernels of this package alone: their mangled names hold its namespace.
@@ -104,7 +108,7 @@ def parts(folder: Path, scratch: Path) -> list[Part]:
         Part(
             "probes",
             60,
-            [(*pytest, "tests/test_cuda_probes.py", f"--junitxml={probe_tests}")],
+            [(*pytest, "tests/cuda/test_probes.py", f"--junitxml={probe_tests}")],
             lambda _, outputs: count_tests(probe_tests) | json.loads(probes.read_text()),
             environment={"GUIDE_PROBE_SUMMARY": str(probes)},
         ),

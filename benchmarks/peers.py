@@ -19,7 +19,7 @@ from problems import Inputs, Problem
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from guide_ext.attention import biased_attention, explain_dispatch
+from guide_ext.op.attention import biased_attention, explain_dispatch
 
 # Bytes of a matrix or a dense mask beyond which a peer is not worth waiting for.
 LARGEST_MATRIX = {"cuda": 8 << 30, "cpu": 2 << 30}

@@ -1,19 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Seeds, markers, the backends of the op, and the one tolerance policy (`tolerance.py`)."""
+"""Markers and seeds. No library of numbers is imported here: tests of text alone need none."""
 
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import sys
 
-import emulated_op
-import numpy as np
 import pytest
-import tolerance
-import torch
-from attention_cases import Case
-from torch import Tensor
-
-from guide_ext import _chunked, _libraries
 
 MARKERS = {
     "cuda": "needs a CUDA device",
@@ -35,91 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def seeds(request: pytest.FixtureRequest) -> None:
     seed = request.config.getoption("--seed")
     random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
-EVERY_DTYPE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-
-
-@dataclass(frozen=True)
-class Backend:
-    """One implementation of the op: where its inputs live, how it is called, what it takes."""
-
-    name: str
-    device: torch.device
-    run: Callable[..., tuple[Tensor, Tensor, Tensor]]
-    dtypes: tuple[torch.dtype, ...] = EVERY_DTYPE
-
-    def draw(self, case: Case) -> dict[str, Tensor | None]:
-        """Draw the inputs of a case on the device, in a dtype that the kernels take."""
-        dtype = case.dtype if case.dtype in self.dtypes else self.dtypes[0]
-        return case.but(dtype=dtype).tensors(self.device)
-
-
-def _compiled_cpu(monkeypatch: pytest.MonkeyPatch) -> Backend:
-    status = _libraries.library_status()
-    if not status.loaded:
-        pytest.skip(status.reason)
-    return Backend("cpu", torch.device("cpu"), torch.ops.guide.biased_attention)
-
-
-def _chunked_cpu(monkeypatch: pytest.MonkeyPatch) -> Backend:
-    # Blocks small enough that little problems have several, and ragged ones: in batch, rows, keys.
-    monkeypatch.setattr(_chunked, "SCRATCH_ELEMENTS", 1 << 11)
-    monkeypatch.setattr(_chunked, "MAX_BLOCK_Q", 16)
-    monkeypatch.setattr(_chunked, "MAX_BLOCK_K", 32)
-    return Backend("chunked", torch.device("cpu"), torch.ops.guide.biased_attention_chunked)
-
-
-HALF_DTYPES = (torch.bfloat16, torch.float16)  # what the CUDA kernels take
-
-
-def _emulated(route: str, policy: str) -> Backend:
-    try:
-        op = emulated_op.emulated_op(route)
-    except emulated_op.CannotBuildError as reason:
-        pytest.skip(str(reason))
-    op.set_schedule(policy, seed=1)
-    return Backend(route, torch.device("cpu"), op.run, HALF_DTYPES)
-
-
-def _emulated_source(monkeypatch: pytest.MonkeyPatch) -> Backend:
-    return _emulated(emulated_op.SOURCE, "in-order")
-
-
-def _emulated_ptx(monkeypatch: pytest.MonkeyPatch) -> Backend:
-    return _emulated(emulated_op.PTX, "random")
-
-
-def _cuda(monkeypatch: pytest.MonkeyPatch) -> Backend:
-    return Backend("cuda", torch.device("cuda"), torch.ops.guide.biased_attention, HALF_DTYPES)
-
-
-# A further backend is one more line here: every test that takes `backend` then runs on it.
-BACKENDS: dict[str, Callable[[pytest.MonkeyPatch], Backend]] = {
-    "cpu": _compiled_cpu,
-    "chunked": _chunked_cpu,
-    "emulated": _emulated_source,
-    "emulated-ptx": _emulated_ptx,
-}
-if torch.cuda.is_available():
-    BACKENDS["cuda"] = _cuda
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
-    return BACKENDS[request.param](monkeypatch)
-
-
-@pytest.fixture
-def restored_threads() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def assert_accurate() -> Callable[..., None]:
-    """Give the tolerance policy, see `tolerance.assert_accurate`."""
-    return tolerance.assert_accurate
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(seed)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(seed)

@@ -39,7 +39,7 @@ struct Results {
 };
 
 // Throws std::invalid_argument, which Python sees as ValueError, for the first argument that the
-// op cannot take. Same order and words as guide_ext/_checks.py.
+// op cannot take. Same order and words as guide_ext/op/checks.py.
 void check_arguments(const Arguments& arguments);
 
 // Uninitialised results of a checked call.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The argument errors of guide::biased_attention, in the order and words of guide_ext/_checks.py.
+// The argument errors of guide::biased_attention, in the order and words of guide_ext/op/checks.py.
 #include <torch/csrc/stable/device.h>
 #include <torch/csrc/stable/tensor.h>
 

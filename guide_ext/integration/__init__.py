@@ -15,18 +15,19 @@ import transformers
 from packaging.version import Version
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from guide_ext.integration.attention import guide_attention
+from guide_ext.integration.answers import as_prompt, complete
 from guide_ext.integration.calibrate import calibrate
+from guide_ext.integration.call.attention import guide_attention
+from guide_ext.integration.call.masks import guide_dense_mask, guide_mask
 from guide_ext.integration.collator import SteeringCollator
 from guide_ext.integration.embedded import load_embedded
 from guide_ext.integration.enable import disable, enable
+from guide_ext.integration.influence.measure import generate_with_influence, influence
 from guide_ext.integration.inputs import Inputs, encode
-from guide_ext.integration.masks import guide_dense_mask, guide_mask
-from guide_ext.integration.measure import generate_with_influence, influence
+from guide_ext.integration.loading import load, load_tokenizer
+from guide_ext.integration.model.state import is_enabled, table_size
+from guide_ext.integration.model.verify import UnsupportedModelError
 from guide_ext.integration.modes import refuse_in_continuous_batching
-from guide_ext.integration.state import is_enabled, table_size
-from guide_ext.integration.text import as_prompt, complete, load, load_tokenizer
-from guide_ext.integration.verify import UnsupportedModelError
 
 # Every version is tried before it is let in: 5.24 renamed the cache, of which a bias must know.
 if not Version("5.23") <= Version(transformers.__version__) < Version("5.25"):

@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 
-from guide_ext._marked_text import as_float, covered
-from guide_ext.calibration import UPPERCASE, Calibration, Search, solve
-from guide_ext.chat import render_chat
-from guide_ext.influence import form_named
+from guide_ext.calibration.calibration import UPPERCASE, Calibration, Search, solve
+from guide_ext.influence.forms import form_named
+from guide_ext.integration.influence.measure import influence
 from guide_ext.integration.inputs import Chat, encode, is_chat
-from guide_ext.integration.measure import influence
-from guide_ext.spans import MarkedText, Span, parse
-from guide_ext.steering import Steering
-from guide_ext.tokens import Encoding
-from guide_ext.tokens import encode as encode_text
+from guide_ext.marking.chat import render_chat
+from guide_ext.marking.marked_text import covered
+from guide_ext.marking.spans import MarkedText, Span, parse
+from guide_ext.marking.tokens import Encoding, encode_text
+from guide_ext.steering.steering import Steering
+from guide_ext.support.values import as_float
 
 _GROUP = "emphasised"
 

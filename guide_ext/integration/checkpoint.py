@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from guide_ext._processor import why_slow
+from guide_ext.machine.processor import why_slow
 
 T = TypeVar("T")
 

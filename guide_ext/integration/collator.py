@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guide_ext.integration.arguments import STEERING_ARGUMENTS
+from guide_ext.integration.call.arguments import STEERING_ARGUMENTS
 from guide_ext.integration.inputs import pad_token_id
-from guide_ext.integration.state import is_enabled
+from guide_ext.integration.model.state import is_enabled
 
 _IGNORED = -100  # a label that no loss of transformers or torch counts
 # What is padded, and with what; token ids and the attention mask besides.

@@ -11,14 +11,15 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from guide_ext._marked_text import as_float, is_int
+from guide_ext.support.values import as_float, is_int
 
 # Logits divided by less than this leave the range of float32.
 _LOWEST_TEMPERATURE = 1e-4
@@ -289,6 +290,31 @@ def check_seed(seed: int) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int) or seed not in _SEEDS:
         raise ValueError(f"seed must be a whole number of 64 bits, got {seed!r}")
     return seed
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch's global random state inside a ``with`` block, and put the caller's back after it.
+
+    For training, which draws from that state; threads share it. Answers have generators of their
+    own, see `complete`.
+
+    Raises:
+        ValueError: If it is no whole number of 64 bits.
+
+    Example:
+        >>> with seeded(3):
+        ...     first = torch.rand(2)
+        >>> with seeded(3):
+        ...     torch.equal(first, torch.rand(2))
+        True
+
+    """
+    check_seed(seed)
+    # Naming every device keeps fork_rng from warning.
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
 
 
 def check_temperature(temperature: float) -> None:

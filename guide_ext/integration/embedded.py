@@ -4,13 +4,11 @@
 from __future__ import annotations
 
 import os
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from guide_ext.integration.text import load
-
-_FOLDER = ("experiments", "embedded", "model")
+from guide_ext.embedded import model_path
+from guide_ext.integration.loading import load
 
 
 def load_embedded(
@@ -36,7 +34,7 @@ def load_embedded(
         True
 
     """
-    folder = Path(path) if path is not None else Path(str(files("guide_ext").joinpath(*_FOLDER)))
+    folder = Path(path) if path is not None else model_path()
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"the embedded model must be in {folder}, got no config.json there; reinstall "

@@ -10,15 +10,16 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from guide_ext.integration import arguments, caches, verify, verify_cache
-from guide_ext.integration.attention import LAYER_ATTRIBUTE
-from guide_ext.integration.carrier import TablePlace
-from guide_ext.integration.forward import name_steering
-from guide_ext.integration.frame import Frame, pop, push
+from guide_ext.integration.call import arguments, caches
+from guide_ext.integration.call.attention import LAYER_ATTRIBUTE
+from guide_ext.integration.call.carrier import TablePlace
+from guide_ext.integration.call.frame import Frame, pop, push
 from guide_ext.integration.generation import Generate, PrepareInputs
-from guide_ext.integration.influence_hooks import state_of_call
-from guide_ext.integration.parallel import is_pipelined
-from guide_ext.integration.state import (
+from guide_ext.integration.influence.hooks import state_of_call
+from guide_ext.integration.model import verify, verify_cache
+from guide_ext.integration.model.forward import name_steering
+from guide_ext.integration.model.parallel import is_pipelined
+from guide_ext.integration.model.state import (
     STATE_ATTRIBUTE,
     State,
     forget_compiled_call,

@@ -10,11 +10,11 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from guide_ext.integration import arguments, caches
-from guide_ext.integration.frame import Frame, current, using
-from guide_ext.integration.influence_hooks import state_of_call
+from guide_ext.integration.call import arguments, caches
+from guide_ext.integration.call.frame import Frame, current, using
+from guide_ext.integration.influence.hooks import state_of_call
+from guide_ext.integration.model.state import is_enabled, state_of, strength_size
 from guide_ext.integration.modes import check_mode, setting_of
-from guide_ext.integration.state import is_enabled, state_of, strength_size
 
 
 class _Method:

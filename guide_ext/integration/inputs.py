@@ -9,13 +9,13 @@ from typing import Any, TypeAlias, TypeGuard
 
 from torch import Tensor, nn
 
-from guide_ext._marked_text import as_float
-from guide_ext.chat import encode_chat
-from guide_ext.integration.state import strength_size, table_size
-from guide_ext.spans import MarkedText
-from guide_ext.steering import Steering, collate
-from guide_ext.tokens import Encoding
-from guide_ext.tokens import encode as encode_text
+from guide_ext.integration.model.state import strength_size, table_size
+from guide_ext.marking.chat import encode_chat
+from guide_ext.marking.spans import MarkedText
+from guide_ext.marking.tokens import Encoding, encode_text
+from guide_ext.steering.batch import collate
+from guide_ext.steering.steering import Steering
+from guide_ext.support.values import as_float
 
 Chat: TypeAlias = Sequence[Mapping[str, Any]]
 Prompt: TypeAlias = str | MarkedText | Encoding | Chat

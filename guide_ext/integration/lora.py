@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from guide_ext.integration.decoding import seeded
 from guide_ext.integration.enable import enable
-from guide_ext.integration.text import load, seeded
-from guide_ext.integration.verify import UnsupportedModelError
+from guide_ext.integration.loading import load
+from guide_ext.integration.model.verify import UnsupportedModelError
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -52,7 +53,7 @@ def attach_adapter(
 
     Example:
         >>> from guide_ext import integration as guide
-        >>> from guide_ext.experiments.embedded import model_path
+        >>> from guide_ext.embedded import model_path
         >>> model, _ = guide.load(str(model_path()), device="cpu", steerable=False)
         >>> adapted = attach_adapter(model, rank=2, alpha=4, dropout=0.0, seed=0)
         >>> adapted.get_nb_trainable_parameters()[0]

@@ -15,7 +15,7 @@ from typing import Any
 from transformers import GenerationMixin
 from transformers.generation.continuous_batching import ContinuousMixin
 
-from guide_ext.integration.arguments import STEERING_ARGUMENTS
+from guide_ext.integration.call.arguments import STEERING_ARGUMENTS
 from guide_ext.integration.decoding import CompleteConfig
 
 # The doors to continuous batching, which packs the prompts of many requests into one row.

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import TextStreamer
 from transformers.generation.streamers import BaseStreamer
 
-from guide_ext._visible import TerminalStream
+from guide_ext.support.visible import TerminalStream
 
 
 class AnswerStream(BaseStreamer):  # type: ignore[misc]

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Figures from saved results. The only package that imports a plotting library."""
+"""Figures and pages from saved records; knows neither torch nor models."""

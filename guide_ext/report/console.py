@@ -17,7 +17,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from guide_ext._visible import for_terminal
+from guide_ext.support.visible import for_terminal
 
 
 class _Console(Console):

@@ -17,7 +17,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from guide_ext.report.influence_record import visible
+from guide_ext.influence.record import visible
 
 
 def markup(template: str, /, *values: str | float, **named: str | float) -> Markup:
@@ -112,9 +112,9 @@ def document(title: str, policy: str, style: Markup, body: Markup) -> Markup:
     )
 
 
-def asset(name: str) -> Markup:
-    """Return a file that lies beside this module."""
-    text = files("guide_ext.report").joinpath(name).read_text(encoding="utf-8")
+def asset(package: str, name: str) -> Markup:
+    """Return a style or a script that lies in a package of ours."""
+    text = files(package).joinpath(name).read_text(encoding="utf-8")
     return Markup(text)  # noqa: S704 - our own file
 
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // A loop like that of the forward kernel in miniature, with an error chosen by PLANTED. What the
-// gates must report of it is in tests/test_cuda_gates.py. It is compiled and never run.
+// gates must report of it is in tests/cuda/test_gates.py. It is compiled and never run.
 #include <cstdint>
 
 #define NONE 0

@@ -13,10 +13,11 @@ import torch
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS / "helpers")]
 
-from sweep.build import build
-from sweep.compare import Verdict, compare
+from sweep.build import build  # noqa: E402
+from sweep.compare import Verdict, compare  # noqa: E402
 
 
 def judge(model_type: str) -> Verdict:

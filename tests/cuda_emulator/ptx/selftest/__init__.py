@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""What ``tests/test_ptx_translator.py`` needs: cases with their answers, and a way to run them."""
+"""What ``tests/cuda/test_ptx_translator.py`` needs: cases, their answers, a way to run."""

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: MIT
+"""Options that several commands of ``guide-ext`` share, and what reads their values."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from guide_ext.cli.progress import on_terminal, progress
+
+EMBEDDED = "embedded"  # what --model calls the model that ships with this
+MAX_SEED = (1 << 63) - 1
+
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A local checkpoint folder, a hub id, or 'embedded' (ships with this).",
+    ),
+]
+FileOption = Annotated[
+    Path | None, typer.Option("--file", "-f", help="Read the prompt from this file.")
+]
+PromptArgument = Annotated[
+    str | None,
+    typer.Argument(help="The prompt, tags included; '-' or nothing reads standard input."),
+]
+DeltaOption = Annotated[
+    float, typer.Option("--delta", "-d", help="Strength of level 2 (<!!->) in nats; try 1 to 3.")
+]
+SystemOption = Annotated[
+    str | None, typer.Option("--system", help="System message (chat models); may carry tags too.")
+]
+ChatOption = Annotated[
+    bool, typer.Option("--chat/--no-chat", help="Use the model's chat template where it has one.")
+]
+DtypeOption = Annotated[
+    str,
+    typer.Option(
+        help="float32, bfloat16, float16, float64, or 'auto': as stored, but float32 on a CPU that "
+        "has no instructions for products in that (see doctor)."
+    ),
+]
+DeviceOption = Annotated[
+    str | None, typer.Option(help="e.g. cuda:0. Default: a GPU if there is one.")
+]
+TemperatureOption = Annotated[
+    float, typer.Option(help="0 for greedy decoding, else sample.", min=0.0)
+]
+NewTokensOption = Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)]
+SeedOption = Annotated[int, typer.Option(help="Seed of the sampling.", min=0, max=MAX_SEED)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def read_prompt(prompt: str | None, file: Path | None) -> str:
+    """Return the prompt of the argument, of a file, or of standard input.
+
+    Raises:
+        ValueError: If there is none, or two, or one that is no text.
+        OSError: If the file cannot be read.
+
+    """
+    if file is not None and prompt is not None:
+        raise ValueError("give the prompt as an argument or with --file, not both")
+    if file is not None:
+        text = read_file(file)
+    elif prompt is not None and prompt != "-":
+        text = prompt
+    else:
+        text = _read_stdin(is_asked_for=prompt == "-")
+    if not text.strip():
+        raise ValueError("the prompt is empty: write one, or see --help")
+    return checked_text("the prompt", text)
+
+
+def read_file(path: Path, name: str = "--file") -> str:
+    """Return the text of a file that an option names.
+
+    Raises:
+        ValueError: If there is none, it cannot be read, or it is no UTF-8.
+
+    """
+    try:
+        return checked_input(path, name).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be UTF-8 text: {error}; convert it first") from None
+    except OSError as error:
+        raise ValueError(
+            f"{name} must be a file that can be read, got {str(path)!r}: {error.strerror}"
+        ) from None
+
+
+def checked_input(path: Path, name: str) -> Path:
+    """Return the path that an option names, of something to read.
+
+    Raises:
+        ValueError: If there is nothing, or a folder.
+
+    """
+    if path.is_dir():
+        raise ValueError(f"{name} must be a file, got the folder {str(path)!r}")
+    if not path.exists():
+        raise ValueError(f"{name} must be a file that exists, got {str(path)!r}")
+    return path
+
+
+def _read_stdin(*, is_asked_for: bool) -> str:
+    elsewhere = "give the prompt as an argument or with --file"
+    if sys.stdin is None:
+        raise ValueError(
+            f"standard input must be open to read the prompt from, got none; {elsewhere}"
+        )
+    if sys.stdin.isatty() and not is_asked_for:
+        raise ValueError("no prompt: give it as an argument, with --file, or on standard input")
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"standard input must be UTF-8 text: {error}; convert it first") from None
+    except OSError as error:
+        raise ValueError(
+            f"standard input must be text that can be read, got: {error.strerror}; {elsewhere}"
+        ) from None
+
+
+def model_name(name: str) -> str:
+    """Return what ``--model`` means as `guide_ext.integration.load` takes it."""
+    from guide_ext.embedded import model_path
+
+    return str(model_path()) if name == EMBEDDED else name
+
+
+def load_model(name: str, *, dtype: str, device: str | None) -> tuple[Any, Any]:
+    """Load what ``--model`` names, enabled, and its tokenizer, and say so.
+
+    Raises:
+        OSError: If it cannot be found or read.
+        ValueError: If it cannot be steered, or another option is wrong.
+
+    """
+    from guide_ext import integration
+    from guide_ext.integration.checkpoint import without_bars
+
+    load = functools.partial(integration.load, model_name(name), dtype=dtype, device=device)
+    if on_terminal():
+        return load()  # the libraries below have bars of their own for that
+    with progress() as shown, without_bars():
+        shown.begin(f"loading the model {name}")
+        return load()
+
+
+def checked_text(name: str, text: str) -> str:
+    """Return text from the command line; bytes that are no UTF-8 arrive as lone surrogates.
+
+    Raises:
+        ValueError: If it holds such.
+
+    Example:
+        >>> checked_text("the prompt", "déjà-vu")
+        'déjà-vu'
+
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} must be UTF-8 text: {error}") from None
+    return text
+
+
+def parse_layers(text: str | None) -> list[int] | None:
+    """Read a list of layers such as ``0-3,7``.
+
+    Raises:
+        ValueError: The text is no such list.
+
+    Example:
+        >>> parse_layers("0-3,7")
+        [0, 1, 2, 3, 7]
+
+    """
+    if text is None:
+        return None
+    layers: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        last = last if dash else first
+        # More digits than any model needs would only fill the memory.
+        is_range = all(end.isdecimal() and len(end) <= 5 for end in (first, last))
+        if not is_range or int(first) > int(last):
+            msg = f"--layers must be a list such as 0-3,7 with ranges that rise, got {text!r}"
+            raise ValueError(msg)
+        layers |= set(range(int(first), int(last) + 1))
+    return sorted(layers)
+
+
+def checked_output(path: Path) -> Path:
+    """Return a path of ``--out`` that a report can be saved to.
+
+    Raises:
+        ValueError: If its suffix is not known, it is a folder, or its folder does not exist.
+
+    """
+    from guide_ext.report.influence.page import SUFFIXES
+
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"--out must end in {', '.join(SUFFIXES)}, got {str(path)!r}")
+    return checked_file(path)
+
+
+def checked_file(path: Path) -> Path:
+    """Return a path of ``--out`` that a file can be saved to.
+
+    Raises:
+        ValueError: If it is a folder, its folder does not exist, or it cannot be written.
+
+    """
+    if path.is_dir():
+        raise ValueError(f"--out must be a file, got the folder {str(path)!r}")
+    if not path.parent.is_dir():
+        raise ValueError(f"--out must be in a folder that exists, got {str(path)!r}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ValueError(f"--out must be writable, got {str(path)!r}")
+    return path

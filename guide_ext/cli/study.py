@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: MIT
+"""``guide-ext study``: the options of its commands; `guide_ext.cli` registers them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from guide_ext.cli.options import (
+    EMBEDDED,
+    MAX_SEED,
+    ChatOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+)
+from guide_ext.cli.progress import progress
+from guide_ext.report.console import console, say
+
+_FINISHED_PARTLY = 1  # exit code where cells failed
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+
+
+def parse_deltas(text: str | None) -> tuple[float, ...] | None:
+    """Read a list of strengths such as ``0,0.5,2``.
+
+    Raises:
+        ValueError: The text is no such list.
+
+    Example:
+        >>> parse_deltas("2, 0.5")
+        (2.0, 0.5)
+
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        msg = f"--deltas must be numbers with commas between, such as 0,1,2, got {text!r}"
+        raise ValueError(msg) from None
+
+
+def list_studies(as_json: JsonOption = False) -> None:
+    """Tell which studies there are, and where the paper has them."""
+    from guide_ext.studies.study import STUDIES
+
+    if as_json:
+        rows = [{"name": s.name, "title": s.title, "paper": s.paper} for s in STUDIES.values()]
+        typer.echo(json.dumps(rows))
+        return
+    for study in STUDIES.values():
+        say(f"{study.name:12} {study.title}\n{'':12} {study.paper}")
+
+
+def run(
+    studies: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="STUDY", help="Names, see 'study list'. Default: all."),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the run; the same one goes on with it.")
+    ] = Path("study_results"),
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="A checkpoint folder, a hub id, or 'embedded'.")
+    ] = EMBEDDED,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Texts: a .jsonl or .parquet file, or hub:NAME[:SPLIT]. Default: embedded world."
+        ),
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
+    reference_column: Annotated[
+        str | None,
+        typer.Option(help="Column of French reference summaries, for BERTScore and sft."),
+    ] = None,
+    documents: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of each range of lengths. Default: the paper's number."),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Sampled answers per document and condition.")
+    ] = None,
+    deltas: Annotated[
+        str | None, typer.Option(help="Strengths in nats, e.g. 0,1,2. Default: the paper's.")
+    ] = None,
+    windows: Annotated[
+        int, typer.Option(min=1, help="Ranges of 500 tokens that texts are taken from.")
+    ] = 8,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of documents and answers.")] = 42,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts that run together.")] = 32,
+    bertscore: Annotated[
+        str | None, typer.Option(help="Encoder for BERTScore, e.g. camembert-base or a folder.")
+    ] = None,
+    bertscore_layer: Annotated[
+        int | None, typer.Option(min=1, help="Its layer, if bert-score does not know it.")
+    ] = None,
+    ray: Annotated[
+        int | None, typer.Option(min=1, help="Run on Ray with so many workers, one model each.")
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try cells again that failed before.")
+    ] = False,
+    chat: ChatOption = True,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the paper's studies; killed at any moment, the same command goes on.
+
+    On the embedded model, in minutes:
+
+    [bold]guide-ext study run french json -o my_run[/bold]
+
+    On a checkpoint of your own, with your own texts:
+
+    [bold]guide-ext study run french -m MODEL --data texts.jsonl -o my_run[/bold]
+    """
+    from guide_ext.integration.checkpoint import without_bars
+    from guide_ext.studies.plan import RunSettings
+    from guide_ext.studies.report.terminal import study_table
+    from guide_ext.studies.run.runner import run_studies
+    from guide_ext.studies.sft.train import Step
+
+    settings = RunSettings(
+        studies=tuple(studies or ()),
+        model=model,
+        data=data,
+        text_column=text_column,
+        reference_column=reference_column,
+        documents=documents,
+        samples=samples,
+        deltas=parse_deltas(deltas),
+        windows=windows,
+        seed=seed,
+        batch_size=batch_size,
+        dtype=dtype,
+        chat=chat,
+        bertscore=bertscore,
+        bertscore_layer=bertscore_layer,
+    )
+    with progress() as shown, without_bars(), _says_how_to_go_on():
+        shown.begin("preparing the run")
+        train = shown.counted("fine-tuning steps")
+
+        def trained(step: Step) -> None:
+            train(step.index, step.steps)
+
+        tables = run_studies(
+            settings,
+            out,
+            device=device,
+            retry_failed=retry_failed,
+            ray_workers=ray,
+            on_progress=shown.counted("cells"),
+            on_training=trained,
+            on_note=lambda text: shown.note(f"note: {text}"),
+        )
+    if as_json:
+        typer.echo(json.dumps(tables))
+    else:
+        console().print(study_table(tables))
+        say(f"saved: {out / 'tables.json'}; pictures: guide-ext study report {out}")
+    failed = sum(study["failed"] for study in tables["progress"].values())
+    if failed:
+        say(f"note: {failed} cells failed; tables.json says why", err=True)
+        raise typer.Exit(_FINISHED_PARTLY)
+
+
+@contextmanager
+def _says_how_to_go_on() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("stopped; what is done is saved, and the same command goes on", err=True)
+        raise
+
+
+def status(run: RunArgument, as_json: JsonOption = False) -> None:
+    """Tell how far a run is."""
+    from guide_ext.studies.run.progress import read_plan
+
+    plan = read_plan(run)
+    counts = {name: plan.count(cells) for name, cells in plan.by_study.items()}
+    if as_json:
+        typer.echo(json.dumps({name: vars(count) for name, count in counts.items()}))
+        return
+    for name, count in counts.items():
+        failed = f", {count.failed} failed" if count.failed else ""
+        say(f"{name:12} {count.done} of {count.total} cells done{failed}")
+
+
+def report(
+    run: RunArgument,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the report. Default: the run's.")
+    ] = None,
+) -> None:
+    """Make the page and the figures of a run, finished or not."""
+    from guide_ext.studies.report.page import write_report
+    from guide_ext.studies.run.write_tables import write_tables
+
+    if out is not None and out.exists() and not out.is_dir():  # before the work
+        raise ValueError(f"--out must be a folder, got the file {str(out)!r}")
+    tables: dict[str, Any] = write_tables(run)
+    saved = write_report(tables, out or run)
+    for path in saved:
+        say(f"saved: {path}")

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The demonstration: plain against guided answers, counted, timed and drawn."""

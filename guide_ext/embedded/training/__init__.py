@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""How the embedded model was trained: curriculum, tokenizer, network, loop."""

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Influence of a transformers model while it runs."""

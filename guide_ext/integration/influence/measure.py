@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: MIT
+"""Measure Influence while a model runs: on a prompt, and on every token that it generates."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from guide_ext.influence.forms import Form, form_named
+from guide_ext.influence.result import Influence
+from guide_ext.integration.influence.hooks import requesting
+from guide_ext.integration.influence.state import InfluenceState, Request
+
+
+def influence(
+    model: Any,
+    inputs: Mapping[str, Any],
+    *,
+    form: str = "paper",
+    groups: Sequence[str] | None = None,
+    by_head: bool = False,
+) -> Influence:
+    """Measure how far groups of tokens of a prompt reach into each of its tokens, at every layer.
+
+    One forward pass, of which it takes a few percent more; memory grows with layers · tokens ·
+    groups, and nothing with the square of the tokens. With ``guide_bias`` among the inputs it is
+    the Influence under that bias.
+
+    Args:
+        model: An enabled model.
+        inputs: What `encode` made of prompts with ``<?->`` tags; or arguments of the model's
+            `forward` with ``guide_seed``, ``[batch, groups, tokens]``, 1 on the tokens of a group.
+        form: Which recursion: see `guide_ext.influence.form_named`.
+        groups: Names of the groups; None for those of the tags.
+        by_head: Whether to keep what each head saw, too.
+
+    Returns:
+        Influence, ``[batch, layers + 1, groups, tokens]``.
+
+    Raises:
+        UnsupportedModelError: If what an attention layer adds to the residual stream cannot be
+            found.
+        ValueError: If the model is not enabled, or nothing is marked.
+
+    Example:
+        >>> import torch
+        >>> from guide_ext import integration as guide
+        >>> model, tokenizer = guide.load_embedded()
+        >>> inputs = guide.encode(model, tokenizer, "<?rule->Summarize in French<-?rule>: the cat")
+        >>> measured = guide.influence(model, inputs)
+        >>> measured.groups, measured.values.shape[1] == model.config.num_hidden_layers + 1
+        (('rule',), True)
+
+    """
+    seed, names = _seed_of(inputs, groups)
+    return _measured(model, inputs, seed, names, Request(model, form_named(form), by_head))
+
+
+def norm_ratios(model: Any, inputs: Mapping[str, Any]) -> Tensor:
+    """Measure how much larger the residual stream is than what attention adds to it.
+
+    Args:
+        model: An enabled model.
+        inputs: Arguments of the model's `forward` with ``input_ids``; marks steer, if any.
+
+    Returns:
+        ``r = |E| / |U|``, L2, of every token at every attention layer, ``[batch, layers,
+        tokens]``, float32; NaN on padding.
+
+    Raises:
+        UnsupportedModelError: If what an attention layer adds to the residual stream cannot be
+            found.
+        ValueError: If the model is not enabled.
+
+    Source:
+        The paper, App. A, Fig. 3 left.
+
+    Example:
+        >>> from guide_ext import integration as guide
+        >>> model, tokenizer = guide.load_embedded()
+        >>> inputs = guide.encode(model, tokenizer, "Summarize in French: the cat sleeps.")
+        >>> norm_ratios(model, inputs).shape[1] == model.config.num_hidden_layers
+        True
+
+    """
+    rows, tokens = inputs["input_ids"].shape
+    nothing = torch.zeros(rows, 1, tokens, device=inputs["input_ids"].device)
+    measured = _measured(model, inputs, nothing, ("",), Request(model, _RATIO))
+    found = measured.values[:, 1:, 0]
+    return found.masked_fill(~measured.mask[:, None], float("nan"))
+
+
+def _ratio(previous: Tensor, attended: Tensor, residual: Tensor, update: Tensor) -> Tensor:
+    return residual / update
+
+
+# A recursion that forgets what was before: the level above a layer is the ratio there.
+_RATIO = Form("ratio", 2, False, False, _ratio)
+
+
+def _measured(
+    model: Any, inputs: Mapping[str, Any], seed: Tensor, names: tuple[str, ...], request: Request
+) -> Influence:
+    forward = {name: value for name, value in inputs.items() if name != "guide_seed"}
+    with requesting(request), torch.no_grad():
+        model(**forward, **_without_logits(model), guide_seed=seed, use_cache=False)
+    state = request.state
+    if state is None:
+        raise RuntimeError("the model ran without its own forward(): nothing was measured")
+    tokens = seed.shape[2]
+    return _result(state.stacked(tokens), state, names, forward, tokens, request)
+
+
+def generate_with_influence(
+    model: Any,
+    inputs: Mapping[str, Any],
+    *,
+    form: str = "paper",
+    groups: Sequence[str] | None = None,
+    **generation: Any,
+) -> tuple[Any, Influence]:
+    """Generate, and measure the Influence of groups of the prompt on every token on the way.
+
+    Nothing is computed twice: every step reads the Influence of earlier tokens where the cache
+    holds their keys.
+
+    Args:
+        model: An enabled model.
+        inputs: As for `influence`.
+        form: Likewise.
+        groups: Likewise.
+        **generation: Arguments of the model's `generate()`: sampling, beams, caches.
+
+    Returns:
+        What `generate()` returns, and the Influence of its sequences up to the last token but one:
+        the last is written and not read, so it has none.
+
+    Raises:
+        UnsupportedModelError: As `influence` does.
+        ValueError: Likewise; or if the cache has been filled without measuring.
+
+    Example:
+        >>> from guide_ext import integration as guide
+        >>> model, tokenizer = guide.load_embedded()
+        >>> inputs = guide.encode(model, tokenizer, "<?rule->Summarize in French<-?rule>: the cat")
+        >>> output, measured = guide.generate_with_influence(model, inputs, max_new_tokens=4)
+        >>> measured.values.shape[3] == output.shape[1] - 1
+        True
+
+    """
+    seed, names = _seed_of(inputs, groups)
+    if not isinstance(inputs.get("input_ids"), Tensor):
+        raise ValueError(
+            "inputs must have input_ids, [batch, tokens], so that every token of the answer has "
+            f"its place, got {', '.join(inputs)}"
+        )
+    request = Request(model, form_named(form))
+    wants_dict = generation.pop("return_dict_in_generate", False)
+    given = generation.get("generation_config")
+    if given is None:
+        generation["return_dict_in_generate"] = True
+    else:  # transformers warns of settings beside those
+        generation["generation_config"] = copy.copy(given)
+        generation["generation_config"].return_dict_in_generate = True
+    with requesting(request):
+        output = model.generate(**{**inputs, "guide_seed": seed}, **generation)
+    sequences = output.sequences
+    state = request.state
+    if state is None:
+        raise RuntimeError("generate() ran without the model's own steps: nothing was measured")
+    beam_indices = getattr(output, "beam_indices", None)
+    described = {
+        "input_ids": sequences[:, :-1],
+        "attention_mask": _present(
+            sequences, seed.shape[2], inputs.get("attention_mask"), beam_indices,
+            _end_tokens(model, generation),
+        ),
+    }  # fmt: skip
+    values = _of_sequences(state, beam_indices, sequences)
+    result = _result(values, state, names, described, seed.shape[2], request)
+    return (output if wants_dict else sequences), result
+
+
+def _seed_of(
+    inputs: Mapping[str, Any], groups: Sequence[str] | None
+) -> tuple[Tensor, tuple[str, ...]]:
+    seed = inputs.get("guide_seed")
+    if not isinstance(seed, Tensor) or seed.dim() != 3 or 0 in seed.shape:
+        raise ValueError(
+            "inputs must have guide_seed, [batch, groups, tokens], 1 on the tokens of a group, got "
+            f"{list(seed.shape) if isinstance(seed, Tensor) else type(seed).__name__}; mark text "
+            "with <?-> ... <-?>, and guide_ext.integration.encode() makes it"
+        )
+    text = inputs.get("input_ids", inputs.get("inputs_embeds"))
+    if isinstance(text, Tensor) and text.dim() > 1 and text.shape[1] != seed.shape[2]:
+        raise ValueError(
+            f"guide_seed must be [batch, groups, tokens] with {text.shape[1]} tokens, as the text "
+            f"has, got shape {list(seed.shape)}; put 0 where nothing is marked"
+        )
+    names = tuple(getattr(inputs, "groups", ()) if groups is None else groups)
+    if groups is None and len(names) != seed.shape[1]:
+        names = tuple(str(index) for index in range(seed.shape[1]))
+    if len(names) != seed.shape[1]:
+        raise ValueError(
+            f"groups must name the {seed.shape[1]} groups of guide_seed, got {list(names)}"
+        )
+    return seed, names
+
+
+def _without_logits(model: Any) -> dict[str, int]:
+    """Ask for the logits of one token: those of all take more memory than everything else."""
+    parameters = inspect.signature(model.forward).parameters
+    return {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+
+
+def _of_sequences(state: InfluenceState, beam_indices: Tensor | None, sequences: Tensor) -> Tensor:
+    """Return the levels of every sequence, ``[rows, levels, groups, tokens]``.
+
+    Rows of the state are those of the cache. Beam search moves them at every step, and its winners
+    may have ended long before: they are put together from what each step wrote, see
+    `InfluenceState.history`.
+    """
+    tokens = sequences.shape[1] - 1
+    if beam_indices is None:
+        return state.stacked(tokens)
+    rows = []
+    for path in beam_indices.tolist():
+        parts = [state.history[step][row] for step, row in enumerate(path) if row >= 0]
+        found = torch.cat(parts, dim=-1)[:, :, :tokens]
+        rows.append(F.pad(found, (0, tokens - found.shape[-1])))
+    return torch.stack(rows)
+
+
+def _present(
+    sequences: Tensor,
+    prompt: int,
+    mask: Tensor | None,
+    beam_indices: Tensor | None,
+    end_tokens: list[int],
+) -> Tensor:
+    """Tell tokens from padding, before the prompt and behind the end, ``[rows, tokens - 1]``."""
+    sequences = sequences.cpu()
+    present = torch.ones_like(sequences, dtype=torch.bool)
+    if mask is not None:
+        repeats = sequences.shape[0] // mask.shape[0]
+        present[:, : mask.shape[1]] = mask.bool().cpu().repeat_interleave(repeats, 0)
+    if beam_indices is not None:
+        written = (beam_indices.cpu() >= 0).sum(1, keepdim=True)
+        # The last token of each is written and not read.
+        return (present & (torch.arange(sequences.shape[1]) < prompt + written - 1))[:, :-1]
+    ends = torch.isin(sequences[:, prompt:], torch.tensor(end_tokens, dtype=sequences.dtype))
+    present[:, prompt:] &= ends.cumsum(1) - ends.long() == 0
+    return present[:, :-1]
+
+
+def _end_tokens(model: Any, generation: Mapping[str, Any]) -> list[int]:
+    """Return the tokens that end a sequence, as `generate()` finds them."""
+    configs = (generation.get("generation_config"), model.generation_config)
+    found = generation.get("eos_token_id")
+    for config in configs:
+        found = getattr(config, "eos_token_id", None) if found is None else found
+    if found is None:
+        return []
+    return [int(token) for token in (found if isinstance(found, list | tuple) else [found])]
+
+
+def _result(
+    values: Tensor,
+    state: InfluenceState,
+    names: tuple[str, ...],
+    described: Mapping[str, Any],
+    prompt_tokens: int,
+    request: Request,
+) -> Influence:
+    values = values.float().cpu()
+    ids = described.get("input_ids")
+    mask = described.get("attention_mask")
+    present = torch.ones(values.shape[0], values.shape[3], dtype=torch.bool)
+    if mask is not None:
+        present = mask.bool().cpu()
+    by_head = None
+    if request.keeps_heads:
+        by_head = torch.stack([torch.cat(parts, dim=3) for parts in state.by_head], dim=1)
+        by_head = by_head[:, :, : len(names)].float().cpu()
+        by_head = by_head * present[:, None, None, None]
+    return Influence(
+        values=values * present[:, None, None],
+        groups=names,
+        form=request.form.name,
+        mask=present,
+        prompt_tokens=prompt_tokens,
+        token_ids=None if ids is None else ids.cpu(),
+        by_head=by_head,
+    )

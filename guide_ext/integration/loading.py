@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: MIT
+"""Load a checkpoint and its tokenizer, ready for steering."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from guide_ext.integration.checkpoint import check_model, read_model, read_tokenizer
+from guide_ext.integration.enable import enable
+
+# What models compute in; torch has other dtypes, for storage.
+DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+
+
+def load_tokenizer(name: str) -> Any:
+    """Load a tokenizer ready for generation: left padding, a padding token.
+
+    Args:
+        name: A local folder or a hub id.
+
+    Raises:
+        OSError: The tokenizer cannot be found or read.
+
+    Example:
+        >>> from importlib.resources import files
+        >>> folder = files("guide_ext").joinpath("embedded", "model")
+        >>> tokenizer = load_tokenizer(str(folder))
+        >>> tokenizer.padding_side, tokenizer.pad_token is not None
+        ('left', True)
+
+    """
+    tokenizer = read_tokenizer(name)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load(
+    name: str, *, dtype: str = "auto", device: str | None = None, steerable: bool = True
+) -> tuple[PreTrainedModel, Any]:
+    """Load a checkpoint and its tokenizer and prepare the model for steering.
+
+    Args:
+        name: A local folder or a hub id, as ``from_pretrained`` takes it.
+        dtype: ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"float64"``. Auto is
+            as stored, and on a CPU that has no instructions for products in that dtype float32,
+            which is many times as fast there.
+        device: Where to put the model, e.g. ``"cuda:0"``. Default: a GPU if there is one, else CPU.
+        steerable: False leaves the model as it was loaded, as the baseline of a comparison.
+
+    Returns:
+        The model, in evaluation mode, enabled where ``steerable``; the tokenizer, padding left.
+
+    Raises:
+        ValueError: There is no such dtype or device, or the model cannot be steered exactly.
+        OSError: The checkpoint cannot be found or read, or lacks weights.
+
+    Example:
+        >>> from importlib.resources import files
+        >>> from guide_ext import integration as guide
+        >>> folder = files("guide_ext").joinpath("embedded", "model")
+        >>> model, tokenizer = load(str(folder), dtype="float32", device="cpu")
+        >>> guide.is_enabled(model), model.dtype
+        (True, torch.float32)
+
+    """
+    if dtype not in DTYPES:
+        msg = f"dtype must be one of {', '.join(map(repr, DTYPES))}, got {dtype!r}"
+        raise ValueError(msg)
+    where = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    check_model(name)
+    tokenizer = load_tokenizer(name)
+    model = read_model(name, dtype=dtype, device=where).to(where).eval()
+    return (enable(model) if steerable else model), tokenizer
+
+
+def _device(name: str) -> torch.device:
+    """Return a device of this machine; raise ValueError where there is no such one."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError, NotImplementedError) as error:
+        reason = str(error).split("\n")[0]
+        msg = f"device must be one of this machine, such as 'cpu', got {name!r}: {reason}"
+        raise ValueError(msg) from None
+    if device.type == "meta":
+        raise ValueError("device must be one of this machine, got 'meta', which holds no numbers")
+    return device

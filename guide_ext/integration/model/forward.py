@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: MIT
+"""A `forward` whose signature names the steering arguments.
+
+transformers' Trainer asks the signature of `forward` which columns of a data set to keep, and drops
+every other one without a word. The hooks of `enable` do the work: they take the arguments out
+before `forward` runs. Where they have not run, the arguments are still there, and are not ignored.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from guide_ext.integration.call.arguments import NAMES_ATTRIBUTE, STEERING_ARGUMENTS, with_steering
+from guide_ext.integration.model.state import is_enabled
+
+# How objects are made anew whose class says nothing about it.
+_PLAIN_MAKERS = (copyreg.__newobj__, copyreg.__newobj_ex__)  # type: ignore[attr-defined]
+
+
+def name_steering(model: Any) -> None:
+    """Let the signature of a model's `forward` name the steering arguments.
+
+    The model gets a class of its own, derived from the one it has and of the same name, as
+    `fully_shard` gives it one: a method on the model itself would be foreign to the copies of
+    `DataParallel`, to `torch.export` and to accelerate. Where something stands on the model
+    already, such as accelerate's hooks, it is wrapped as well.
+
+    Args:
+        model: A transformers model; left alone if it has had its class.
+
+    """
+    found = model.__dict__.get("forward")
+    if found is not None and not _names_steering(found):
+        model.__dict__["forward"] = _InstanceForward(model, found)
+    kind: Any = type(model)
+    if not _names_steering(kind.forward):
+        model.__class__ = _named_class(kind, kind.forward)
+
+
+def _names_steering(forward: Callable[..., Any]) -> bool:
+    return STEERING_ARGUMENTS[0] in inspect.signature(forward).parameters
+
+
+@functools.cache
+def _named_class(base: Any, original: Any) -> Any:
+    """Make the class of enabled models that were of class `base`, with `original` as forward."""
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        name = _steering_in(kwargs)
+        if name is not None:
+            return _before_hooks(self, name, args, kwargs)
+        return base.forward(self, *args, **kwargs)
+
+    def validate(self: Any, given: dict[str, Any]) -> None:
+        # generate() lets pass what forward names; some models then drop it on the way there.
+        names = [name for name in STEERING_ARGUMENTS if given.get(name) is not None]
+        if names and not is_enabled(self):
+            raise _not_enabled(self, names[0])
+        base._validate_model_kwargs(self, given)
+
+    def reduce(self: Any, protocol: Any) -> Any:
+        make, arguments, *rest = super(named, self).__reduce_ex__(max(protocol, 2))  # type: ignore[misc]
+        if type(self) is not named or make not in _PLAIN_MAKERS:
+            return (make, arguments, *rest)  # a class that says itself how it is made
+        # By the class that its name leads to. A disabled model needs nothing of ours any more.
+        return (_new if is_enabled(self) else base.__new__, (base,), *rest)
+
+    attributes = {
+        "forward": _described(forward, original),
+        "__reduce_ex__": reduce,
+        "__module__": base.__module__,
+        "__qualname__": base.__qualname__,
+        "__doc__": base.__doc__,
+    }
+    if hasattr(base, "_validate_model_kwargs"):
+        attributes["_validate_model_kwargs"] = validate
+    named = type(base)(base.__name__, (base,), attributes)
+    return named
+
+
+def _new(base: Any) -> Any:
+    """Make an object of the class of enabled models, as pickle wants it."""
+    named = _named_class(base, base.forward)
+    return named.__new__(named)
+
+
+class _InstanceForward:
+    """Stand-in for a forward that stands on a model, such as that of accelerate's hooks.
+
+    An object and not a closure, so that a copied or pickled model calls itself and not the first.
+    """
+
+    def __init__(self, model: Any, found: Callable[..., Any]) -> None:
+        """Stand in for `found`, which stood on `model`."""
+        self._model = model
+        self._found = found
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """The signature of what stood there, with the steering arguments."""
+        return with_steering(inspect.signature(self._found))
+
+    @property
+    def _guide_names(self) -> tuple[str, ...]:
+        """The names of its parameters, see `arguments.named`."""
+        return tuple(self.__signature__.parameters)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model; see its `forward`."""
+        name = _steering_in(kwargs)
+        if name is not None:
+            return _before_hooks(self._model, name, args, kwargs)
+        return self._found(*args, **kwargs)
+
+
+def _steering_in(kwargs: dict[str, Any]) -> str | None:
+    """Return the name of a steering argument that no hook has taken out, known or not."""
+    for name, value in kwargs.items():
+        if name.startswith("guide_") and value is not None:
+            return name
+    return None
+
+
+def _described(forward: Any, original: Any) -> Any:
+    """Give a stand-in the name, the documentation and the signature of the original."""
+    functools.update_wrapper(forward, original)
+    # Who unwraps a forward, as accelerate does, shall stop here.
+    del forward.__wrapped__
+    signature = with_steering(inspect.signature(original))
+    forward.__signature__ = signature
+    names = [name for name in signature.parameters if name != "self"]
+    setattr(forward, NAMES_ATTRIBUTE, tuple(names))
+    return forward
+
+
+def _before_hooks(model: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Serve a call with steering arguments that no hook has taken out.
+
+    Somebody called `model.forward()`, which runs no hooks; or the model is not enabled.
+    """
+    if is_enabled(model):
+        return model(*args, **kwargs)
+    raise _not_enabled(model, name)
+
+
+def _not_enabled(model: Any, name: str) -> ValueError:
+    return ValueError(
+        f"{name} must go to an enabled model, got a {type(model).__name__} that is not, or no "
+        "longer; call guide_ext.integration.enable(model), or leave it out to run the model "
+        f"unsteered (dataset.remove_columns({name!r}), where Trainer passes it on)"
+    )

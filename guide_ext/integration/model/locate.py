@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: MIT
+"""Find where a model keeps what Influence needs: the residual stream E and the update U.
+
+E is the input of a decoder layer. U is what its attention block adds to E: the output of the
+attention module, or of a norm, a projection or a multiplier behind it, which models name as they
+please. So nothing is read from names. A tiny input runs through the model, and every candidate is
+tried: U is right if a later module of the layer reads ``E + s·U``, or if the layer returns it,
+alone or beside what runs in parallel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from guide_ext.integration.model.parallel import HeadGroup, group_of
+from guide_ext.integration.model.verify import UnsupportedModelError, tiny_run
+
+# Modules behind the attention module that are followed.
+_LONGEST_CHAIN = 4
+# Largest difference between a vector and E + s·U, relative to s·U, beside rounding.
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
+_HALF_TOLERANCE = 2e-2
+_SMALLEST_SCALE = 1e-3
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one attention layer keeps E and U.
+
+    Attributes:
+        layer: Module whose input is E.
+        update: Module whose output, times `scale`, is added to E.
+        scale: A residual multiplier, mostly 1.
+
+    """
+
+    layer: nn.Module
+    update: nn.Module
+    scale: float
+
+
+@dataclass
+class _Call:
+    """What a module read and returned."""
+
+    module: nn.Module
+    read: Tensor
+    returned: Tensor | None = None
+
+
+def locate(model: Any, attention_modules: tuple[nn.Module, ...]) -> tuple[Place, ...]:
+    """Find E and U of every attention layer of a model.
+
+    Args:
+        model: A transformers model that runs on token ids alone, in evaluation mode.
+        attention_modules: Its attention modules, as `verify.Findings` lists them.
+
+    Raises:
+        UnsupportedModelError: If a layer adds something to the residual stream that cannot be told
+            from a few tokens, or a process has but a part of the residual stream.
+
+    """
+    with _recorded(model) as calls:
+        tiny_run(model)
+    parents = {child: parent for parent in model.modules() for child in parent.children()}
+    group = group_of(model)
+    if group is not None:
+        # Of all layers before any other error: one that other processes do not get hangs them.
+        layers = [_decoder_layer(attention, parents) for attention in attention_modules]
+        own = [_call_of(layer, calls) for layer in layers]
+        _refuse_parts(model, group, "reads", [None if call is None else call.read for call in own])
+        _refuse_parts(model, group, "returns", [_returned(call) for call in own])
+    places = []
+    for index, attention in enumerate(attention_modules):
+        layer = _decoder_layer(attention, parents)
+        place = None if layer is None else _place(layer, attention, calls)
+        if place is None:
+            raise UnsupportedModelError(
+                f"Influence must know what attention layer {index} of {type(model).__name__} adds "
+                "to the residual stream, got a layer where no output behind "
+                f"{type(attention).__name__} is what is added; the model can be steered, "
+                "but its Influence cannot be measured"
+            )
+        places.append(place)
+    if group is not None:
+        updates = [_call_of(place.update, calls) for place in places]
+        _refuse_parts(model, group, "adds", [_returned(call) for call in updates])
+    return tuple(places)
+
+
+def _refuse_parts(
+    model: nn.Module, group: HeadGroup, does: str, tensors: Sequence[Tensor | None]
+) -> None:
+    """Refuse a model of which E or U is not whole in every process, as in sequence parallelism."""
+    for index, tensor in enumerate(tensors):
+        if tensor is not None and not group.is_same(tensor):
+            raise UnsupportedModelError(
+                "Influence must see the same residual stream in every process, got attention layer "
+                f"{index} of {type(model).__name__}, which {does} {list(tensor.shape)} here and "
+                "something else in another process; use a tp_plan that splits heads and not tokens"
+            )
+
+
+@contextmanager
+def _recorded(model: nn.Module) -> Iterator[list[_Call]]:
+    """Record what every module reads and returns inside a ``with`` block, in the order of calls."""
+    calls: list[_Call] = []
+    open_calls: dict[nn.Module, _Call] = {}
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        read = args[0] if args else kwargs.get("hidden_states")
+        if isinstance(read, Tensor):
+            open_calls[module] = _Call(module, read)
+            calls.append(open_calls[module])
+
+    def after(module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        returned = _first(output)
+        if module in open_calls and returned is not None:
+            open_calls.pop(module).returned = returned
+
+    handles = [m.register_forward_pre_hook(before, with_kwargs=True) for m in model.modules()]
+    handles += [module.register_forward_hook(after) for module in model.modules()]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _call_of(module: nn.Module | None, calls: list[_Call]) -> _Call | None:
+    return next((call for call in calls if call.module is module), None)
+
+
+def _returned(call: _Call | None) -> Tensor | None:
+    return None if call is None else call.returned
+
+
+def _first(output: object) -> Tensor | None:
+    first = output[0] if isinstance(output, tuple | list) and output else output
+    return first if isinstance(first, Tensor) else None
+
+
+def _decoder_layer(attention: nn.Module, parents: dict[nn.Module, nn.Module]) -> nn.Module | None:
+    """Return the ancestor that stands in the model's list of layers."""
+    module = attention
+    while module in parents:
+        if isinstance(parents[module], nn.ModuleList) and module is not attention:
+            return module
+        module = parents[module]
+    return None
+
+
+def _place(layer: nn.Module, attention: nn.Module, calls: list[_Call]) -> Place | None:
+    """Try what follows the attention module, one after the other, and take what fits best."""
+    own = _call_of(layer, calls)
+    inside = set(layer.modules()) - {layer}
+    within = [call for call in calls if call.module in inside and call.returned is not None]
+    link = _call_of(attention, within)
+    if own is None or own.returned is None:
+        return None
+    best: tuple[float, Place] | None = None
+    for _ in range(_LONGEST_CHAIN):
+        if link is None or link.returned is None:
+            break
+        if link.returned.numel() == own.read.numel():
+            fit = _best_fit(link, own, within)
+            if fit is not None and (best is None or fit.miss < best[0] / 2):
+                best = fit.miss, Place(layer, link.module, fit.scale)
+        link = _next_link(link, within)
+    return None if best is None else best[1]
+
+
+def _next_link(link: _Call, within: list[_Call]) -> _Call | None:
+    """Return the module that reads what the last one returned; of nested ones, the innermost."""
+    behind = [call for call in within if _same(call.read, link.returned)]
+    behind = [call for call in behind if call.module is not link.module]
+    inner = [call for call in behind if not list(call.module.children())]
+    return next(iter(inner or behind), None)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    scale: float  # s of E + s·U
+    miss: float  # what is left, relative to s·U
+
+
+def _best_fit(link: _Call, layer: _Call, within: list[_Call]) -> _Fit | None:
+    """Look for ``E + s·U``: read by a module of the layer, or returned by the layer."""
+    residual = layer.read
+    update = link.returned
+    if update is None or layer.returned is None:
+        return None
+    update = update.reshape(residual.shape)
+    sums = [call.read for call in within if call.read.numel() == residual.numel()]
+    fits = [_fit(total.reshape(residual.shape), residual, update) for total in sums]
+    if layer.returned.shape == residual.shape:
+        fits.append(_fit(layer.returned, residual, update))
+        for call in within:  # in parallel: the layer returns E + U + f(E)
+            other = call.returned
+            if other is None or other.shape != residual.shape or call.module is link.module:
+                continue
+            fit = _fit(layer.returned - other, residual, update)
+            if fit is not None and abs(fit.scale - 1) < _HALF_TOLERANCE:
+                fits.append(fit)
+    return min((fit for fit in fits if fit is not None), key=lambda fit: fit.miss, default=None)
+
+
+def _fit(total: Tensor, residual: Tensor, update: Tensor) -> _Fit | None:
+    """Solve ``total = residual + s·update`` by least squares; None if it does not hold."""
+    tolerance = _TOLERANCE.get(residual.dtype, _HALF_TOLERANCE)
+    rounding = torch.finfo(residual.dtype).eps / 2 * float(total.double().norm())
+    difference, update = total.double() - residual.double(), update.double()
+    scale = float((difference * update).sum() / (update * update).sum().clamp(min=1e-300))
+    size = abs(scale) * float(update.norm())
+    # Below that, rounding hides what was added.
+    if not (abs(scale) >= _SMALLEST_SCALE and size > 4 * rounding):  # NaN too
+        return None
+    rest = float((difference - scale * update).norm())
+    return _Fit(scale, rest / size) if rest <= tolerance * size + rounding else None
+
+
+def _same(one: Tensor, other: Tensor | None) -> bool:
+    if other is None:
+        return False
+    return one is other or (one.data_ptr() == other.data_ptr() and one.shape == other.shape)

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: MIT
+"""What `enable` leaves on a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from guide_ext.integration.model.verify import Findings
+
+STATE_ATTRIBUTE = "_guide_state"
+
+
+@dataclass
+class State:
+    """What `enable` did to a model, kept on the model so that copies of it take it along.
+
+    Attributes:
+        findings: What the calibration run found.
+        implementations_before: Every config with its attention implementation of before.
+        methods_before: What stood on the model under the names of the methods that were replaced,
+            None where only its class had one.
+        handles: The hooks.
+        is_watched: Whether hooks for Influence are among them; the first measurement adds them.
+
+    """
+
+    findings: Findings
+    implementations_before: list[tuple[Any, Any]]
+    methods_before: dict[str, Any]
+    handles: list[RemovableHandle] = field(default_factory=list)
+    is_watched: bool = False
+
+
+def state_of(model: nn.Module) -> State:
+    """Return the state of an enabled model."""
+    state: State = model.__dict__[STATE_ATTRIBUTE]
+    return state
+
+
+def forget_compiled_call(model: nn.Module) -> None:
+    """Drop what generate() compiled: dynamo would not notice that hooks have come or gone."""
+    model.__dict__.pop("_compiled_call", None)
+
+
+def is_enabled(model: nn.Module) -> bool:
+    """Say whether `enable` prepared this model.
+
+    Args:
+        model: Any module.
+
+    Example:
+        >>> import torch
+        >>> from guide_ext import integration as guide
+        >>> guide.is_enabled(torch.nn.Linear(1, 1))
+        False
+
+    """
+    return STATE_ATTRIBUTE in getattr(model, "__dict__", {})
+
+
+def table_size(model: nn.Module) -> tuple[int, int]:
+    """Return (layers, heads) of the strength table of an enabled model.
+
+    Layers count the attention layers that steering reaches, in the order of their calls; heads
+    those of a layer, in all processes that share the model.
+
+    Args:
+        model: An enabled model.
+
+    Raises:
+        ValueError: If the model is not enabled.
+
+    Example:
+        >>> from transformers import LlamaConfig, LlamaForCausalLM
+        >>> from guide_ext import integration as guide
+        >>> config = LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=32,
+        ...                      num_hidden_layers=2, num_attention_heads=4)
+        >>> guide.table_size(guide.enable(LlamaForCausalLM(config)))
+        (2, 4)
+
+    """
+    if not is_enabled(model):
+        raise ValueError(
+            f"model must be enabled, got a {type(model).__name__} that is not; "
+            "call guide_ext.integration.enable(model) first"
+        )
+    findings = state_of(model).findings
+    return len(findings.layers), findings.num_heads
+
+
+def strength_size(model: nn.Module) -> tuple[int, int]:
+    """Return `table_size`, of a model whose layers and heads are all known here.
+
+    Raises:
+        ValueError: If the model is not enabled, or a table would miss the layers or heads of
+            another process.
+
+    """
+    size = table_size(model)
+    refuse_unknown_part(model, "guide_strength")
+    return size
+
+
+def refuse_unknown_part(model: nn.Module, what: str) -> None:
+    """Refuse what needs every layer and head of a model.
+
+    Raises:
+        ValueError: If the model is split over processes in a way that hides some.
+
+    """
+    part = state_of(model).findings.unknown_part
+    if part:
+        raise ValueError(
+            f"{what} must go to a model with all its layers and heads, in one process or spread "
+            f"over several by DistributedConfig(tp_size=...), got {part}"
+        )

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: MIT
+"""Find out, on a tiny input, whether a steered step from a cache is that of the whole text.
+
+Without a cache the bias and the input begin at the same token. With one they do not, and how far
+they are apart is read from the arguments of the call, whose names transformers has changed before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from guide_ext.integration.call.caches import CACHE_ARGUMENTS
+from guide_ext.integration.model.parallel import is_pipelined
+from guide_ext.integration.model.verify import (
+    Findings,
+    UnsupportedModelError,
+    evaluation,
+    tiny_batch,
+    tolerance,
+)
+
+# Nats on one token: enough for the logits of any model to tell whether it was there.
+_DELTA = 4.0
+
+
+def check_cached_step(model: Any, findings: Findings) -> None:
+    """Compare the last token of a text, read from a cache, with the same token of the whole text.
+
+    One row is steered and one is not: what a model itself computes otherwise from a cache, as by
+    rounding that sends a token to another expert, is in both. There is nothing to compare in a
+    model that returns no cache when asked for one, or that fails with one when it is not steered:
+    whoever tries will hear of it.
+
+    Args:
+        model: An enabled model.
+        findings: What `verify.calibrate` found.
+
+    Raises:
+        UnsupportedModelError: If the steered rows differ, or the step fails only when steered.
+
+    """
+    if is_pipelined(model):
+        return  # refuses caches
+    name = type(model).__name__
+    input_ids = tiny_batch(model)[0][1:].expand(2, -1)
+    bias = torch.zeros(input_ids.shape)
+    bias[0, -2] = _DELTA  # in the cache, and inside of any window
+    with evaluation(model), torch.no_grad():
+        try:
+            found = _cached_step(model, findings.cache_argument, input_ids, bias)
+            if found is None:
+                return
+            whole = model(input_ids=input_ids, guide_bias=bias, use_cache=False)[0][:, -1]
+        except (MemoryError, torch.OutOfMemoryError, UnsupportedModelError):
+            raise
+        except Exception as error:
+            if _fails_unsteered(model, findings.cache_argument, input_ids):
+                return
+            raise UnsupportedModelError(
+                f"enable() must be able to steer {name} with a cache, got {error!r}; "
+                "the model was left as it was"
+            ) from error
+    steered, plain = (found.double() - whole.double()).abs().amax(1).tolist()
+    allowed = max(tolerance(whole), 2 * plain)
+    if not steered <= allowed:  # NaN too
+        raise UnsupportedModelError(
+            f"enable() must find the logits of a steered {name} with a cache equal to those "
+            f"without within {allowed:.3g}, got a difference of {steered:.3g}. The bias does not "
+            "keep its tokens there and the model was left as it was; use it unsteered, or report "
+            "the architecture"
+        )
+
+
+def _fails_unsteered(model: Any, cache_argument: str | None, input_ids: Tensor) -> bool:
+    try:
+        _cached_step(model, cache_argument, input_ids, None)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception:
+        return True
+    return False
+
+
+def _cached_step(
+    model: Any, cache_argument: str | None, input_ids: Tensor, bias: Tensor | None
+) -> Tensor | None:
+    """Read all tokens but the last into a cache, then the last; its logits, or None if no cache."""
+    of_begin = None if bias is None else bias[:, :-1]
+    begun = model(input_ids=input_ids[:, :-1], guide_bias=of_begin, use_cache=True)
+    parts = begun.values() if isinstance(begun, Mapping) else begun
+    cache = next((part for part in parts if isinstance(part, Cache)), None)
+    if cache is None:
+        return None
+    if cache_argument is None:
+        raise UnsupportedModelError(
+            f"enable() must know what {type(model).__name__} calls its cache, "
+            f"{' or '.join(CACHE_ARGUMENTS)}, got a model that returns a "
+            f"{type(cache).__name__} and takes it under none of these names"
+        )
+    step = {"input_ids": input_ids[:, -1:], cache_argument: cache, "use_cache": True}
+    logits: Tensor = model(**step, guide_bias=bias)[0][:, -1]
+    return logits

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: MIT
+"""The documented face of the op: attention with a bias per key and a read-out per key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from guide_ext.op import dispatch, registration
+from guide_ext.op.argument_types import check_types
+from guide_ext.op.checks import check_arguments
+
+_SHORTHAND_DIMS = 2  # [1 or batch, seqlen_k]
+
+
+def biased_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_bias: Tensor | None = None,
+    influence: Tensor | None = None,
+    attn_bias: Tensor | None = None,
+    sinks: Tensor | None = None,
+    q_start: Tensor | None = None,
+    *,
+    is_causal: bool = False,
+    window_left: int = -1,
+    window_right: int = -1,
+    scale: float | None = None,
+    softcap: float = 0,  # no float: torch.compile would make a symbol of it, and compile twice
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Attend with a bias on chosen keys and read off how much of a mark each query gathers.
+
+    One pass over the keys, O(seqlen) memory, computes for row ``i``, in this order::
+
+        score_k = scale * query_i . key_k                   (softcap * tanh(. / softcap) if softcap)
+        score_k = score_k + key_bias_k + attn_bias_k
+        visible   k <= q_start + i (is_causal), q_start + i - window_left <= k,
+                  k <= q_start + i + window_right, attn_bias True
+        prob    = softmax of score over the visible keys, exp(sink) in the denominator
+        out = sum_k prob_k * value_k,  influence_out = sum_k prob_k * influence_k
+
+    Scores, softmax, bias, influence and lse are float32 whatever the operands are; for float64
+    operands all of it is float64, and ``key_bias`` and ``influence`` may be float64 too. A row that
+    sees no key gives out 0, influence 0 and lse -inf. A `key_bias` of zeros gives the same bits as
+    none, and two equal calls give the same bits. Values are not checked: NaN or +inf in `key_bias`
+    makes the rows that see it NaN. Whatever its dot products are, a hidden key has weight 0, but
+    its `value` and `influence` must be finite: 0 times NaN is NaN. The gradients are those of what
+    is seen: a hidden key takes no part in them, whatever its dot products are, and its own are
+    0.
+
+    Of all biases -inf alone hides a key: a row whose keys all carry
+    ``torch.finfo(torch.float32).min`` averages them. Beyond 2.3e38 in magnitude, though, numbers
+    may saturate, as the kernels need not compute in nats: biases and sinks count as equal there,
+    lse says no more than that it is so large, and `key_bias` and `attn_bias` of a key together
+    should not get there.
+
+    Differentiable once, in reverse mode, with respect to every floating input; `torch.func.grad`,
+    `vjp`, `jacrev` and `vmap` work too. Forward-mode and second derivatives raise
+    `NotImplementedError`. Works under `torch.compile`, `torch.export`, `torch.autocast` (which
+    casts query, key and value alone) and inference mode.
+    Sizes and windows may be symbols under the compiler, sizes that the data decides too; `scale`
+    and `softcap` are compiled in, as the scale of SDPA is: another value compiles again.
+    Inputs that no kernel takes are computed block by block in PyTorch: same results, slower;
+    `explain_dispatch` tells.
+
+    Args:
+        query: ``[batch, num_heads, seqlen_q, head_dim]``, bfloat16, float16, float32 or float64;
+            any strides, last dimension contiguous.
+        key: ``[batch, num_kv_heads, seqlen_k, head_dim]``, dtype of `query`. `num_heads` is a
+            multiple of `num_kv_heads`: query head ``h`` reads key and value head
+            ``h // (num_heads // num_kv_heads)``.
+        value: ``[batch, num_kv_heads, seqlen_k, head_dim_v]``, dtype of `query`.
+        key_bias: Added to the scores of a key, nats: +1 multiplies its odds by e, -inf hides it.
+            float32, ``[1 or batch, 1 or num_heads, seqlen_k]``, or ``[1 or batch, seqlen_k]`` for
+            all heads.
+        influence: What a key is worth in `influence_out`, float32,
+            ``[1 or batch, channels, seqlen_k]``, or ``[1 or batch, seqlen_k]`` for one channel.
+        attn_bias: ``[1 or batch, 1 or num_heads, seqlen_q, seqlen_k]``, bool (True = visible) or
+            floating (added to the scores, nats). The general and slower way.
+        sinks: Logits that join the denominator alone, floating, ``[num_heads]``, nats.
+        q_start: Position on the key axis of query row 0, int32, ``[1 or batch]``, on the device of
+            `query` and read there, without a synchronisation. Default: ``seqlen_k - seqlen_q``, so
+            that the last query stands at the last key.
+        is_causal: A query sees no key to the right of its own position.
+        window_left: Number of keys visible to the left of the own position, -1 for all.
+        window_right: Number of keys visible to the right of it, -1 for all.
+        scale: Factor of the dot products; default ``1 / sqrt(head_dim)``.
+        softcap: Bound of the scores before the biases, as in Gemma 2; 0 for none.
+
+    Returns:
+        ``out``: ``[batch, num_heads, seqlen_q, head_dim_v]``, dtype of `query`; its
+        ``transpose(1, 2)`` is contiguous.
+        ``influence_out``: ``[batch, channels, num_heads, seqlen_q]``, float32, per head; 0 channels
+        without `influence`.
+        ``lse``: ``[batch, num_heads, seqlen_q]``, float32: natural logarithm of the denominator.
+
+    Raises:
+        ValueError: If an argument has a shape, dtype, device, stride or number that the op cannot
+            take: ``biased_attention: <argument> must ..., got ...``.
+        TypeError: If an argument is no tensor, number or bool where it must be one.
+        NotImplementedError: From forward-mode and second derivatives.
+
+    Source:
+        The bias is the one of GUIDE (attention steering by a constant added to the logits of marked
+        tokens); `influence_out` is the attention term of its Influence recursion, per head.
+
+    Example:
+        >>> import torch
+        >>> query, key, value = (torch.zeros(1, 2, 3, 16) for _ in range(3))
+        >>> marked = torch.tensor([[0.0, 1.0, 0.0]])
+        >>> out, share, lse = biased_attention(query, key, value, influence=marked)
+        >>> share[0, 0, 0]
+        tensor([0.3333, 0.3333, 0.3333])
+        >>> bias = torch.log(torch.tensor([[1.0, 4.0, 1.0]]))
+        >>> biased_attention(query, key, value, bias, marked, is_causal=True)[1][0, 0, 0]
+        tensor([0.0000, 0.8000, 0.6667])
+
+    """
+    check_types(
+        "biased_attention",
+        (query, key, value),
+        (key_bias, influence, attn_bias, sinks, q_start),
+        is_causal,
+        window_left,
+        window_right,
+        scale,
+        softcap,
+    )
+    return registration.biased_attention(
+        query,
+        key,
+        value,
+        _with_middle_dim(key_bias),
+        _with_middle_dim(influence),
+        attn_bias,
+        sinks,
+        q_start,
+        is_causal=is_causal,
+        window_left=window_left,
+        window_right=window_right,
+        scale=scale,
+        softcap=softcap,
+    )
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """Which kernel serves a call, and why no faster one does.
+
+    Attributes:
+        kernel: ``"cpu/avx512"``, ``"cuda/sm80"`` and the like for a compiled kernel,
+            ``"chunked PyTorch"`` for the block-by-block implementation.
+        reasons: What keeps the call from something faster, one sentence each; empty when nothing
+            does.
+
+    """
+
+    kernel: str
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Give the kernel and below it the reasons, one per line."""
+        return "\n  - ".join((self.kernel, *self.reasons))
+
+
+def explain_dispatch(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_bias: Tensor | None = None,
+    influence: Tensor | None = None,
+    attn_bias: Tensor | None = None,
+    sinks: Tensor | None = None,
+    q_start: Tensor | None = None,
+    *,
+    is_causal: bool = False,
+    window_left: int = -1,
+    window_right: int = -1,
+    scale: float | None = None,
+    softcap: float = 0.0,
+) -> Dispatch:
+    """Say which kernel `biased_attention` would run for these arguments, and why no faster one.
+
+    Nothing is computed. The arguments are those of `biased_attention`, autocast is not applied.
+
+    Args:
+        query: As in `biased_attention`, like all that follow.
+        key: See `biased_attention`.
+        value: See `biased_attention`.
+        key_bias: See `biased_attention`.
+        influence: See `biased_attention`.
+        attn_bias: See `biased_attention`.
+        sinks: See `biased_attention`.
+        q_start: See `biased_attention`.
+        is_causal: See `biased_attention`.
+        window_left: See `biased_attention`.
+        window_right: See `biased_attention`.
+        scale: See `biased_attention`.
+        softcap: See `biased_attention`.
+
+    Returns:
+        The kernel and the reasons, in words.
+
+    Raises:
+        ValueError: If `biased_attention` would raise it.
+        TypeError: Likewise.
+
+    Example:
+        >>> import torch
+        >>> operand = torch.zeros(1, 1, 4, 8, dtype=torch.float64)
+        >>> print(explain_dispatch(operand, operand, operand).kernel)
+        chunked PyTorch
+
+    """
+    check_types(
+        "biased_attention",
+        (query, key, value),
+        (key_bias, influence, attn_bias, sinks, q_start),
+        is_causal,
+        window_left,
+        window_right,
+        scale,
+        softcap,
+    )
+    check_arguments(
+        query,
+        key,
+        value,
+        _with_middle_dim(key_bias),
+        _with_middle_dim(influence),
+        attn_bias,
+        sinks,
+        q_start,
+        window_left,
+        window_right,
+        scale,
+        softcap,
+    )
+    obstacles = dispatch.obstacles(query, key, value)
+    reasons = list(obstacles)
+    if attn_bias is not None:
+        reasons.append(
+            "attn_bias is dense: every score reads it from memory; key_bias, is_causal, the "
+            "windows and q_start say most masks without it"
+        )
+    limited = is_causal or window_left >= 0 or window_right >= 0
+    if obstacles and q_start is not None and limited:
+        reasons.append(
+            "q_start is read on the device: chunked PyTorch visits hidden blocks of keys too"
+        )
+    if obstacles:
+        return Dispatch("chunked PyTorch", tuple(reasons))
+    kernel, slower_because = dispatch.compiled_kernel(query, key, value, influence)
+    return Dispatch(kernel, (*slower_because, *reasons))
+
+
+def _with_middle_dim(tensor: Tensor | None) -> Tensor | None:
+    """Turn the shorthand [batch, seqlen_k] into [batch, 1, seqlen_k]."""
+    if tensor is not None and tensor.dim() == _SHORTHAND_DIMS:
+        return tensor.unsqueeze(1)
+    return tensor

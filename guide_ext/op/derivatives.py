@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: MIT
+"""How an operator of ours is differentiated: autograd, `torch.func`, and what is refused.
+
+`torch.library.register_autograd` is not used: what it registers takes no part in `torch.func`
+transforms and drops the tangents of forward-mode derivatives, whose results are then zeros.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
+
+import torch
+from torch import Tensor
+from torch._C._functorch import TransformType
+from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
+from torch._subclasses.functional_tensor import FunctorchFunctionalizeAPI
+from torch.autograd import forward_ad
+
+from guide_ext.op import vmap
+
+# Of `biased_attention`: how many tensors it takes, and how many of them have a gradient (all but
+# q_start, the last).
+NUM_TENSORS = 8
+NUM_DIFFERENTIABLE = 7
+
+
+class Call(NamedTuple):
+    """What an operator is called with besides its tensors.
+
+    Attributes:
+        run: Computes the results, below autograd.
+        backward: The operator of the gradients.
+        options: All keyword-only arguments.
+
+    """
+
+    run: Callable[..., tuple[Tensor, ...]]
+    backward: Any
+    options: dict[str, Any]
+
+
+class Attention(torch.autograd.Function):
+    """`biased_attention`, by whichever operator computes it: ``apply(call, *tensors)``."""
+
+    @staticmethod
+    def forward(call: Call, *tensors: Tensor | None) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """Compute the results."""
+        return _below_autograd(call, tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Keep every input and result: the gradients are recomputed from lse."""
+        call, *tensors = inputs
+        ctx.call = call
+        ctx.save_for_backward(*tensors, *output)
+        # Whoever ignores influence_out and lse shall not pay for gradients of zeros.
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Compute the gradients that are wanted."""
+        wanted = list(ctx.needs_input_grad[1 : 1 + NUM_DIFFERENTIABLE])
+        results = ctx.call.backward(
+            *gradients, *ctx.saved_tensors, **ctx.call.options, wanted=wanted
+        )
+        kept = [result if want else None for result, want in zip(results, wanted, strict=True)]
+        return None, *kept, None
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> NoReturn:
+        """Refuse."""
+        _refuse_forward_mode()
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], call: Call, *tensors: Tensor | None) -> Any:
+        """Compute a vectorised call as one of a larger batch."""
+        run = functools.partial(Attention.apply, call)
+        return vmap.forward(run, info.batch_size, in_dims[1:], tensors, call.options)
+
+
+class AttentionBackward(torch.autograd.Function):
+    """The gradients of `biased_attention`: ``apply(call, *gradients, *tensors, *results)``."""
+
+    @staticmethod
+    def forward(call: Call, *tensors: Tensor | None) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """Compute the gradients."""
+        return _below_autograd(call, tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Keep nothing: there is no second derivative."""
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor | None) -> NoReturn:
+        """Refuse."""
+        raise NotImplementedError(
+            "biased_attention: double backward is not implemented; call backward() without "
+            "create_graph, or use guide_ext.reference for second derivatives of small problems"
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> NoReturn:
+        """Refuse."""
+        _refuse_forward_mode()
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], call: Call, *tensors: Tensor | None) -> Any:
+        """Compute a vectorised call as one of a larger batch."""
+        run = functools.partial(AttentionBackward.apply, call)
+        wanted = call.options["wanted"]
+        return vmap.backward(run, info.batch_size, in_dims[1:], tensors, wanted)
+
+
+def _below_autograd(call: Call, tensors: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
+    with torch._C._AutoDispatchBelowAutograd():
+        return call.run(*tensors, **call.options)
+
+
+def _refuse_forward_mode() -> NoReturn:
+    raise NotImplementedError(
+        "biased_attention: forward-mode derivatives (torch.func.jvp, jacfwd, hessian, "
+        "torch.autograd.forward_ad) are not implemented; use reverse mode (torch.func.grad, vjp, "
+        "jacrev, backward()), or guide_ext.reference for small problems"
+    )
+
+
+def register(
+    library: Any,
+    operator: Any,
+    function: type[torch.autograd.Function],
+    backward: Any = None,
+    cast: Callable[..., tuple[Tensor | None, ...]] | None = None,
+) -> None:
+    """Make an operator differentiable.
+
+    Args:
+        library: The `torch.library.Library` that registers it.
+        operator: The overload, such as ``torch.ops.guide.biased_attention.default``.
+        function: `Attention` or `AttentionBackward`.
+        backward: What computes the gradients, for `Attention`.
+        cast: Casts the tensors as autocast would, if that acts on the operator.
+
+    """
+    arguments = operator._schema.arguments
+    # The dispatcher leaves trailing arguments out that equal their defaults.
+    defaults = {
+        a.name: a.default_value for a in arguments if a.kwarg_only and a.has_default_value()
+    }
+    num_tensors = sum(not a.kwarg_only for a in arguments)
+
+    def filled(tensors: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        return tensors + (None,) * (num_tensors - len(tensors))
+
+    def autograd_kernel(keys: Any, *tensors: Tensor | None, **options: Any) -> Any:
+        keys = keys & torch._C._after_autograd_keyset
+        if (
+            torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors)
+        ) or forward_ad._current_level >= 0:
+            run = functools.partial(operator.redispatch, keys)
+            call = Call(run, backward, {**defaults, **options})
+            return function.apply(call, *filled(tensors))  # type: ignore[no-untyped-call]
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator.redispatch(keys, *tensors, **options)
+
+    def transformed_kernel(*tensors: Tensor | None, **options: Any) -> Any:
+        """Serve a call within `torch.func.grad`, `vmap` and the like, the outermost first."""
+        tensors = filled(tensors)
+        transform = retrieve_current_functorch_interpreter()
+        if transform.key() == TransformType.Functionalize:  # for which Functions have no rule
+            functional: Any = FunctorchFunctionalizeAPI(transform)  # type: ignore[arg-type]
+            plain = functional.unwrap_tensors(tensors)
+            with functional.redispatch_to_next():
+                results = operator(*plain, **options)
+            return functional.wrap_tensors(results)
+        call = Call(operator, backward, {**defaults, **options})
+        device_type = tensors[0].device.type if tensors[0] is not None else ""
+        if cast is None or not torch.amp.is_autocast_available(device_type):
+            return function.apply(call, *tensors)  # type: ignore[no-untyped-call]
+        if torch.is_autocast_enabled(device_type):
+            tensors = cast(device_type, *tensors)
+        # Else the casts would come again, below the derivatives.
+        with torch.autocast(device_type, enabled=False):
+            return function.apply(call, *tensors)  # type: ignore[no-untyped-call]
+
+    library.impl(operator, autograd_kernel, "Autograd", with_keyset=True)
+    library.impl(operator, transformed_kernel, "FuncTorchDynamicLayerFrontMode")

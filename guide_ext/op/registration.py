@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: MIT
+"""Makes `torch.ops.guide` complete.
+
+The compiled library defines the schemas and the kernels. What torch needs besides is registered
+here: fake kernels, autograd, autocast, and the chunked PyTorch implementation that serves every
+other device and dtype. Without a library the schemas are defined here, in the same words, and
+everything works, slower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from guide_ext.op import chunked, chunked_backward, derivatives
+from guide_ext.op.checks import check_arguments
+from guide_ext.op.libraries import keep_errors, load_libraries
+
+SIGNATURE = (
+    "(Tensor query, Tensor key, Tensor value, Tensor? key_bias=None, Tensor? influence=None, "
+    "Tensor? attn_bias=None, Tensor? sinks=None, Tensor? q_start=None, *, bool is_causal=False, "
+    "SymInt window_left=-1, SymInt window_right=-1, float? scale=None, float softcap=0.0) "
+    "-> (Tensor out, Tensor influence_out, Tensor lse)"
+)
+# What csrc/library.cpp defines, for where it was not built; a test compares the two.
+SCHEMAS = {
+    "biased_attention": "biased_attention" + SIGNATURE,
+    "biased_attention_chunked": "biased_attention_chunked" + SIGNATURE,
+    "biased_attention_backward": (
+        "biased_attention_backward(Tensor? grad_out, Tensor? grad_influence_out, Tensor? grad_lse, "
+        "Tensor query, Tensor key, Tensor value, Tensor? key_bias, Tensor? influence, "
+        "Tensor? attn_bias, Tensor? sinks, Tensor? q_start, Tensor out, Tensor influence_out, "
+        "Tensor lse, *, bool is_causal, SymInt window_left, SymInt window_right, float? scale, "
+        "float softcap, bool[] wanted) -> (Tensor grad_query, Tensor grad_key, Tensor grad_value, "
+        "Tensor grad_key_bias, Tensor grad_influence, Tensor grad_attn_bias, Tensor grad_sinks)"
+    ),
+    "new_empty_strided": (
+        "new_empty_strided(Tensor self, SymInt[] size, SymInt[] stride, ScalarType dtype) -> Tensor"
+    ),
+}
+
+_library: Any = torch.library.Library("guide", "FRAGMENT")  # type: ignore[no-untyped-call]
+if not load_libraries(torch.ops.guide, SCHEMAS):
+    for _schema in SCHEMAS.values():
+        _library.define(_schema)
+
+
+def _float32_products(query: Tensor) -> AbstractContextManager[object]:
+    """Switch autocast off: it would take the accumulating products to half precision."""
+    device_type = query.device.type
+    if not torch.amp.is_autocast_available(device_type):
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)
+
+
+def _chunked_kernel(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_bias: Tensor | None = None,
+    influence: Tensor | None = None,
+    attn_bias: Tensor | None = None,
+    sinks: Tensor | None = None,
+    q_start: Tensor | None = None,
+    *,
+    is_causal: bool = False,
+    window_left: int = -1,
+    window_right: int = -1,
+    scale: float | None = None,
+    softcap: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    tensors = (query, key, value, key_bias, influence, attn_bias, sinks, q_start)
+    check_arguments(*tensors, window_left, window_right, scale, softcap)
+    call = chunked.AttentionCall(*tensors, is_causal, window_left, window_right, scale, softcap)
+    with _float32_products(query):
+        return chunked.forward(call)
+
+
+def _new_empty_strided(
+    self: Tensor, size: list[int], stride: list[int], dtype: torch.dtype
+) -> Tensor:
+    return self.new_empty_strided(size, stride, dtype=dtype)
+
+
+def _fake_kernel(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_bias: Tensor | None = None,
+    influence: Tensor | None = None,
+    attn_bias: Tensor | None = None,
+    sinks: Tensor | None = None,
+    q_start: Tensor | None = None,
+    *,
+    is_causal: bool = False,
+    window_left: int = -1,
+    window_right: int = -1,
+    scale: float | None = None,
+    softcap: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    tensors = (query, key, value, key_bias, influence, attn_bias, sinks, q_start)
+    check_arguments(*tensors, window_left, window_right, scale, softcap)
+    return chunked.allocate_outputs(query, value, influence)
+
+
+def _backward_kernel(
+    grad_out: Tensor | None,
+    grad_influence_out: Tensor | None,
+    grad_lse: Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_bias: Tensor | None,
+    influence: Tensor | None,
+    attn_bias: Tensor | None,
+    sinks: Tensor | None,
+    q_start: Tensor | None,
+    out: Tensor,
+    influence_out: Tensor,
+    lse: Tensor,
+    *,
+    is_causal: bool,
+    window_left: int,
+    window_right: int,
+    scale: float | None,
+    softcap: float,
+    wanted: list[bool],
+) -> tuple[Tensor, ...]:
+    call = chunked.AttentionCall(
+        query,
+        key,
+        value,
+        key_bias,
+        influence,
+        attn_bias,
+        sinks,
+        q_start,
+        is_causal,
+        window_left,
+        window_right,
+        scale,
+        softcap,
+    )
+    gradients = chunked_backward.OutputGradients(grad_out, grad_influence_out, grad_lse)
+    with _float32_products(query):
+        results = chunked_backward.backward(call, (out, influence_out, lse), gradients, wanted)
+    return tuple(query.new_empty(0) if result is None else result for result in results)
+
+
+def _fake_backward_kernel(*args: Any, wanted: list[bool], **_: Any) -> tuple[Tensor, ...]:
+    query = args[3]
+    inputs = args[3 : 3 + derivatives.NUM_DIFFERENTIABLE]
+    return tuple(
+        torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+        if tensor is not None and want
+        else query.new_empty(0)
+        for tensor, want in zip(inputs, wanted, strict=True)
+    )
+
+
+def _autocast_kernel(device_type: str) -> Callable[..., Any]:
+    """Make the kernel that casts query, key and value to the autocast dtype of a device.
+
+    The rest stays as it is: the bias, the influence and the sinks act in float32 whatever the
+    operands are.
+    """
+    keys = torch._C.DispatchKeySet(
+        getattr(torch._C.DispatchKey, f"Autocast{_DISPATCH_KEYS[device_type]}")
+    )
+
+    def kernel(*tensors: Any, **options: Any) -> Any:
+        with torch._C._ExcludeDispatchKeyGuard(keys):
+            return torch.ops.guide.biased_attention(*_autocast(device_type, *tensors), **options)
+
+    return kernel
+
+
+def _autocast(
+    device_type: str, query: Tensor, key: Tensor, value: Tensor, *rest: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    dtype = torch.get_autocast_dtype(device_type)
+    operands = (
+        tensor.to(dtype) if tensor.dtype in _AUTOCAST_DTYPES else tensor
+        for tensor in (query, key, value)
+    )
+    return (*operands, *rest)
+
+
+# As in torch's own autocast rules, float64 is a choice that is left alone.
+_AUTOCAST_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+_DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
+
+_library.impl("biased_attention", _chunked_kernel, "CompositeExplicitAutograd")
+# Compiled kernels call these two: the one where they have no instance, the other for the error of
+# an allocation that failed.
+for _name, _kernel in (
+    ("biased_attention_chunked", _chunked_kernel),
+    ("new_empty_strided", _new_empty_strided),
+):
+    _library.impl(_name, keep_errors(_kernel), "CompositeExplicitAutograd")
+for _name in ("biased_attention", "biased_attention_chunked"):
+    torch.library.register_fake(f"guide::{_name}", _fake_kernel, lib=_library)
+_library.impl("biased_attention_backward", _backward_kernel, "CompositeExplicitAutograd")
+torch.library.register_fake("guide::biased_attention_backward", _fake_backward_kernel, lib=_library)
+
+
+def register_attention(
+    library: Any, operator: Any, cast: Callable[..., tuple[Tensor | None, ...]] | None = None
+) -> None:
+    """Give an operator with the schema of `biased_attention` its derivatives."""
+    backward = torch.ops.guide.biased_attention_backward.default
+    derivatives.register(library, operator, derivatives.Attention, backward, cast)
+
+
+register_attention(_library, torch.ops.guide.biased_attention.default, _autocast)
+register_attention(_library, torch.ops.guide.biased_attention_chunked.default)
+derivatives.register(
+    _library,
+    torch.ops.guide.biased_attention_backward.default,
+    derivatives.AttentionBackward,
+)
+for _device_type, _key in _DISPATCH_KEYS.items():
+    _library.impl("biased_attention", _autocast_kernel(_device_type), f"Autocast{_key}")
+
+
+def biased_attention(*args: Tensor | None, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Call `torch.ops.guide.biased_attention`."""
+    result: tuple[Tensor, Tensor, Tensor] = torch.ops.guide.biased_attention.default(
+        *args, **options
+    )
+    return result

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: MIT
+"""From marked tokens to numbers: a bias per token and a strength per layer and head.
+
+Three published methods are one call each here, because each adds a constant to the attention scores
+of some keys in some heads; they differ in which keys, which constant and which heads.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from guide_ext.marking.marked_text import covered
+from guide_ext.marking.tokens import Encoding
+from guide_ext.support.values import as_float, finite, is_int
+
+
+@dataclass(frozen=True)
+class Steering:
+    """What marks mean: how many nats, on which tokens, in which layers and heads.
+
+    Make one with `guide`, `pasta` or `instaboost`.
+
+    Attributes:
+        delta_mid: Nats of a level-2 mark; levels 1 and 3 mean half and twice as much. None where
+            every mark means `on_marked`.
+        on_marked: Nats of every marked token, if `delta_mid` is None.
+        on_others: Nats of the prompt's other tokens, if anything is marked.
+        layers: Steered layers, counted from 0; None for all.
+        heads: Steered query heads of each steered layer; None for all.
+        heads_by_layer: (layer, heads) pairs, instead of `layers` and `heads`.
+
+    """
+
+    delta_mid: float | None
+    on_marked: float = 0.0
+    on_others: float = 0.0
+    layers: tuple[int, ...] | None = None
+    heads: tuple[int, ...] | None = None
+    heads_by_layer: tuple[tuple[int, tuple[int, ...]], ...] | None = None
+
+    @classmethod
+    def guide(
+        cls,
+        delta: float,
+        layers: Iterable[int] | None = None,
+        heads: Iterable[int] | Mapping[int, Iterable[int]] | None = None,
+    ) -> Steering:
+        """Add nats to the scores of marked tokens.
+
+        Args:
+            delta: Δ of a level-2 mark (``<!!->``), nats; levels 1 and 3 mean half and twice of it,
+                a mark that states its own Δ keeps it. Negative plays marked text down, 0 does
+                nothing.
+            layers: Steered layers, counted from 0; None for all.
+            heads: Steered heads of these layers, or ``{layer: [head, ...]}``; None for all.
+
+        Raises:
+            ValueError: If `delta` is NaN or infinite, a selection is empty or holds anything but
+                whole numbers from 0, or `layers` come with heads by layer.
+
+        Source:
+            GUIDE, equation 4: the bias Δ in every layer and head.
+
+        Example:
+            >>> Steering.guide(2.0, layers=[0, 1]).strength(num_layers=3, num_heads=2)
+            tensor([[1., 1.],
+                    [1., 1.],
+                    [0., 0.]])
+
+        """
+        delta = finite("delta", delta)
+        if isinstance(heads, Mapping):
+            if layers is not None:
+                raise ValueError(
+                    "layers must be None when heads are given by layer, "
+                    f"got layers {list(layers)} and heads of layers {list(heads)}"
+                )
+            return cls(delta, heads_by_layer=_by_layer(heads))
+        return cls(delta, layers=_indices("layers", layers), heads=_indices("heads", heads))
+
+    @classmethod
+    def pasta(cls, alpha: float, heads: Mapping[int, Iterable[int]] | None = None) -> Steering:
+        """Scale the attention that chosen heads pay to the *other* tokens of the prompt by α.
+
+        Args:
+            alpha: Factor, above 0; PASTA uses 0.01. Below 1 it strengthens what is marked.
+            heads: ``{layer: [head, ...]}``, counted from 0; None for all.
+
+        Raises:
+            ValueError: If `alpha` is not a finite number above 0, or the selection is not valid.
+
+        Source:
+            PASTA (Zhang et al. 2023), equation 2: scaling a probability and renormalising is a
+            bias of log α. Generated tokens are not scaled, as in the authors' code.
+
+        Example:
+            >>> steering = Steering.pasta(0.01, heads={0: [1]})
+            >>> round(steering.on_others, 3), steering.strength(num_layers=1, num_heads=2)
+            (-4.605, tensor([[0., 1.]]))
+
+        """
+        selection = None if heads is None else _by_layer(heads)
+        return cls(None, on_others=_log("alpha", alpha), heads_by_layer=selection)
+
+    @classmethod
+    def instaboost(cls, multiplier: float) -> Steering:
+        """Multiply the attention that every head pays to marked tokens, and renormalise.
+
+        Args:
+            multiplier: M, above 0.
+
+        Raises:
+            ValueError: If `multiplier` is not a finite number above 0.
+
+        Source:
+            InstABoost (2025): multiplying probabilities and renormalising is a bias of log M.
+
+        Example:
+            >>> round(Steering.instaboost(5.0).on_marked, 3)
+            1.609
+
+        """
+        return cls(None, on_marked=_log("multiplier", multiplier))
+
+    def bias(self, encoding: Encoding) -> Tensor:
+        """Return the bias of every token of a prompt.
+
+        Args:
+            encoding: A tokenised prompt with marks. Marks of Influence groups do not steer.
+
+        Returns:
+            Nats, ``[tokens]``, float32; all zero if nothing is marked. Marks add up where
+            `delta_mid` counts, and a token is marked or not where it does not.
+
+        Raises:
+            ValueError: If marks add up to more than float32 can hold.
+            TypeError: If it is no `Encoding`.
+
+        Example:
+            >>> from guide_ext.spans import Span
+            >>> marks = (Span(1, 3, level=2),)
+            >>> prompt = Encoding([5, 6, 7, 8], [(0, 1), (1, 2), (2, 3), (3, 4)], "abcd", (), marks)
+            >>> Steering.guide(2.0).bias(prompt)
+            tensor([0., 2., 2., 0.])
+            >>> Steering.pasta(1 / math.e).bias(prompt)
+            tensor([-1.,  0.,  0., -1.])
+
+        """
+        check_encoding("encoding", encoding)
+        if self.delta_mid is not None:
+            nats = torch.tensor(encoding.nats(self.delta_mid), dtype=torch.float32)
+            if not bool(torch.isfinite(nats).all()):
+                raise ValueError(
+                    "marks must add up to finite nats in float32, "
+                    f"got delta={self.delta_mid!r} and spans {list(encoding.token_spans)}"
+                )
+            return nats
+        emphasis = [span for span in encoding.token_spans if span.group is None]
+        marked = torch.tensor(covered(emphasis, len(encoding.input_ids)), dtype=torch.bool)
+        if not bool(marked.any()):
+            return torch.zeros(len(encoding.input_ids))
+        return torch.where(marked, float(self.on_marked), float(self.on_others))
+
+    def strength(self, num_layers: int, num_heads: int) -> Tensor | None:
+        """Return the multiplier of the bias for every layer and head.
+
+        Args:
+            num_layers: Attention layers of the model.
+            num_heads: Query heads per layer.
+
+        Returns:
+            ``[layers, heads]``, float32, 1 where steered and 0 elsewhere; None if all are steered.
+
+        Raises:
+            ValueError: If a chosen layer or head is not in the model, or a number of them is no
+                whole number from 1.
+
+        """
+        num_layers, num_heads = _count("num_layers", num_layers), _count("num_heads", num_heads)
+        if self.layers is None and self.heads is None and self.heads_by_layer is None:
+            return None
+        if self.heads_by_layer is not None:
+            chosen = self.heads_by_layer
+        else:
+            layers = range(num_layers) if self.layers is None else self.layers
+            heads = tuple(range(num_heads)) if self.heads is None else self.heads
+            chosen = tuple((layer, heads) for layer in layers)
+        table = torch.zeros(num_layers, num_heads)
+        for layer, heads in chosen:
+            _check_range("layers", layer, num_layers)
+            for head in heads:
+                _check_range("heads", head, num_heads)
+                table[layer, head] = 1.0
+        return table
+
+
+def _log(name: str, value: float) -> float:
+    """Turn a factor of probabilities into nats."""
+    number = as_float(value)
+    if not math.isfinite(number) or number <= 0:
+        raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
+    return math.log(number)
+
+
+def _indices(name: str, values: Iterable[int] | None) -> tuple[int, ...] | None:
+    if values is None:
+        return None
+    is_scalar = isinstance(values, Tensor) and values.dim() == 0
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable) or is_scalar:
+        raise ValueError(
+            f"{name} must be several whole numbers, such as [0, 1], or None for all, got {values!r}"
+        )
+    chosen = tuple(values)
+    if not chosen:
+        raise ValueError(f"{name} must name at least one, or be None for all, got none")
+    return tuple(index_from_0(name, value) for value in chosen)
+
+
+def index_from_0(name: str, value: object) -> int:
+    """Return a whole number from 0 of any integer type, numpy's and torch's too."""
+    try:
+        index = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        index = -1
+    if isinstance(value, bool) or index < 0:
+        raise ValueError(f"{name} must be whole numbers from 0, got {value!r}")
+    return index
+
+
+def _by_layer(heads: Mapping[int, Iterable[int]]) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    if not isinstance(heads, Mapping):
+        raise ValueError(f"heads must be {{layer: [head, ...]}}, or None for all, got {heads!r}")
+    layers = _indices("layers", heads) or ()
+    for layer, of_layer in heads.items():
+        if of_layer is None:
+            raise ValueError(
+                f"heads must name the heads of every layer that they name, got None for {layer!r}; "
+                "pass layers=[...] for all heads of some layers"
+            )
+    chosen = (_indices("heads", of_layer) or () for of_layer in heads.values())
+    return tuple(zip(layers, chosen, strict=True))
+
+
+def check_encoding(name: str, value: object) -> None:
+    """Raise TypeError where an argument is no `Encoding`."""
+    if not isinstance(value, Encoding):
+        raise TypeError(
+            f"{name} must be an Encoding, got {type(value).__name__}; guide_ext.tokens.encode "
+            "makes one"
+        )
+
+
+def _count(name: str, value: object) -> int:
+    if not is_int(value) or value < 1:  # type: ignore[operator]
+        raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
+    return value  # type: ignore[return-value]
+
+
+def _check_range(name: str, index: int, size: int) -> None:
+    if index >= size:
+        raise ValueError(
+            f"{name} must be below {size}, the number of {name} of this model, got {index}"
+        )

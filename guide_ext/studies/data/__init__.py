@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Documents and prompts of the studies."""

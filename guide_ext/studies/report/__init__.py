@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Pages, figures and terminal views of the studies' tables."""

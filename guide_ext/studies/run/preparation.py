@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: MIT
+"""The documents of a run: those it has, and new ones for tasks that are new to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from guide_ext.studies.data.documents import BadDocument, read_documents
+from guide_ext.studies.data.prompts import document_rows, embedded_rows
+from guide_ext.studies.plan import SFT, RunSettings, tasks_of
+from guide_ext.studies.run.adapters import Adapters
+from guide_ext.studies.run.folder import ROWS, Documents, RunFolder
+from guide_ext.studies.run.shards import CorruptShardError, set_aside
+from guide_ext.studies.study import Row
+
+
+def documents_of_run(
+    folder: RunFolder, settings: RunSettings, tokenizer: Any, note: Callable[[str], None]
+) -> tuple[Documents, bool]:
+    """Return the documents of a run and whether some are new: those of new tasks are made.
+
+    Nothing is written but the name of a damaged file.
+
+    Raises:
+        ValueError: If the data have no documents, or none for the study ``sft`` to train on.
+        OSError: If they cannot be read.
+
+    """
+    found = Documents()
+    try:
+        found = folder.documents()
+    except FileNotFoundError:
+        pass
+    except CorruptShardError:
+        note(f"damaged, so it is made again: {set_aside(folder.path / ROWS)}")
+    new = [task for task in tasks_of(settings) if task not in found.tasks]
+    for task in new:
+        rows, found.bad = _rows_of(task, settings, tokenizer, found.bad)
+        found.rows += rows
+        found.tasks.append(task)
+    needs_adapters = SFT in settings.studies and not found.adapters
+    if needs_adapters:
+        found.adapters = Adapters(settings, folder.path, found.rows, tokenizer).tokens()
+    return found, bool(new or needs_adapters)
+
+
+def _rows_of(
+    task: str, settings: RunSettings, tokenizer: Any, bad: list[BadDocument]
+) -> tuple[list[Row], list[BadDocument]]:
+    count = settings.documents_of(task)
+    if settings.data is None:
+        return embedded_rows(task, count, settings.seed, tokenizer=tokenizer), bad
+    documents = read_documents(
+        settings.data,
+        text_column=settings.text_column,
+        reference_column=settings.reference_column,
+    )
+    rows, bad = document_rows(
+        task, documents, count, settings.seed, lengths=settings.lengths, tokenizer=tokenizer
+    )
+    if not rows:
+        raise ValueError(
+            f"data must have texts of up to {settings.lengths[-1][1]} tokens, got none in "
+            f"{settings.data!r}: {_in_words(bad)}"
+        )
+    return rows, bad
+
+
+def _in_words(bad: Sequence[BadDocument]) -> str:
+    if not bad:
+        return "no row has one"
+    return f"{len(bad)} rows without a text, the first of them {bad[0].id}: {bad[0].error}"

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""From results to tables: judges, statistics, columns."""

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: MIT
+"""Checks of plain arguments: numbers that are numbers, text that is text."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from numbers import Real
+
+
+def is_int(value: object) -> bool:
+    """Return whether a value is an int and not a bool."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def as_float(value: object) -> float:
+    """Return a number as a float; NaN for what is no number, or one that no float can hold."""
+    if isinstance(value, Real) and not isinstance(value, bool):
+        with suppress(OverflowError):
+            return float(value)
+    return math.nan
+
+
+def finite(name: str, value: float) -> float:
+    """Return a number of nats as a float; raise ValueError where it is none."""
+    number = as_float(value)
+    if not math.isfinite(number):
+        msg = f"{name} must be a finite number of nats, got {value!r}"
+        raise ValueError(msg)
+    return number
+
+
+def require_str(name: str, value: object) -> None:
+    """Raise TypeError where a value is not a string."""
+    if not isinstance(value, str):
+        msg = f"{name} must be a str, got {type(value).__name__}"
+        raise TypeError(msg)

@@ -1,0 +1,214 @@
+"""Made-up tables of every study, in the form that a run saves; the same on every call."""
+
+import math
+
+from pages import HOSTILE
+
+LENGTHS = tuple((500 * index, 500 * (index + 1)) for index in range(8))
+DELTAS = (0.0, 0.5, 1.0, 2.0, 5.0)
+WORDINGS = (("upper case", "upper", -0.01), ("“Important:”", "important", 0.03))
+LAYERS = 32
+PROMPT = "Summarize in French\n\nParis is the capital and largest city of France."
+
+
+def interval(rate, count):
+    """Return Wilson's interval."""
+    z = 1.96
+    middle = (rate + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(rate * (1 - rate) / count + z * z / (4 * count**2)) / (1 + z * z / count)
+    return [round(max(0.0, middle - half), 6), round(min(1.0, middle + half), 6)]
+
+
+def rated(rate, count):
+    rate = round(min(1.0, max(0.0, rate)), 6)
+    return [rate, *interval(rate, count)]
+
+
+def _around(mean):
+    return [float(f"{mean * factor:.5g}") for factor in (1.0, 0.9, 1.1)]
+
+
+def hump(delta, base, top, best=2.0):
+    """Rise to the best Δ, then fall."""
+    if delta <= best:
+        return base + (top - base) * math.sin(math.pi / 2 * delta / best)
+    return top * math.exp(-0.45 * (delta - best))
+
+
+def conditions(base, top, best=2.0, deltas=DELTAS):
+    for delta in deltas:
+        yield [f"Δ = {delta:g}", "plain", delta], hump(delta, base, top, best)
+    for name, style, gain in WORDINGS:
+        yield [name, style, 0.0], base + gain
+
+
+def table(name, title, columns, rows, note=""):
+    return {
+        "name": name, "title": title, "columns": columns.split(), "rows": rows, "note": note,
+    }  # fmt: skip
+
+
+def _by_length(name, title, column, base, top):
+    rows = [
+        [*cells, start, end, 200, *rated(rate * (1.35 - 0.1 * index), 200)]
+        for cells, rate in conditions(base, top)
+        for index, (start, end) in enumerate(LENGTHS)
+    ]
+    columns = f"condition style delta length_from length_to answers {column} {column}_low"
+    return table(name, title, f"{columns} {column}_high", rows)
+
+
+def _tables(embedded):
+    right = lambda rate: rated(0.8 * rate, 160) if embedded else [None] * 3  # noqa: E731
+    head = "condition style delta answers documents"
+    yield table(
+        "french", "Summaries in French",
+        f"{head} in_french in_french_low in_french_high well_formed right right_low right_high",
+        [[*cells, 1600, 160, *rated(rate, 160), round(0.98 - 0.04 * cells[2], 6), *right(rate)]
+         for cells, rate in conditions(0.294, 0.604)],
+        "Intervals are over documents.",
+    )  # fmt: skip
+    yield _by_length("french_by_length", "By length", "in_french", 0.294, 0.604)
+    yield table(
+        "french_quality", "Win rate by BERTScore",
+        "delta pairs win_rate win_rate_low win_rate_high",
+        [[delta, 400, *rated(rate, 400)]
+         for delta, rate in ((0.5, 0.505), (1.0, 0.507), (2.0, 0.49), (5.0, 0.36))],
+    )  # fmt: skip
+    centre = {"french": 0.72, "other": 0.63}
+    density = []
+    for language, middle in centre.items():
+        shares = [math.exp(-(((0.51 + 0.02 * k - middle) / 0.035) ** 2)) for k in range(20)]
+        total = sum(shares)
+        density += [
+            [language, round(0.5 + 0.02 * k, 2), round(0.52 + 0.02 * k, 2), round(s / total, 6)]
+            for k, s in enumerate(shares)
+        ]
+    yield table(
+        "french_quality_density", "BERTScore by language", "language from to share", density
+    )
+    yield table(
+        "needle", "Needles found", f"{head} found found_low found_high",
+        [[*cells, 2000, 200, *rated(rate, 200)]
+         for cells, rate in conditions(0.89, 0.959, 1.0, (0.0, 0.5, 1.0, 2.0))],
+    )  # fmt: skip
+    grid = [
+        [delta, start, end, 0.1 * depth, 0.1 * (depth + 1), 25,
+         round(min(1.0, 0.99 - 0.018 * column * math.sin(math.pi * (depth + 0.5) / 10)
+                   * (2.0 - delta)), 6)]
+        for delta in (0.0, 0.5, 1.0)
+        for column, (start, end) in enumerate(LENGTHS)
+        for depth in range(10)
+    ]  # fmt: skip
+    grid[7][-1] = None
+    yield table(
+        "needle_grid", "By length and depth",
+        "delta length_from length_to depth_from depth_to answers found", grid,
+    )  # fmt: skip
+    yield table(
+        "json", "JSON by a template",
+        f"{head} jaccard jaccard_low jaccard_high authors authors_low authors_high exact right",
+        [[*cells, 300, 300, *rated(rate, 300), *rated(0.92 * rate, 300), round(0.7 * rate, 6),
+          round(0.5 * rate, 6) if embedded else None]
+         for cells, rate in conditions(0.54, 0.70, 3.0, (0.0, 1.0, 2.0, 3.0, 5.0))],
+    )  # fmt: skip
+    yield _by_length("json_by_length", "By length", "jaccard", 0.54, 0.70)
+    tasks = {"french": (0.754, 0.786), "needle": (0.573, 0.486), "json": (0.629, 0.696)}
+    predictors = []
+    for task, (good, length) in tasks.items():
+        found = {"influence": good + 0.004, "exact": good + 0.01, "authors": good}
+        found |= {"rollout": 1 - length, "raw": 0.55, "1 / length": length}
+        for name, auc in found.items():
+            within = [None] * 3 if name == "1 / length" else [round(0.5 + (auc - 0.5) / 3, 6)]
+            if within[0] is not None:
+                within = [within[0], round(within[0] - 0.06, 6), round(within[0] + 0.06, 6)]
+            auc = round(auc, 6)
+            link = round(1.6 * (auc - 0.5), 6)
+            predictors.append([
+                task, name, 600, 0.35, auc, round(auc - 0.03, 6), round(auc + 0.03, 6), *within,
+                link, round(link - 0.08, 6), round(link + 0.08, 6),
+            ])  # fmt: skip
+    intervals = " ".join(
+        f"{name} {name}_low {name}_high" for name in ("auc", "auc_within", "correlation")
+    )
+    yield table(
+        "predictor", "Influence as a predictor", f"task predictor cases success {intervals}",
+        predictors,
+    )  # fmt: skip
+    norms = []
+    for layer in range(1, LAYERS + 1):
+        middle = 40 + 100 * math.sin(layer / LAYERS * math.pi)
+        norms.append([layer, 40000, *(round(middle * k, 4) for k in (0.35, 0.7, 1.0, 1.5, 3.2))])
+    yield table("norms", "|E| / |U|", "layer tokens p5 p25 median p75 p95", norms)
+    yield table(
+        "norms_by_length", "Influence and rollout by length",
+        "predictor layer task length_from length_to cases mean mean_low mean_high",
+        [[predictor, layer, task, start, end, 40, *_around(mean)]
+         for predictor, scale, slope in (("influence", 4e-3, -0.7), ("rollout", 2e-4, 0.5))
+         for layer in (8, LAYERS)
+         for task, factor in (("french", 1.0), ("needle", 2.2), ("json", 3.5))
+         for start, end in LENGTHS
+         for mean in [scale * factor * (layer / 8) ** 0.8 * ((start + end) / 500) ** slope]],
+    )  # fmt: skip
+    yield table(
+        "delta_limit", "Where Δ is too large",
+        "delta answers in_french well_formed right right_low right_high repeated new_tokens",
+        [[delta, 100, *rated(hump(delta, 0.294, 0.604), 100)[:1],
+          round(1 / (1 + math.exp(delta - 6)), 6), *right(hump(delta, 0.294, 0.604)),
+          round(1 / (1 + math.exp(6 - delta)), 6), round(120 - 9.5 * delta, 3)]
+         for delta in (0.0, 2.0, 4.0, 5.0, 6.0, 7.0, 9.0)],
+    )  # fmt: skip
+    tuned = [
+        ["sft", tokens, None, 1600, 160, *rated(rate, 160), 0.97, *right(rate)]
+        for tokens, rate in ((131072, 0.31), (393216, 0.42), (786432, 0.55), (1179648, 0.66),
+                             (1572864, 0.71))
+    ]  # fmt: skip
+    yield table(
+        "sft", "GUIDE beside fine-tuning",
+        "method tokens delta answers documents in_french in_french_low in_french_high well_formed "
+        "right right_low right_high",
+        [["plain", None, None, 1600, 160, *rated(0.294, 160), 0.98, *right(0.294)],
+         ["guide", None, 2.0, 1600, 160, *rated(0.604, 160), 0.9, *right(0.604)], *tuned],
+    )  # fmt: skip
+
+
+def tables(*names, embedded=False):
+    """Return a run's tables; those that are named, or all."""
+    return {
+        "kind": "guide_ext study tables",
+        "format": 1,
+        "model": "embedded" if embedded else "mistralai/Mistral-7B-Instruct-v0.1",
+        "world": "embedded" if embedded else "documents",
+        "settings": {"studies": ["french", "needle"], "documents": 160, "seed": 42},
+        "failures": [
+            {"study": "json", "row": "blbooks-17", "condition": "Δ = 5", "error": "20 s are over"}
+        ],
+        "tables": [one for one in _tables(embedded) if not names or one["name"] in names],
+        "samples": [
+            {"study": "delta_limit", "delta": delta, "prompt": PROMPT, "answer": answer}
+            for delta, answer in ((2.0, "Paris est la capitale\net la plus grande ville."),
+                                  (9.0, "1. 19th century, 19th century,"))
+        ],
+    }  # fmt: skip
+
+
+def hostile():
+    """Return tables in which every text wants to be markup."""
+    found = tables()
+    found["model"] = HOSTILE[0] + "Mistral-7B-Instruct"
+    found["settings"] = {HOSTILE[6]: HOSTILE[0]}
+    texts = iter(HOSTILE * 40)
+    for table in found["tables"]:
+        table["title"], table["note"] = next(texts), next(texts)
+        for row in table["rows"]:
+            if "condition" in table["columns"]:
+                row[0] = next(texts)
+    found["failures"] = [
+        {"study": text, "row": text, "condition": text, "error": text} for text in HOSTILE
+    ]
+    found["samples"] = [
+        {"study": study, "delta": 9.0, "prompt": text, "answer": text}
+        for text in HOSTILE
+        for study in ("delta_limit", text)
+    ]
+    return found

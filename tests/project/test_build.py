@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: MIT
+"""What was built: build info, symbols, instruction sets, and the build's own error messages."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from attention_cases import Case, naive_attention, oracle
+
+from guide_ext.op import libraries as _libraries
+
+ROOT = Path(__file__).resolve().parents[2]
+INSTRUCTION_SETS = ["avx512bf16", "avx512", "avx2", "portable"]
+STATUS = _libraries.library_status()
+needs_library = pytest.mark.skipif(not STATUS.loaded, reason=STATUS.reason)
+needs_nm = pytest.mark.skipif(shutil.which("nm") is None, reason="no nm (binutils)")
+
+
+# ---- build info
+
+
+@needs_library
+def test_build_info():
+    from guide_ext import _C
+
+    info = _C.build_info()
+    assert set(info) == {
+        "version", "compiler", "torch_target", "instruction_sets", "cuda_architectures",
+        "cuda_skipped_because", "git_revision",
+    }  # fmt: skip
+    assert re.search(rf'^version = "{re.escape(info["version"])}"$', _text("pyproject.toml"), re.M)
+    assert re.fullmatch(r"\w+ \d+(\.\d+)*", info["compiler"])
+    assert info["torch_target"] == "2.10"
+    assert "portable" in info["instruction_sets"]
+    assert STATUS.instruction_set in info["instruction_sets"]
+    # Either architectures were built or there is a reason, never both.
+    assert bool(info["cuda_architectures"]) != bool(info["cuda_skipped_because"])
+    assert re.fullmatch(r"([0-9a-f]{7,}(-dirty)?)?", info["git_revision"])
+
+
+# ---- symbols
+
+
+def _symbols(path, *flags):
+    """List (type, name) of every symbol of a library or an object."""
+    listing = subprocess.run(
+        ["nm", "--portability", *flags, str(path)], check=True, capture_output=True, text=True
+    )
+    return [(fields[1], fields[0]) for fields in map(str.split, listing.stdout.splitlines())]
+
+
+def _kernel_objects():
+    objects = sorted(
+        (ROOT / "build" / "cmake").glob("**/guide_attention_cpu.dir/**/forward_*.o"),
+        key=lambda path: path.stat().st_mtime,
+    )
+    return {path.name.split(".")[0].removeprefix("forward_"): path for path in objects}
+
+
+@needs_nm
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+def test_instruction_set_objects_share_no_symbol(instruction_set):
+    """A definition that two objects share would be linked once, for every processor."""
+    path = _kernel_objects().get(instruction_set)
+    if path is None:
+        pytest.skip(f"no {instruction_set} object under {ROOT / 'build'}")
+    table = f"kKernel{instruction_set.capitalize()}"
+    libc = {"expf", "logf", "memset", "memcpy", "memmove", "_GLOBAL_OFFSET_TABLE_"}
+    for kind, name in _symbols(path):
+        is_own_table = name == f"_ZN5guide3cpu{len(table)}{table}E"
+        assert kind in "tdrb" or is_own_table or (kind == "U" and name in libc), (kind, name)
+
+
+needs_cuda_library = pytest.mark.skipif(
+    not _libraries.CUDA_LIBRARY_PATH.exists(), reason="the CUDA library was not built"
+)
+libraries = pytest.mark.parametrize(
+    ("path", "shim", "function"),
+    [
+        pytest.param(
+            _libraries.LIBRARY_PATH,
+            "torch_library_impl",
+            "guide_ext_cpu_instruction_set",
+            marks=needs_library,
+            id="cpu",
+        ),
+        pytest.param(
+            _libraries.CUDA_LIBRARY_PATH,
+            "aoti_torch_get_current_cuda_stream",
+            "guide_ext_cuda_obstacle",
+            marks=needs_cuda_library,
+            id="cuda",
+        ),
+    ],
+)
+
+
+@libraries
+@needs_nm
+def test_library_needs_only_the_stable_shims_and_the_system(path, shim, function):
+    allowed = re.compile(
+        r"(aoti_)?torch_\w+"  # C shims of the stable ABI
+        r"|.+@(GLIBC|GLIBCXX|CXXABI|GCC)_[\d.]+"
+        r"|__gmon_start__|_ITM_\w+TMCloneTable"
+    )
+    symbols = _symbols(path, "--dynamic", "--undefined-only")
+    assert any(name == shim for _, name in symbols)
+    for kind, name in symbols:
+        assert allowed.fullmatch(name), (kind, name)
+
+
+@libraries
+@needs_nm
+def test_library_exports_two_functions(path, shim, function):
+    exported = _symbols(path, "--dynamic", "--defined-only")
+    assert sorted(n for kind, n in exported if kind == "T") == [function, "guide_ext_keep_errors"]
+
+
+@needs_cuda_library
+@pytest.mark.skipif(shutil.which("readelf") is None, reason="no readelf (binutils)")
+def test_cuda_library_finds_its_symbols_in_the_torch_that_loads_it():
+    dynamic = subprocess.run(
+        ["readelf", "--dynamic", str(_libraries.CUDA_LIBRARY_PATH)],
+        check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    needed = set(re.findall(r"\(NEEDED\).*\[(.+)\]", dynamic))
+    assert {"libtorch_cpu.so", "libtorch_cuda.so"} <= needed
+    # The CUDA runtime is inside, the driver is asked for at run time.
+    assert not any(name.startswith(("libcuda.", "libcudart.")) for name in needed)
+    assert "RPATH" not in dynamic
+    assert "RUNPATH" not in dynamic
+
+
+# ---- instruction sets
+
+CHILD = """
+import sys, torch
+from guide_ext.op import libraries as _libraries, registration as _ops
+calls, answers = torch.load(sys.argv[1]), []
+for threads in (1, 2):
+    torch.set_num_threads(threads)
+    answers.append([torch.ops.guide.biased_attention(**t, **o) for t, o in calls])
+torch.save((_libraries.library_status().instruction_set, answers), sys.argv[2])
+"""
+
+# Each stresses one part of the kernel: ragged tiles, tiles that mix heads, few rows, key splits,
+# masks, sinks.
+SHARP_CASES = {
+    "ragged": Case(seqlen_q=37, seqlen_k=259, head_dim=40, head_dim_v=9, channels=3,
+                   options={"is_causal": True}),
+    "softcap": Case(seqlen_q=65, seqlen_k=129, options={"softcap": 2.0, "window_left": 40}),
+    "bias per head, mixed tiles": Case(seqlen_q=3, seqlen_k=130, num_kv_heads=1, key_bias=(1, 4)),
+    "decode": Case(seqlen_q=1, seqlen_k=4200, head_dim=64, sinks=True, channels=2,
+                   influence_batch=1, key_bias=(1, 4)),
+    "decode, bf16": Case(dtype=torch.bfloat16, num_heads=10, seqlen_q=1, seqlen_k=700, head_dim=72,
+                         head_dim_v=40),
+    "decode, fp16": Case(dtype=torch.float16, num_heads=7, num_kv_heads=1, seqlen_q=1,
+                         seqlen_k=131, head_dim=128, head_dim_v=128, options={"window_left": 100}),
+    "few rows": Case(num_kv_heads=1, seqlen_q=5, seqlen_k=257, head_dim_v=130,
+                     options={"is_causal": True, "softcap": 2.0}),
+    "sinks above the scores": Case(seqlen_q=40, seqlen_k=3, key_bias=None, sinks=True),
+    "dense mask": Case(seqlen_q=20, seqlen_k=40, attn_bias=(2, 4), q_start=(3, 21),
+                       options={"is_causal": True, "window_right": 5}),
+    "bf16": Case(dtype=torch.bfloat16, head_dim=128, head_dim_v=128, seqlen_q=70, seqlen_k=140),
+    "bf16, odd": Case(dtype=torch.bfloat16, head_dim=33, head_dim_v=17, seqlen_q=70, seqlen_k=131,
+                      channels=3, options={"is_causal": True, "window_left": 50}),
+    "bf16, softcap": Case(dtype=torch.bfloat16, head_dim=64, head_dim_v=40, seqlen_q=65,
+                          seqlen_k=259, channels=2, key_bias=(1, 4), options={"softcap": 2.0}),
+    "fp16": Case(dtype=torch.float16, head_dim=24, head_dim_v=20, seqlen_q=70, seqlen_k=140),
+}  # fmt: skip
+
+
+def _supported_instruction_sets():
+    best = torch.backends.cpu.get_cpu_capability()
+    with_bf16 = ["avx512bf16"] if torch.cpu.get_capabilities().get("avx512_bf16") else []
+    supported = {"AVX512": [*with_bf16, "avx512", "avx2"], "AVX2": ["avx2"]}
+    return [*supported.get(best, []), "portable"]
+
+
+def _run_child(instruction_set, *arguments):
+    environment = os.environ | {"GUIDE_EXT_CPU_ISA": instruction_set, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-c", *arguments],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@needs_library
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+def test_every_instruction_set_is_right(instruction_set, tmp_path, assert_accurate):
+    if instruction_set not in _supported_instruction_sets():
+        pytest.skip(f"this processor has no {instruction_set}")
+    calls = [(case.tensors(), case.options) for case in SHARP_CASES.values()]
+    torch.save(calls, tmp_path / "calls.pt")
+    child = _run_child(
+        instruction_set, CHILD, str(tmp_path / "calls.pt"), str(tmp_path / "answers.pt")
+    )
+    assert child.returncode == 0, child.stderr
+    used, (alone, threaded) = torch.load(tmp_path / "answers.pt")
+    assert used == instruction_set
+    for name, (tensors, options), results, again in zip(
+        SHARP_CASES, calls, alone, threaded, strict=True
+    ):
+        truth = oracle(tensors, options)
+        naive = naive_attention(tensors, options, SHARP_CASES[name].dtype)
+        for part, actual, repeated, expected, plain in zip(
+            ("out", "influence_out", "lse"), results, again, truth, naive, strict=True
+        ):
+            floor = 1.0 if part == "lse" else 0.0
+            assert_accurate(actual, expected, plain, f"{name}: {part}", at_least=floor)
+            assert torch.equal(actual, repeated), f"{name}: {part} depends on the threads"
+
+
+@needs_library
+@pytest.mark.parametrize("name", ["avx1024", "AVX2"])
+def test_unknown_instruction_set_is_refused(name):
+    child = _run_child(
+        name,
+        "import torch, guide_ext.op.registration; x = torch.ones(1, 1, 1, 1);"
+        "torch.ops.guide.biased_attention(x, x, x)",
+    )
+    supported = ", ".join(_supported_instruction_sets())
+    assert child.returncode == 1
+    assert (
+        f"guide_ext: GUIDE_EXT_CPU_ISA must name an instruction set of this processor "
+        f"({supported}), got '{name}'; unset it to use the best one"
+    ) in child.stderr
+
+
+# ---- the build itself
+
+
+def _text(name):
+    return (ROOT / name).read_text()
+
+
+def _run_setup(tmp_path, *commands, **environment):
+    pytest.importorskip("setuptools", minversion="77")
+    return subprocess.run(
+        [sys.executable, "setup.py", "-q", "egg_info", f"--egg-base={tmp_path}", *commands],
+        cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def no_tools(tmp_path):
+    """Give a PATH with nothing on it."""
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    return str(folder)
+
+
+def test_missing_compiler_is_explained(tmp_path, no_tools):
+    environment = {"PATH": no_tools, "CXX": ""}
+    build = _run_setup(tmp_path, "build_ext", f"--build-lib={tmp_path / 'lib'}", **environment)
+    assert build.returncode != 0
+    assert "no C++ compiler (CXX, c++, g++, clang++)" in build.stderr
+    assert "apt-get install g++" in build.stderr
+    assert "GUIDE_BUILD=OFF pip install" in build.stderr
+
+
+def test_build_can_be_switched_off(tmp_path, no_tools):
+    """No tool is needed, and no library that lies in the source tree gets in."""
+    lib = tmp_path / "lib"
+    build = _run_setup(
+        tmp_path, "build", f"--build-base={tmp_path}", f"--build-lib={lib}",
+        PATH=no_tools, GUIDE_BUILD="OFF",
+    )  # fmt: skip
+    assert build.returncode == 0, build.stderr
+    assert (lib / "guide_ext" / "_ops.py").exists()
+    assert not list(lib.glob("**/*.so"))
+
+
+def test_unknown_build_switch_is_refused(tmp_path):
+    build = _run_setup(tmp_path, "build", GUIDE_BUILD="maybe")
+    assert build.returncode != 0
+    assert "GUIDE_BUILD must be ON or OFF, got 'maybe'" in build.stderr
+
+
+def _find_nvcc(**environment):
+    found = subprocess.run(
+        [sys.executable, str(ROOT / "cmake" / "find_nvcc.py")],
+        env=os.environ | environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return found.stdout
+
+
+def test_nvcc_is_taken_from_the_environment_first(tmp_path):
+    for folder in ("compiler", "toolkit/bin"):
+        path = tmp_path / folder / "nvcc"
+        path.parent.mkdir(parents=True)
+        path.touch(mode=0o755)
+    compiler, toolkit = tmp_path / "compiler/nvcc", tmp_path / "toolkit"
+    assert _find_nvcc(CUDACXX=str(compiler), CUDA_HOME=str(toolkit)) == str(compiler)
+    assert _find_nvcc(CUDACXX="", CUDA_HOME=str(toolkit)) == str(toolkit / "bin/nvcc")
+    assert _find_nvcc(CUDACXX=str(tmp_path / "none"), CUDA_HOME=str(toolkit)) == str(
+        toolkit / "bin/nvcc"
+    )

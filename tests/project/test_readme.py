@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: MIT
+"""What the README shows is what happens: its example runs, its table is the saved run's."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+LABELS = {"upper": "0, in UPPER CASE", "important": "0, after “Important: ”"}
+
+
+def test_the_example_prints_what_the_readme_says():
+    code, printed = re.search(r"```python\n(.*?)```\s+```\n(.*?)```", README, re.DOTALL).groups()
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == printed
+
+
+@pytest.fixture
+def rows():
+    saved = json.loads((ROOT / "docs" / "demo.json").read_text(encoding="utf-8"))
+    return saved["tasks"][0]["rows"]
+
+
+def test_the_table_is_the_one_of_the_saved_demo(rows):
+    for row in rows:
+        low, high = row["success_interval"]
+        label = LABELS.get(row["variant"], f"{row['delta']:g}")
+        line = (
+            f"| {label} | {row['success']:.1%} | {low:.1%} – {high:.1%} "
+            f"| {row['well_formed']:.1%} |"
+        )
+        assert line in README
+
+
+def test_the_saved_demo_shows_the_effect_and_its_end(rows):
+    guided = {row["delta"]: row for row in rows if row["variant"] == "tags"}
+    plain, best = (
+        guided[0.0],
+        max((guided[delta] for delta in (1.0, 2.0, 3.0)), key=lambda row: row["success"]),
+    )
+    widths = sum(row["success_interval"][1] - row["success_interval"][0] for row in (plain, best))
+    assert best["success"] - plain["success"] > widths
+    assert guided[9.0]["success"] < plain["success"]
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
+def test_links_lead_somewhere(link):
+    assert (ROOT / link).exists()
+
+
+def test_the_commands_are_make_targets():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in set(re.findall(r"\bmake ([a-z]+)", README)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

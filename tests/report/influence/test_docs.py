@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: MIT
+"""docs/influence.md says what happens: its examples and its command are executed."""
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from guide_ext.cli import app
+
+ROOT = Path(__file__).parents[3]
+PAGE = ROOT / "docs" / "influence.md"
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def test_examples(tmp_path):
+    failed, attempted = doctest.testfile(
+        str(PAGE),
+        module_relative=False,
+        globs={"folder": tmp_path},
+        optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS,
+        encoding="utf-8",
+    )
+    assert failed == 0
+    assert attempted > 0
+
+
+def test_the_command_prints_what_the_page_says(tmp_path):
+    block = re.search(r"```\n\$ guide-ext (.*?)\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    arguments, printed = block.groups()
+    files = re.findall(r"--out (\S+)", arguments)
+    for file in files:
+        arguments = arguments.replace(file, str(tmp_path / Path(file).name))
+    result = CliRunner().invoke(app.app, arguments.split(), env={"COLUMNS": "80"})
+    assert result.exit_code == 0, result.output
+    shown = [line.rstrip() for line in result.stdout.splitlines()]
+    said = [line.rstrip() for line in printed.splitlines()]
+    assert shown[:-1] == said[:-1]
+    assert said[-1] == f"saved: {', '.join(files)}"

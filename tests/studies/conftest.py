@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: MIT
+"""Tests of the studies train on one thread."""
+
+from fixtures import restored_threads
+
+__all__ = ["restored_threads"]
