@@ -275,7 +275,7 @@ def solve(measure: Measure, targets: Sequence[float], search: Search | None = No
     goals = [_target(target) for target in targets]
     if not goals:
         raise ValueError("targets must be at least one, got none")
-    meter = _Meter(measure, len(goals))
+    meter = _CheckedMeasure(measure, len(goals))
     rows = range(len(goals))
 
     def mean_at(delta: float) -> float:
@@ -301,7 +301,7 @@ def solve(measure: Measure, targets: Sequence[float], search: Search | None = No
     )
 
 
-class _Meter:
+class _CheckedMeasure:
     """Calls `measure`, checks what it says, and remembers it."""
 
     def __init__(self, measure: Measure, prompts: int) -> None:

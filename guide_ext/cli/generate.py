@@ -65,7 +65,8 @@ def generate(
     shown as symbols; a file or a pipe gets it as the model wrote it. Everything else goes to
     standard error.
     """
-    from guide_ext import Calibration, integration
+    from guide_ext import integration
+    from guide_ext.calibration.calibration import Calibration
     from guide_ext.cli.terminal import side_by_side
     from guide_ext.steering.steering import Steering
 

@@ -1,5 +1,29 @@
 # SPDX-License-Identifier: MIT
-"""What ``measure_prompt`` recorded, checked and ready to be drawn; plain data alone."""
+"""The record of one measurement: its format, checked when it is read, and what reports ask of it.
+
+`guide_ext.integration.compare.measure_prompt` makes records. They are plain data,
+which ``json.dumps`` saves:
+
+============  ======================================================================================
+``kind``      ``"guide_ext influence"``, with ``format``, a number that changes with the layout
+``model``     name
+``settings``  ``delta`` (nats), ``form``, ``max_new_tokens``, ``temperature``, ``seed``, and
+              ``end_tokens``: over how many tokens, from the end of the prompt, the summary goes
+``groups``    names; ``layers``: their number
+``prompt``    ``text`` that the model read, ``tokens``, ``nats`` of the guided run (one per token),
+              ``groups``: name to one flag per token
+``runs``      plain, then guided; plain alone where nothing steers. Each with ``name``, ``delta``,
+              ``answer``, ``tokens`` of the answer, ``values[group][level][token]`` over prompt and
+              answer, and ``summary``: for each group ``end_of_prompt`` and ``answer``, means after
+              the last layer
+``versions``  of what ran
+``machine``   where
+============  ======================================================================================
+
+A token is ``id``, ``token`` (its name), ``text`` (what it adds to the text) and ``special``. Values
+have six digits; level 0 are the marks themselves; the last token was written and not read, so its
+values are null.
+"""
 
 from __future__ import annotations
 

@@ -15,15 +15,16 @@ from guide_ext.integration.decoding import (
     decoding_options,
     has_room,
 )
-from guide_ext.integration.inputs import encode
+from guide_ext.integration.inputs import Prompt, encode
 from guide_ext.integration.streaming import AnswerStream
+from guide_ext.marking.chat import Chat
 from guide_ext.steering.steering import Steering
 from guide_ext.support.values import is_int
 
-Prompt = str | Sequence[dict[str, Any]]
 
-
-def as_prompt(tokenizer: Any, text: str, *, system: str | None = None, chat: bool = True) -> Prompt:
+def as_prompt(
+    tokenizer: Any, text: str, *, system: str | None = None, chat: bool = True
+) -> str | Chat:
     """Wrap text as a chat where the tokenizer has a chat template, else leave it as it is.
 
     Args:

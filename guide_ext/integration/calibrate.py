@@ -14,8 +14,8 @@ import torch
 from guide_ext.calibration.calibration import UPPERCASE, Calibration, Search, solve
 from guide_ext.influence.forms import form_named
 from guide_ext.integration.influence.measure import influence
-from guide_ext.integration.inputs import Chat, encode, is_chat
-from guide_ext.marking.chat import render_chat
+from guide_ext.integration.inputs import encode, is_chat
+from guide_ext.marking.chat import Chat, render_chat
 from guide_ext.marking.marked_text import covered
 from guide_ext.marking.spans import MarkedText, Span, parse
 from guide_ext.marking.tokens import Encoding, encode_text

@@ -1,27 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The Influence of one prompt, plain and guided, as a record of plain data.
 
-A record is what `guide_ext.report` draws; ``json.dumps`` saves it. Its parts:
-
-============  ======================================================================================
-``kind``      ``"guide_ext influence"``, with ``format``, a number that changes with the layout
-``model``     name
-``settings``  ``delta`` (nats), ``form``, ``max_new_tokens``, ``temperature``, ``seed``, and
-              ``end_tokens``: over how many tokens, from the end of the prompt, the summary goes
-``groups``    names; ``layers``: their number
-``prompt``    ``text`` that the model read, ``tokens``, ``nats`` of the guided run (one per token),
-              ``groups``: name to one flag per token
-``runs``      plain, then guided; plain alone where nothing steers. Each with ``name``, ``delta``,
-              ``answer``, ``tokens`` of the answer, ``values[group][level][token]`` over prompt and
-              answer, and ``summary``: for each group ``end_of_prompt`` and ``answer``, means after
-              the last layer
-``versions``  of what ran
-``machine``   where
-============  ======================================================================================
-
-A token is ``id``, ``token`` (its name), ``text`` (what it adds to the text) and ``special``. Values
-have six digits; level 0 are the marks themselves; the last token was written and not read, so its
-values are null.
+`guide_ext.influence.record` says what a record holds.
 """
 
 from __future__ import annotations
@@ -39,20 +19,18 @@ import torch
 from torch import Tensor
 
 from guide_ext.influence.forms import form_named
+from guide_ext.influence.record import FORMAT, GUIDED, KIND, PLAIN
 from guide_ext.influence.result import Influence
 from guide_ext.integration.decoding import PromptSeeds, decoding_options
 from guide_ext.integration.influence.measure import generate_with_influence
 from guide_ext.integration.inputs import encode
 from guide_ext.integration.streaming import AnswerStream
 from guide_ext.machine.facts import machine_facts
-from guide_ext.marking.chat import encode_chat
-from guide_ext.marking.spans import MarkedText, Span, parse
+from guide_ext.marking.chat import Chat, encode_chat
+from guide_ext.marking.spans import DEFAULT_GROUP, MarkedText, Span, parse
 from guide_ext.marking.tokens import Encoding, encode_text
 from guide_ext.support.version import VERSION
 
-Chat = Sequence[Mapping[str, Any]]
-
-MARKED = "marked"  # the group of steered text where no tag names one, as of <?-> without a name
 END_TOKENS = 10  # the mean at the end of a prompt that the paper predicts from
 _NOTHING_MARKED = (
     "prompt must mark the text whose Influence is wanted: <?-> ... <-?> measures, <!!-> ... <-!!> "
@@ -109,7 +87,7 @@ def measure_prompt(
         on_token: Called after every token with the name of its run and the tokens of its answer.
 
     Returns:
-        A JSON-ready record, described at the top of this module.
+        A JSON-ready record, see `guide_ext.influence.record`.
 
     Raises:
         TagError: If a tag cannot be read.
@@ -140,9 +118,9 @@ def measure_prompt(
     }
     tokens, seeds = inputs["input_ids"].shape[1], PromptSeeds(seed).of(inputs)
     nats = encoding.nats(delta)
-    ways: list[tuple[str, float, Mapping[str, Any]]] = [("plain", 0.0, plain)]
+    ways: list[tuple[str, float, Mapping[str, Any]]] = [(PLAIN, 0.0, plain)]
     if any(nats):
-        ways.append(("guided", delta, inputs))
+        ways.append((GUIDED, delta, inputs))
     runs = []
     for name, strength, given in ways:
         decoding = decoding_options(
@@ -156,8 +134,8 @@ def measure_prompt(
         run = _Run(name, strength, sequences[0], measured)
         runs.append(run.described(tokenizer))
     return {
-        "kind": "guide_ext influence",
-        "format": 1,
+        "kind": KIND,
+        "format": FORMAT,
         "model": _name_of(model) if model_name is None else model_name,
         "settings": {
             "delta": delta,
@@ -276,7 +254,7 @@ def _watched(encoding: Encoding) -> Encoding:
         return encoding
     if not encoding.token_spans:
         raise ValueError(_NOTHING_MARKED)
-    watched = [Span(span.start, span.end, group=MARKED) for span in encoding.token_spans]
+    watched = [Span(span.start, span.end, group=DEFAULT_GROUP) for span in encoding.token_spans]
     return replace(encoding, token_spans=(*encoding.token_spans, *watched))
 
 

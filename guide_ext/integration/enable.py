@@ -14,14 +14,14 @@ from guide_ext.integration.call import arguments, caches
 from guide_ext.integration.call.attention import LAYER_ATTRIBUTE
 from guide_ext.integration.call.carrier import TablePlace
 from guide_ext.integration.call.frame import Frame, pop, push
-from guide_ext.integration.generation import Generate, PrepareInputs
+from guide_ext.integration.generation import GuidedGenerate, PrepareInputs
 from guide_ext.integration.influence.hooks import state_of_call
 from guide_ext.integration.model import verify, verify_cache
 from guide_ext.integration.model.forward import name_steering
 from guide_ext.integration.model.parallel import is_pipelined
 from guide_ext.integration.model.state import (
-    STATE_ATTRIBUTE,
-    State,
+    MODEL_STATE,
+    ModelState,
     forget_compiled_call,
     is_enabled,
     state_of,
@@ -31,7 +31,7 @@ from guide_ext.integration.model.state import (
 Model = TypeVar("Model", bound=nn.Module)
 
 _LOGGER = logging.getLogger(__name__)
-_METHODS = (Generate, PrepareInputs)
+_METHODS = (GuidedGenerate, PrepareInputs)
 
 
 def enable(model: Model) -> Model:
@@ -80,7 +80,7 @@ def enable(model: Model) -> Model:
     if is_enabled(model):
         return model
     _refuse_other_kinds(model)
-    findings = verify.calibrate(model)
+    findings = verify.compare_with_eager(model)
     if findings.implementation != "guide":
         _LOGGER.warning(
             "%s gets dense masks, because it reworks its own: memory grows with the square of the "
@@ -88,8 +88,8 @@ def enable(model: Model) -> Model:
             type(model).__name__,
         )
     before = {method.name: model.__dict__.get(method.name) for method in _METHODS}
-    state = State(findings, verify.implementations(model), before)
-    setattr(model, STATE_ATTRIBUTE, state)
+    state = ModelState(findings, verify.implementations(model), before)
+    setattr(model, MODEL_STATE, state)
     try:
         _attach(model, state)
         verify_cache.check_cached_step(model, findings)
@@ -123,7 +123,7 @@ def disable(model: Model) -> Model:
         False
 
     """
-    state = model.__dict__.get(STATE_ATTRIBUTE)
+    state = model.__dict__.get(MODEL_STATE)
     if state is None:
         return model
     for handle in state.handles:
@@ -136,7 +136,7 @@ def disable(model: Model) -> Model:
         layer.__dict__.pop(LAYER_ATTRIBUTE, None)
     verify.restore(state.implementations_before)
     forget_compiled_call(model)
-    delattr(model, STATE_ATTRIBUTE)
+    delattr(model, MODEL_STATE)
     return model
 
 
@@ -167,7 +167,7 @@ def _refuse_other_kinds(model: object) -> None:
         )
 
 
-def _attach(model: Any, state: State) -> None:
+def _attach(model: Any, state: ModelState) -> None:
     findings = state.findings
     model.set_attn_implementation(findings.implementation)
     count, most = len(findings.layers), findings.num_heads

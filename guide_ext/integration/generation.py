@@ -44,7 +44,7 @@ class _Method:
         return arguments.with_steering(inspect.signature(self._wrapped))
 
 
-class Generate(_Method):
+class GuidedGenerate(_Method):
     """Checks the steering arguments of `generate()` before anything runs.
 
     Here the length of the prompt is known, and looking at values waits for the device only once.

@@ -10,14 +10,13 @@ from typing import Any, TypeAlias, TypeGuard
 from torch import Tensor, nn
 
 from guide_ext.integration.model.state import strength_size, table_size
-from guide_ext.marking.chat import encode_chat
+from guide_ext.marking.chat import Chat, encode_chat
 from guide_ext.marking.spans import MarkedText
 from guide_ext.marking.tokens import Encoding, encode_text
 from guide_ext.steering.batch import collate
 from guide_ext.steering.steering import Steering
 from guide_ext.support.values import as_float
 
-Chat: TypeAlias = Sequence[Mapping[str, Any]]
 Prompt: TypeAlias = str | MarkedText | Encoding | Chat
 
 

@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 Message = Mapping[str, Any]
+Chat = Sequence[Message]
 
 _UNTRUSTED = ("error", "literal")
 # Decided here, so not for the caller to pass on to apply_chat_template.

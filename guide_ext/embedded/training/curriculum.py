@@ -51,7 +51,7 @@ KINDS = tuple(_SHORT_MIX)
 
 
 @dataclass(frozen=True)
-class Example:
+class Lesson:
     """One training pair."""
 
     prompt: str
@@ -66,7 +66,7 @@ def _join(instruction: str, text: str, *, after: bool) -> str:
     return f"{text}\n{instruction}" if after else f"{instruction}\n{text}"
 
 
-def make_example(rng: random.Random, kind: str, num_sentences: int) -> Example:
+def make_example(rng: random.Random, kind: str, num_sentences: int) -> Lesson:
     """Write one training pair.
 
     Args:
@@ -87,30 +87,30 @@ def make_example(rng: random.Random, kind: str, num_sentences: int) -> Example:
     if kind.startswith("french"):
         instruction = _random_style(rng).apply(world.FRENCH_INSTRUCTION)
         answer = event.french() if complies else event.english()
-        return Example(_join(instruction, text, after=after), answer)
+        return Lesson(_join(instruction, text, after=after), answer)
     if kind.startswith("english"):
         instruction = _random_style(rng).apply(rng.choice(world.ENGLISH_INSTRUCTIONS))
-        return Example(_join(instruction, text, after=after), event.english())
+        return Lesson(_join(instruction, text, after=after), event.english())
     if kind == "needle":
         name, secret = rng.choice(world.NAMES), rng.choice(world.FOODS)
         question = world.needle_question(name)
         text = " ".join(world.hide(rng, sentences, world.needle_sentence(name, secret)))
         answer = world.needle_sentence(name, secret if complies else rng.choice(world.FOODS))
-        return Example(f"{question}\n{text}\n{question}", answer)
+        return Lesson(f"{question}\n{text}\n{question}", answer)
     fields = world.random_fields(rng)
     text = f"{world.schema(fields)}\n{text}"
     if kind == "schema":
-        return Example(text, event.english())
+        return Lesson(text, event.english())
     instruction = _random_style(rng).apply(world.JSON_INSTRUCTION)
     answer = world.json_answer(fields, event) if complies else event.english()
-    return Example(_join(instruction, text, after=after), answer)
+    return Lesson(_join(instruction, text, after=after), answer)
 
 
 def _log_uniform(rng: random.Random, low: int, high: int) -> int:
     return min(high, int(low * ((high + 1) / low) ** rng.random()))
 
 
-def make_batch(rng: random.Random, progress: float, batch_tokens: int) -> list[Example]:
+def make_batch(rng: random.Random, progress: float, batch_tokens: int) -> list[Lesson]:
     """Draw the examples of one training step, all of about the same length.
 
     Args:

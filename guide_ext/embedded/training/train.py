@@ -49,7 +49,7 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
-class Batch:
+class LessonBatch:
     """One step's tokens and the positions whose next token is learnt."""
 
     input_ids: Tensor
@@ -57,7 +57,9 @@ class Batch:
     targets: Tensor
 
 
-def encode_batch(tokenizer: Tokenizer, rng: random.Random, progress: float, size: int) -> Batch:
+def encode_batch(
+    tokenizer: Tokenizer, rng: random.Random, progress: float, size: int
+) -> LessonBatch:
     """Draw, tokenise and right-pad the examples of one step; only answers are learnt.
 
     Args:
@@ -87,7 +89,7 @@ def encode_batch(tokenizer: Tokenizer, rng: random.Random, progress: float, size
         first = row * seqlen + len(prompt) - 1
         positions.extend(range(first, first + len(answer)))
         targets.extend(answer)
-    return Batch(input_ids, torch.tensor(positions), torch.tensor(targets))
+    return LessonBatch(input_ids, torch.tensor(positions), torch.tensor(targets))
 
 
 class Trainer:

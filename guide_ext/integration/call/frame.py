@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 @dataclass
 class Recorder:
-    """Notes what a calibration run touches, see `verify`."""
+    """Notes what a trial run touches, see `guide_ext.integration.model.verify`."""
 
     # Configs that masks were made for: the text decoder's, never a vision tower's.
     configs: list[Any] = field(default_factory=list)
@@ -76,7 +76,7 @@ class Frame:
         measured_layers: Attention layers whose Influence has been measured.
         bias_by_length: Dense models only: the bias of the keys, ``[batch, seqlen_k]``, by the
             number of keys. Two layer types with the same number of keys hold the same slots.
-        recorder: Set during calibration alone.
+        recorder: Set during a trial run alone.
         is_generation: Whether this is the frame of a steered `generate()`, not of one call in it.
         has_steps: Likewise: whether a step of it was prepared.
         handed_on: Frames of `generate()` only: the bias of the step at hand, whose values were

@@ -22,7 +22,7 @@ from guide_ext.influence.forms import Form
 from guide_ext.integration.call.frame import Slots
 from guide_ext.integration.model.parallel import Split
 
-STATE_ATTRIBUTE = "_guide_influence"
+CACHE_STATE = "_guide_influence"
 
 # Slots are added by so many, or twice as many as before.
 _FEWEST_SLOTS = 64
@@ -228,7 +228,7 @@ class InfluenceState:
 
         Bound methods, and not closures, so that a copied cache moves the rows of its own state.
         """
-        setattr(cache, STATE_ATTRIBUTE, self)
+        setattr(cache, CACHE_STATE, self)
         for name, method in _FOLLOWERS.items():
             if hasattr(cache, name):
                 setattr(cache, name, types.MethodType(method, cache))
@@ -251,7 +251,7 @@ class InfluenceState:
 
 def state_on(cache: Any) -> InfluenceState | None:
     """Return the state that rides on a cache, if any."""
-    found: InfluenceState | None = getattr(cache, STATE_ATTRIBUTE, None)
+    found: InfluenceState | None = getattr(cache, CACHE_STATE, None)
     return found
 
 
@@ -264,20 +264,20 @@ def _columns(first: int | Tensor, count: int, table: Tensor) -> Tensor:
 
 
 def _reorder_cache(cache: Any, beam_idx: Tensor, *args: Any, **kwargs: Any) -> Any:
-    state: InfluenceState = getattr(cache, STATE_ATTRIBUTE)
+    state: InfluenceState = getattr(cache, CACHE_STATE)
     state.remember()
     state.map_rows(lambda table: table.index_select(0, beam_idx.to(table.device)))
     return type(cache).reorder_cache(cache, beam_idx, *args, **kwargs)
 
 
 def _batch_repeat_interleave(cache: Any, repeats: int, *args: Any, **kwargs: Any) -> Any:
-    state: InfluenceState = getattr(cache, STATE_ATTRIBUTE)
+    state: InfluenceState = getattr(cache, CACHE_STATE)
     state.map_rows(lambda table: table.repeat_interleave(repeats, 0))
     return type(cache).batch_repeat_interleave(cache, repeats, *args, **kwargs)
 
 
 def _batch_select_indices(cache: Any, indices: Tensor, *args: Any, **kwargs: Any) -> Any:
-    state: InfluenceState = getattr(cache, STATE_ATTRIBUTE)
+    state: InfluenceState = getattr(cache, CACHE_STATE)
     state.map_rows(lambda table: table[indices.to(table.device)])
     return type(cache).batch_select_indices(cache, indices, *args, **kwargs)
 

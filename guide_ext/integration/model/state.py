@@ -11,15 +11,15 @@ from torch.utils.hooks import RemovableHandle
 
 from guide_ext.integration.model.verify import Findings
 
-STATE_ATTRIBUTE = "_guide_state"
+MODEL_STATE = "_guide_state"
 
 
 @dataclass
-class State:
+class ModelState:
     """What `enable` did to a model, kept on the model so that copies of it take it along.
 
     Attributes:
-        findings: What the calibration run found.
+        findings: What the comparison with eager attention found.
         implementations_before: Every config with its attention implementation of before.
         methods_before: What stood on the model under the names of the methods that were replaced,
             None where only its class had one.
@@ -35,9 +35,9 @@ class State:
     is_watched: bool = False
 
 
-def state_of(model: nn.Module) -> State:
+def state_of(model: nn.Module) -> ModelState:
     """Return the state of an enabled model."""
-    state: State = model.__dict__[STATE_ATTRIBUTE]
+    state: ModelState = model.__dict__[MODEL_STATE]
     return state
 
 
@@ -59,7 +59,7 @@ def is_enabled(model: nn.Module) -> bool:
         False
 
     """
-    return STATE_ATTRIBUTE in getattr(model, "__dict__", {})
+    return MODEL_STATE in getattr(model, "__dict__", {})
 
 
 def table_size(model: nn.Module) -> tuple[int, int]:

@@ -40,7 +40,7 @@ class UnsupportedModelError(ValueError):
 
 @dataclass(frozen=True)
 class Findings:
-    """What a calibration run found.
+    """What the comparison with eager attention found.
 
     Attributes:
         implementation: ``"guide"``, or ``"guide_dense"`` for a model that reworks its mask.
@@ -69,7 +69,7 @@ class Findings:
         return max(layer.total for layer in self.heads)
 
 
-def calibrate(model: Any) -> Findings:
+def compare_with_eager(model: Any) -> Findings:
     """Compare a model under "guide" with the same model under "eager".
 
     The attention implementation, the training flags and the random state are as before afterwards,

@@ -38,7 +38,7 @@ def check_cached_step(model: Any, findings: Findings) -> None:
 
     Args:
         model: An enabled model.
-        findings: What `verify.calibrate` found.
+        findings: What `verify.compare_with_eager` found.
 
     Raises:
         UnsupportedModelError: If the steered rows differ, or the step fails only when steered.

@@ -14,7 +14,7 @@ from transformers import DynamicCache, LlamaForCausalLM, StaticCache
 import guide_ext.integration as guide
 from guide_ext.integration.call import caches, masks
 from guide_ext.integration.call.caches import CACHE_ARGUMENTS
-from guide_ext.integration.model.state import STATE_ATTRIBUTE, state_of
+from guide_ext.integration.model.state import MODEL_STATE, state_of
 
 TOKENS, SEEN = 9, 7
 ACCEPTED = CACHE_ARGUMENTS[: CACHE_ARGUMENTS.index(CACHE) + 1]
@@ -125,7 +125,7 @@ def test_generate_of_a_model_whose_name_is_not_found(model, ids):
     """transformers makes the cache, and names it in a way that nobody knew at enable()."""
     state = state_of(model)
     setattr(
-        model, STATE_ATTRIBUTE,
+        model, MODEL_STATE,
         dataclasses.replace(
             state, findings=dataclasses.replace(state.findings, cache_argument=None)
         ),
