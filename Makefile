@@ -51,7 +51,7 @@ $(VENV)/.base: pyproject.toml
 $(VENV)/.demo: $(VENV)/.base $(NATIVE_SOURCES)
 	$(SAY) "transformers, matplotlib and what else the package needs (0.5 GB), and its compilation (1 to 3 minutes)"
 	@if [ "$(CUDA)" = AUTO ] && ! $(BIN)/python -W ignore -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; \
-	  then export GUIDE_CUDA=OFF; fi; $(PIP_INSTALL) --no-build-isolation --editable .
+	  then export GUIDE_CUDA=OFF; fi; $(PIP_INSTALL) --no-build-isolation --editable ".[cli,report]"
 	@touch $@
 
 # CuTe's headers lie apart: they come in a package whose own requirements nobody here needs.
@@ -64,7 +64,7 @@ $(VENV)/.dependencies: $(VENV)/.base
 
 $(VENV)/.built: $(VENV)/.dependencies $(NATIVE_SOURCES)
 	$(SAY) "compilation (1 to 3 minutes; CUDA kernels, where there is an nvcc, as many more)"
-	@$(PIP_INSTALL) --no-build-isolation --editable .
+	@$(PIP_INSTALL) --no-build-isolation --editable ".[all]"
 	@touch $@
 
 # What runs the package alone takes the small installation, unless all is there already.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeAlias
 
+from guide_ext.support.extras import check_installed
 from guide_ext.support.values import as_float
 
 # Influence of some curves, by their number, at a Δ for each.
@@ -222,6 +223,7 @@ def _narrow(
 ) -> tuple[float, float]:
     """Narrow a bracket to the tolerance; return the two measured Δ that are left."""
     # Here, as `import guide_ext` would wait for it.
+    check_installed("scipy", "to search for Δ")
     from scipy.optimize import brentq
 
     def gap(delta: float) -> float:

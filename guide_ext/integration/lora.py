@@ -21,6 +21,7 @@ from guide_ext.integration.decoding import seeded
 from guide_ext.integration.enable import enable
 from guide_ext.integration.loading import load
 from guide_ext.integration.model.verify import UnsupportedModelError
+from guide_ext.support.extras import check_installed
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -209,11 +210,7 @@ def check_packing(model: nn.Module) -> None:
 
 
 def _peft() -> Any:
-    try:
-        import peft
-    except ImportError as error:
-        raise ImportError(
-            "supervised fine-tuning must have peft, got none; install it with: "
-            "pip install 'guide_ext[studies]'"
-        ) from error
+    check_installed("peft", "to fine-tune")
+    import peft
+
     return peft

@@ -1,11 +1,25 @@
 # SPDX-License-Identifier: MIT
-"""Libraries that only the studies need, imported when they are needed."""
+"""Packages that only a part of this one needs; a missing one is named, with the command."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Iterable
 from typing import Any
+
+# By module, which extra of this package brings it: `[project.optional-dependencies]` lists them.
+_EXTRAS = {
+    "transformers": "transformers",
+    "scipy": "transformers",
+    "typer": "cli",
+    "rich": "cli",
+    "markupsafe": "report",
+    "matplotlib": "report",
+    "PIL": "report",
+    "ray": "ray",
+}
+_OTHERS = "studies"
 
 # What the tables of a task or study are made with, and what for.
 _NEEDS = {
@@ -22,7 +36,7 @@ def require_all(names: Iterable[str]) -> None:
         names: Tasks and studies, and ``"bertscore"`` if it is wanted.
 
     Raises:
-        NotImplementedError: If something is not installed.
+        MissingPackageError: If something is not installed.
 
     """
     for name in names:
@@ -31,16 +45,19 @@ def require_all(names: Iterable[str]) -> None:
             require(module, purpose)
 
 
-def require(module: str, purpose: str, extra: str = "studies") -> Any:
+class MissingPackageError(NotImplementedError, ImportError):
+    """A package must be installed for what was asked."""
+
+
+def require(module: str, purpose: str) -> Any:
     """Import a module of an optional dependency.
 
     Args:
         module: Its name.
         purpose: What for, for the message.
-        extra: The extra of this package that brings it.
 
     Raises:
-        NotImplementedError: If it is not installed.
+        MissingPackageError: If it is not installed.
 
     Example:
         >>> require("json", "to read JSON").loads("1")
@@ -48,16 +65,38 @@ def require(module: str, purpose: str, extra: str = "studies") -> Any:
         >>> require("no_such_module", "to do nothing")
         Traceback (most recent call last):
         ...
-        NotImplementedError: no_such_module must be installed to do nothing; get it with:
-        pip install 'guide_ext[studies]'
+        guide_ext.support.extras.MissingPackageError: no_such_module must be installed to do
+        nothing; get it with: pip install 'guide_ext[studies]'
 
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name is None or module.partition(".")[0] != error.name.partition(".")[0]:
+        if error.name is None or _package(module) != _package(error.name):
             raise
-        raise NotImplementedError(
-            f"{module.partition('.')[0]} must be installed {purpose}; get it with: "
-            f"pip install 'guide_ext[{extra}]'"
-        ) from None
+        raise MissingPackageError(_advice(module, purpose)) from None
+
+
+def check_installed(module: str, purpose: str) -> None:
+    """Check that a module can be found, without importing it.
+
+    Args:
+        module: Its name.
+        purpose: What for, for the message.
+
+    Raises:
+        MissingPackageError: If it is not installed.
+
+    """
+    if importlib.util.find_spec(_package(module)) is None:
+        raise MissingPackageError(_advice(module, purpose))
+
+
+def _advice(module: str, purpose: str) -> str:
+    package = _package(module)
+    extra = _EXTRAS.get(package, _OTHERS)
+    return f"{package} must be installed {purpose}; get it with: pip install 'guide_ext[{extra}]'"
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]

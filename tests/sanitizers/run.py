@@ -51,7 +51,9 @@ def run_tests(build_dir: Path) -> int:
     package = build_dir / "package"
     shutil.rmtree(package, ignore_errors=True)
     shutil.copytree(
-        ROOT / "guide_ext", package / "guide_ext", ignore=shutil.ignore_patterns("*.so", "model")
+        ROOT / "guide_ext",
+        package / "guide_ext",
+        ignore=shutil.ignore_patterns("*.so", "*.safetensors"),
     )
     call("cmake", "--build", build_dir)
     call("cmake", "--install", build_dir, "--prefix", package)

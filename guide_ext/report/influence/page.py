@@ -19,6 +19,7 @@ from guide_ext.influence.record import Record, visible
 from guide_ext.report.document import asset, document, inert_json, markup, nested, sha256_source
 from guide_ext.report.influence import parts
 from guide_ext.report.influence.plots import positions
+from guide_ext.support.extras import check_installed
 from guide_ext.support.files import write_text
 
 SUFFIXES = (".html", ".png", ".json")
@@ -155,6 +156,7 @@ def checked_suffix(path: Path) -> str:
 
     Raises:
         ValueError: If `InfluenceReport.save` cannot write it.
+        MissingPackageError: If a package is missing that it takes.
 
     Example:
         >>> checked_suffix(Path("report.HTML"))
@@ -164,6 +166,8 @@ def checked_suffix(path: Path) -> str:
     kind = path.suffix.lower()
     if kind not in SUFFIXES:
         raise ValueError(f"path must end in {', '.join(SUFFIXES)}, got {str(path)!r}")
+    if kind == ".png":
+        check_installed("matplotlib", "to draw pictures")
     return kind
 
 

@@ -43,8 +43,8 @@ def run_on_ray(
     """
     if workers < 1:
         raise ValueError(f"--ray must be a number of workers from 1, got {workers}")
-    ray = require("ray", "to run on Ray", extra="ray")
-    data = require("ray.data", "to run on Ray", extra="ray")
+    ray = require("ray", "to run on Ray")
+    data = require("ray.data", "to run on Ray")
     if not numbers:
         return
     begun_here = not ray.is_initialized()

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: MIT
+"""Makes ``attn_implementation="guide"`` known to transformers; importing this does it."""
+
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from guide_ext.integration.call.attention import guide_attention
+from guide_ext.integration.call.masks import guide_dense_mask, guide_mask
+from guide_ext.integration.modes import refuse_in_continuous_batching
+
+# Always both: transformers drops every mask, padding included, for a name without a mask function.
+AttentionInterface.register("guide", guide_attention)
+AttentionMaskInterface.register("guide", guide_mask)
+AttentionInterface.register("guide_dense", guide_attention)
+AttentionMaskInterface.register("guide_dense", guide_dense_mask)
+refuse_in_continuous_batching()

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: MIT
+"""What runs with torch and numpy alone, and what is said where an extra is missing."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cuda_gates.spec import tomllib
+
+from guide_ext.integration.versions import FIRST_UNKNOWN, OLDEST
+from guide_ext.support import extras
+
+ROOT = Path(__file__).resolve().parents[2]
+OPTIONAL = (
+    *("transformers", "tokenizers", "safetensors", "packaging", "scipy", "typer", "rich"),
+    *("markupsafe", "matplotlib", "PIL", "peft", "ray", "datasets", "pyarrow", "py3langid"),
+)
+HIDE = """
+import importlib.abc, sys
+class Hidden(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] in {names}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hidden())
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name in {names} else find(name, *rest)
+"""
+
+
+def run(program, hidden=OPTIONAL):
+    """Run a program in a Python where some packages are not installed."""
+    return subprocess.run(
+        [sys.executable, "-c", HIDE.format(names=tuple(hidden)) + program],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_op_marking_steering_and_influence_need_torch_alone():
+    done = run("""
+import torch
+import guide_ext
+query = torch.zeros(1, 2, 3, 8)
+guide_ext.biased_attention(query, query, query, torch.ones(1, 1, 3))
+guide_ext.attention_with_share(query, query, query, torch.tensor([[True, False, False]]), 0.5)
+torch.ops.guide.biased_attention(query, query, query)
+marked = guide_ext.parse("Answer <!!->in French<-!!>.")
+encoding = guide_ext.Encoding([1, 2], [(0, 7), (7, 18)], marked.text, marked.spans, ())
+print(guide_ext.Steering.guide(2.0).bias(encoding).shape, guide_ext.influence.form_named("paper"))
+guide_ext.Calibration, guide_ext.chat.render_chat, guide_ext.reference.biased_attention_reference
+""")
+    assert done.returncode == 0, done.stderr
+    assert "torch.Size([2])" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("program", "package", "extra"),
+    [
+        ("import guide_ext.integration", "transformers", "transformers"),
+        ("from guide_ext.calibration import find_delta\n"
+         "find_delta(lambda delta: 0.1 + 0.01 * delta, 0.12)", "scipy", "transformers"),
+        ("from guide_ext.cli import main\nmain()", "typer", "cli"),
+        ("from guide_ext.report.influence import page", "markupsafe", "report"),
+        ("import guide_ext.demo", "transformers", "transformers"),
+    ],
+)  # fmt: skip
+def test_a_missing_package_is_named_with_the_command(program, package, extra):
+    done = run(program)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert f"{package} must be installed" in last
+    assert last.endswith(f"pip install 'guide_ext[{extra}]'")
+
+
+def test_the_command_line_names_what_a_command_lacks(tmp_path):
+    program = f"""
+import sys
+sys.argv = ["guide-ext", "influence", "<!!->a<-!!> b", "--out", r"{tmp_path / "picture.png"}"]
+from guide_ext.cli import main
+main()
+"""
+    done = run(program, hidden=("matplotlib",))
+    assert done.returncode == 2
+    assert "pip install 'guide_ext[report]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_every_extra_that_is_named_brings_its_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert {name.split(">")[0] for name in project["dependencies"]} == {"torch", "numpy"}
+    for module, extra in extras._EXTRAS.items():
+        name = {"PIL": "pillow"}.get(module, module)
+        listed = project["optional-dependencies"][extra]
+        assert any(entry.startswith(name) for entry in listed), (module, extra)
+    (range_,) = (
+        entry
+        for entry in project["optional-dependencies"]["transformers"]
+        if entry.startswith("transformers")
+    )
+    assert range_ == f"transformers>={OLDEST},<{FIRST_UNKNOWN}"

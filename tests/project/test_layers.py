@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: MIT
+"""The layers of pyproject.toml: imports that must not be are planted, and must be refused."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PLANTED = {
+    "op/reference.py": [
+        "from guide_ext.op import chunked",
+        "from guide_ext.support import values",
+    ],
+    "op/libraries.py": ["import matplotlib", "from guide_ext.support import values"],
+    "op/dispatch.py": ["import transformers", "from guide_ext import Steering"],
+    "marking/tags.py": ["import torch", "import numpy", "from guide_ext.op import checks"],
+    "marking/spans.py": ["import transformers", "from guide_ext.spans import parse"],
+    "steering/steering.py": [
+        "import transformers",
+        "from guide_ext.report import console",
+        "from guide_ext.influence import forms",
+    ],
+    "influence/record.py": ["from guide_ext import integration", "import torch"],
+    "calibration/search.py": ["import transformers", "from guide_ext.report import document"],
+    "calibration/bootstrap.py": [
+        "import matplotlib",
+        "from guide_ext.calibration import Calibration",
+    ],
+    "integration/call/carrier.py": [
+        "from guide_ext.integration import enable",
+        "from guide_ext.integration.model import state",
+        "from guide_ext.integration.influence import state",
+    ],
+    "integration/model/locate.py": ["from guide_ext.integration.influence import measure"],
+    "integration/enable.py": ["from guide_ext import report", "import peft", "import matplotlib"],
+    "integration/checkpoint.py": ["from guide_ext.integration import loading"],
+    "report/document.py": [
+        "import torch",
+        "from guide_ext import integration",
+        "from guide_ext.marking import spans",
+    ],
+    "embedded/world.py": ["from guide_ext import integration"],
+    "demo/demo.py": ["from guide_ext.studies import study", "import typer"],
+    "cli/calibrate.py": ["import transformers", "from guide_ext.studies import plan"],
+    "cli/app.py": ["from guide_ext.demo import demo as again"],
+    "studies/plan.py": ["import transformers", "from guide_ext.cli import options"],
+    "support/files.py": ["from guide_ext.marking import tags", "import torch"],
+}
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("layers")
+    shutil.copytree(
+        ROOT / "guide_ext",
+        folder / "guide_ext",
+        ignore=shutil.ignore_patterns("*.so", "*.safetensors"),
+    )
+    shutil.copy2(ROOT / "pyproject.toml", folder)
+    return folder
+
+
+def lint(folder):
+    """Run the linter in a folder; its report where a contract is broken, else nothing."""
+    run = "from importlinter.cli import lint_imports_command as run; run()"
+    done = subprocess.run(
+        [sys.executable, "-c", run], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    return done.stdout if done.returncode else ""
+
+
+def test_the_layers_hold_as_they_are(copy):
+    assert lint(copy) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "line"), [(name, line) for name, lines in PLANTED.items() for line in lines]
+)
+def test_a_planted_import_is_refused(copy, name, line):
+    path = copy / "guide_ext" / name
+    before = path.read_text(encoding="utf-8")
+    module = "guide_ext." + name.removesuffix(".py").replace("/", ".")
+    try:
+        path.write_text(f"{before}\n{line}\n", encoding="utf-8")
+        report = lint(copy)
+    finally:
+        path.write_text(before, encoding="utf-8")
+    assert " BROKEN" in report
+    assert f"{module} -> " in report or "No cycles are allowed" in report
+
+
+def test_a_new_folder_needs_a_place(copy):
+    folder = copy / "guide_ext" / "annex"
+    folder.mkdir()
+    try:
+        (folder / "__init__.py").write_text("", encoding="utf-8")
+        assert "annex" in lint(copy)
+    finally:
+        shutil.rmtree(folder)
