@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""Pages of saved results, and the table of the README; nothing here measures.
+"""Pages of saved results, and the tables of the README and docs/benchmarks.md.
 
     python benchmarks/report.py publish bench_results/attention.json
-    python benchmarks/report.py readme
+    python benchmarks/report.py tables
 
-`publish` copies results and their page to `benchmarks/results/` and points the README at them (of
-`growth` it draws `docs/growth.png`, too);
-`readme` writes the README's tables anew from the results that they name.
+`publish` copies results and their page to `benchmarks/results/` and points the tables at them (of
+`growth` it draws `docs/growth.png`, too); `tables` writes the tables anew from the results that
+they name. Nothing here measures.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os.path
 import re
 import sys
 from pathlib import Path
@@ -22,10 +23,14 @@ from typing import Any
 import report_attention
 import report_generate
 import report_growth
+import report_headlines
 import report_influence
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+# What has tables, between `<!-- bench KIND: RESULTS -->` and `<!-- /bench -->`. KIND is one of
+# KINDS, or `headlines`: the six rows of the README, from several results.
+PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
 KINDS: dict[str, ModuleType] = {
     "attention": report_attention,
     "generate": report_generate,
@@ -38,8 +43,8 @@ TITLES = {
     "growth": "How time and memory grow",
     "influence": "Influence in a forward pass on a CPU",
 }
-IDLE_LOAD = 0.5  # above, the README says so
-_MARKED = re.compile(r"<!-- bench (\w+): (\S+) -->\n.*?<!-- /bench -->", re.DOTALL)
+IDLE_LOAD = 0.5  # above, the tables say so
+_MARKED = re.compile(r"<!-- bench (\w+): ([^>]+?) -->\n.*?<!-- /bench -->", re.DOTALL)
 
 
 def summary_lines(result: dict[str, Any]) -> list[str]:
@@ -92,24 +97,80 @@ def slug(machine: dict[str, str]) -> str:
     return "cpu-" + re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
-def with_tables(text: str, root: Path = ROOT) -> str:
-    """Write every marked table of a text anew, from the results that its marker names."""
+def with_tables(text: str, folder: Path = ROOT, root: Path = ROOT) -> str:
+    """Write every marked table of a text anew, from the results that its marker names.
+
+    Args:
+        text: Of a page.
+        folder: Where the page lies: links lead from there.
+        root: Where the paths of the markers begin.
+
+    """
 
     def table(marked: re.Match[str]) -> str:
-        kind, path = marked[1], marked[2]
-        result = json.loads((root / path).read_text())
-        machine, page_path = result["machine"], Path(path).with_suffix(".md").as_posix()
-        source = (
-            f"{machine['processor']}, {machine['cores']} cores, {machine.get('memory', '?')}, "
-            f"torch {machine['torch']}: [every figure]({page_path})."
-        )
-        load = float(machine.get("load before", 0.0))
-        if load > IDLE_LOAD:
-            source += f" **The machine was not idle: load {load:.1f} before the run.**"
-        lines = [f"<!-- bench {kind}: {path} -->", "", *KINDS[kind].readme(result), "", source]
-        return "\n".join([*lines, "", "<!-- /bench -->"])
+        kind, paths = marked[1], marked[2].split()
+        results = [json.loads((root / path).read_text()) for path in paths]
+        if kind == "headlines":
+            rows = [
+                (row, result["machine"])
+                for result in results
+                for row in KINDS[result["kind"]].headlines(result)
+            ]
+            lines = report_headlines.table(rows)
+        else:
+            lines = [line for result in results for line in KINDS[kind].short_table(result)]
+        links = [os.path.relpath((root / path).with_suffix(".md"), folder) for path in paths]
+        begin = f"<!-- bench {kind}: {marked[2]} -->"
+        return "\n".join([begin, "", *lines, "", *_sources(results, links), "", "<!-- /bench -->"])
 
     return _MARKED.sub(table, text)
+
+
+def _sources(results: list[dict[str, Any]], links: list[str]) -> list[str]:
+    """Name the machines, with links to every figure; one line for what is of one machine."""
+    pages: dict[str, list[str]] = {}
+    loads: dict[str, float] = {}
+    for result, link in zip(results, links, strict=True):
+        machine = result["machine"]
+        name = (
+            f"{machine['processor']}, {machine['cores']} cores, {machine.get('memory', '?')}, "
+            f"torch {machine['torch']}"
+        )
+        every = "every figure" if len(results) == 1 else f"every figure of {result['kind']}"
+        pages.setdefault(name, []).append(f"[{every}]({link})")
+        load = float(machine.get("load before", 0.0))
+        loads[name] = max(load, loads.get(name, 0.0))
+    return [
+        f"{name}: {', '.join(of_machine)}."
+        + (
+            f" **The machine was not idle: load {loads[name]:.1f} before the run.**"
+            if loads[name] > IDLE_LOAD
+            else ""
+        )
+        for name, of_machine in pages.items()
+    ]
+
+
+def pointed_at(text: str, target: str, kind: str) -> str:
+    """Let the markers of a text name other results of a kind, in the place of those they name.
+
+    A marker that names several results of that kind, of several machines, stays as it is.
+
+    Example:
+        >>> pointed_at("<!-- bench headlines: r/a-growth.json r/a-influence.json -->",
+        ...            "r/b-growth.json", "growth")
+        '<!-- bench headlines: r/b-growth.json r/a-influence.json -->'
+        >>> pointed_at("<!-- bench growth: r/a-growth.json r/c-growth.json -->",
+        ...            "r/b-growth.json", "growth")
+        '<!-- bench growth: r/a-growth.json r/c-growth.json -->'
+
+    """
+
+    def marker(found: re.Match[str]) -> str:
+        new, count = re.subn(rf"\S+-{kind}\.json", target, found[0])
+        return new if count == 1 else found[0]
+
+    return re.sub(r"<!-- bench \w+: [^>]+-->", marker, text)
 
 
 def publish(source: Path) -> Path:
@@ -128,18 +189,18 @@ def main() -> int:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("readme")
+    commands.add_parser("tables")
     commands.add_parser("publish").add_argument("results", type=Path, nargs="+")
     options = parser.parse_args()
-    readme = ROOT / "README.md"
-    text = readme.read_text()
+    texts = {path: path.read_text(encoding="utf-8") for path in PAGES}
     for source in options.results if options.command == "publish" else ():
         target = publish(source)
         kind = json.loads(target.read_text())["kind"]
         relative = target.relative_to(ROOT)
-        text = re.sub(rf"<!-- bench {kind}: \S+ -->", f"<!-- bench {kind}: {relative} -->", text)
+        texts = {path: pointed_at(text, str(relative), kind) for path, text in texts.items()}
         sys.stdout.write(f"{relative}, {relative.with_suffix('.md')}\n")
-    readme.write_text(with_tables(text))
+    for path, text in texts.items():
+        path.write_text(with_tables(text, path.parent, ROOT), encoding="utf-8")
     return 0
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ceilings import COPY, READ, peak, product_name
@@ -19,6 +19,7 @@ from cpu_attention import (
     SDPA_BIAS_FOLDED,
     SDPA_FOLDED,
 )
+from report_headlines import Headline
 
 Record = dict[str, Any]
 
@@ -31,8 +32,8 @@ _PEERS = {
     "Flex": (FLEX,),
     "eager": (EAGER,),
 }
-# What the README shows: long and short prefill, decode, every dtype.
-HEADLINES = (
+# What docs/benchmarks.md shows: long and short prefill, decode, every dtype.
+SHOWN = (
     "fp32-b1-h8-kv8-q512-k512-d64-causal",
     "bf16-b1-h8-kv8-q512-k512-d64-causal",
     "fp32-b1-h32-kv32-q2048-k2048-d128-full",
@@ -45,6 +46,12 @@ HEADLINES = (
     "bf16-b1-h32-kv8-q1-k4096-d128-causal",
     "fp32-b1-h32-kv8-q1-k32768-d128-causal",
     "bf16-b1-h32-kv8-q1-k32768-d128-causal",
+)
+# What the README shows.
+HEADLINES = (
+    "fp32-b1-h32-kv32-q2048-k2048-d128-causal",
+    "bf16-b1-h32-kv32-q2048-k2048-d128-causal",
+    "bf16-b1-h32-kv8-q1-k4096-d128-causal",
 )
 
 
@@ -133,19 +140,14 @@ def details(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def readme(result: dict[str, Any], headlines: Sequence[str] = HEADLINES) -> list[str]:
+def short_table(result: dict[str, Any], problems: Sequence[str] = SHOWN) -> list[str]:
     """Write the short table, of the problems that a reader looks for, on all cores."""
     lines = [
         "| | ours, ms | of peak | SDPA alone | columns | Flex | eager + Influence |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    most = max((record["threads"] for record in result["records"]), default=0)
-    found = {r["problem"]: r for r in result["records"] if r["threads"] == most}
-    for record in (found[name] for name in headlines if name in found):
-        rows = _rows(record)
-        ours = rows.get(OURS)
-        if ours is None:
-            continue
+    for record, rows in _on_all_cores(result, problems):
+        ours = rows[OURS]
         alone = _ratio(rows, (SDPA_FOLDED, SDPA), ours)
         if SDPA_FOLDED in rows:
             alone += f" ({_ratio(rows, (SDPA,), ours)})"
@@ -160,6 +162,19 @@ def readme(result: dict[str, Any], headlines: Sequence[str] = HEADLINES) -> list
     return lines
 
 
+def headlines(result: dict[str, Any], problems: Sequence[str] = HEADLINES) -> list[Headline]:
+    """Return the rows of the README, on all cores."""
+    return [
+        Headline(
+            f"attention, {label(record)}",
+            f"{_time(rows[OURS]['median_ms'])} ms",
+            _ratio(rows, (SDPA_FOLDED, SDPA), rows[OURS]),
+            _ratio(rows, (EAGER,), rows[OURS]),
+        )
+        for record, rows in _on_all_cores(result, problems)
+    ]
+
+
 def label(record: Record) -> str:
     """Name a problem in words."""
     heads = str(record["num_heads"])
@@ -171,6 +186,18 @@ def label(record: Record) -> str:
         queries = f"{record['seqlen_q']} queries, " if record["seqlen_q"] > 1 else ""
         return f"decode {size}, {queries}{record['seqlen_k']} keys"
     return f"prefill {size}, {record['seqlen_k']} {'causal' if record['is_causal'] else 'full'}"
+
+
+def _on_all_cores(
+    result: dict[str, Any], problems: Sequence[str]
+) -> Iterator[tuple[Record, dict[str, Record]]]:
+    """Find the problems among the results: the record of each and its rows by implementation."""
+    most = max((record["threads"] for record in result["records"]), default=0)
+    found = {r["problem"]: r for r in result["records"] if r["threads"] == most}
+    for record in (found[name] for name in problems if name in found):
+        rows = _rows(record)
+        if OURS in rows:
+            yield record, rows
 
 
 def _rows(record: Record) -> dict[str, Record]:

@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from typing import Any
+
+from report_headlines import Headline
 
 SDPA, GUIDE, EAGER = "sdpa", "guide", "eager"
 GUIDE_BIAS, GUIDE_INFLUENCE = "guide, bias", "guide, bias + Influence"
 
+HEADLINES = ("llama-bf16-prompt512", "llama-bf16-prompt4096")  # what the README shows
 _SHOWN = (GUIDE, GUIDE_BIAS, GUIDE_INFLUENCE, EAGER)
 
 Record = dict[str, Any]
@@ -63,36 +67,63 @@ def details(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def readme(result: dict[str, Any]) -> list[str]:
-    """Write the short table, on all cores."""
+def short_table(result: dict[str, Any]) -> list[str]:
+    """Write the short table, for docs/benchmarks.md, on all cores."""
     lines = [
         "| `generate`, tokens/s | prompt: sdpa | guide | bias | bias + Influence | eager "
         "| decoding: sdpa | guide | bias | bias + Influence | eager |",
         "|---|" + "---:|" * 10,
     ]
-    most = max((record["threads"] for record in result["records"]), default=0)
-    for record in (r for r in result["records"] if r["threads"] == most):
-        rows = {row["implementation"]: row for row in record["rows"]}
+    for record in _on_all_cores(result):
+        rows = _rows(record)
         cells = [f"{record['model']} {record['dtype']}, prompt of {record['prompt']}"]
         for phase in ("prefill", "decode"):
             cells.append(f"{rows[SDPA][phase]['median_tokens_per_s']:.1f}")
             cells += [
-                f"{_ratio(record, rows[name], phase):.2f}×" if name in rows else "–"
+                f"{_ratio(rows[name], rows[SDPA], phase):.2f}×" if name in rows else "–"
                 for name in _SHOWN
             ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
+def headlines(result: dict[str, Any], problems: Sequence[str] = HEADLINES) -> list[Headline]:
+    """Return the rows of the README: the time of a new token, on all cores."""
+    found = {record["problem"]: record for record in _on_all_cores(result)}
+    return [
+        Headline(
+            f"`generate`, {record['model'].capitalize()} {record['dtype']}, a new token after a "
+            f"prompt of {record['prompt']}",
+            f"{1e3 / rows[GUIDE_INFLUENCE]['decode']['median_tokens_per_s']:.1f} ms",
+            *(
+                f"{_ratio(rows[GUIDE_INFLUENCE], rows[name], 'decode'):.2f}"
+                if name in rows
+                else "–"
+                for name in (SDPA, EAGER)
+            ),
+        )
+        for record in (found[name] for name in problems if name in found)
+        if GUIDE_INFLUENCE in (rows := _rows(record))
+    ]
+
+
+def _on_all_cores(result: dict[str, Any]) -> list[Record]:
+    most = max((record["threads"] for record in result["records"]), default=0)
+    return [record for record in result["records"] if record["threads"] == most]
+
+
+def _rows(record: Record) -> dict[str, Record]:
+    return {row["implementation"]: row for row in record["rows"]}
+
+
 def _cells(record: Record, row: Record, phase: str) -> list[str]:
     found = row[phase]
     median = found["median_tokens_per_s"]
     spread = (found["p90_tokens_per_s"] - found["p10_tokens_per_s"]) / 2 / median
-    return [f"{median:.1f}", f"{spread:.1%}", f"{_ratio(record, row, phase):.3f}"]
+    return [f"{median:.1f}", f"{spread:.1%}", f"{_ratio(row, _rows(record)[SDPA], phase):.3f}"]
 
 
-def _ratio(record: Record, row: Record, phase: str) -> float:
-    """Return how much faster than sdpa: by rounds, since what slows a round slows it all."""
-    sdpa = next(r for r in record["rows"] if r["implementation"] == SDPA)
-    pairs = zip(row[phase]["samples"], sdpa[phase]["samples"], strict=True)
+def _ratio(row: Record, other: Record, phase: str) -> float:
+    """Return how much faster than the other: by rounds, since what slows a round slows it all."""
+    pairs = zip(row[phase]["samples"], other[phase]["samples"], strict=True)
     return float(statistics.median(rate / base for rate, base in pairs))

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+from report_headlines import Headline
 
 SDPA, PLAIN = "sdpa, no bias", "guide, bias"
 INFLUENCE, EAGER = "guide, bias + Influence", "eager, all matrices saved"
 _ALL = (SDPA, PLAIN, INFLUENCE, EAGER)
+HEADLINES = ("llama-bf16-tokens2048",)  # what the README shows
 
 Record = dict[str, Any]
 
@@ -32,7 +36,7 @@ def summary(result: dict[str, Any]) -> list[str]:
         cells = [str(record["tokens"]), record["dtype"], str(record["threads"])]
         for name in _ALL:
             cells += _cells(rows.get(name))
-        cells += [_overhead(rows), _ratio(rows)]
+        cells += [_overhead(rows), _ratio(rows, EAGER)]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -49,8 +53,8 @@ def details(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def readme(result: dict[str, Any]) -> list[str]:
-    """Write the short table."""
+def short_table(result: dict[str, Any]) -> list[str]:
+    """Write the short table, for docs/benchmarks.md."""
     lines = [
         "| forward pass | guide, bias | with Influence | | memory | eager, all matrices saved "
         "| memory |",
@@ -69,6 +73,21 @@ def readme(result: dict[str, Any]) -> list[str]:
     return lines
 
 
+def headlines(result: dict[str, Any], problems: Sequence[str] = HEADLINES) -> list[Headline]:
+    """Return the row of the README."""
+    found = {record["problem"]: record for record in result["records"]}
+    return [
+        Headline(
+            f"forward pass, Llama {record['dtype']}, {record['tokens']} tokens",
+            f"{rows[INFLUENCE]['median_ms']:.0f} ms",
+            _ratio(rows, SDPA),
+            _ratio(rows, EAGER),
+        )
+        for record in (found[name] for name in problems if name in found)
+        if INFLUENCE in (rows := _rows(record))
+    ]
+
+
 def _rows(record: Record) -> dict[str, Record]:
     return {row["implementation"]: row for row in record["rows"]}
 
@@ -84,7 +103,7 @@ def _overhead(rows: dict[str, Record]) -> str:
     return f"{rows[INFLUENCE]['median_ms'] / rows[PLAIN]['median_ms'] - 1:+.1%}"
 
 
-def _ratio(rows: dict[str, Record]) -> str:
-    if EAGER not in rows:
+def _ratio(rows: dict[str, Record], name: str) -> str:
+    if name not in rows:
         return "–"
-    return f"{rows[EAGER]['median_ms'] / rows[INFLUENCE]['median_ms']:.2f}"
+    return f"{rows[name]['median_ms'] / rows[INFLUENCE]['median_ms']:.2f}"

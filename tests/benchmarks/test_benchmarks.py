@@ -4,6 +4,7 @@
 import doctest
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import report
 import report_attention
 import report_generate
 import report_growth
+import report_headlines
 import report_influence
 import sampling
 import torch
@@ -148,7 +150,7 @@ class TestInfluence:
         assert report_influence.summary({"records": [made]})[2] == (
             "| 9 | bf16 | 1 | – | – | 100 | 1 | 103 | 1 | – | – | +3.0% | – |"
         )
-        assert report_influence.readme({"records": [made]})[2] == (
+        assert report_influence.short_table({"records": [made]})[2] == (
             "| bf16, 9 tokens | 100 ms | 103 ms | +3.0% | 1 MiB | – | – |"
         )
 
@@ -271,7 +273,7 @@ class TestVerification:
             peers.eager(Inputs.draw(CAUSAL, CPU), largest_matrix=1000)
 
 
-@pytest.mark.parametrize("module", [ceilings, sampling, report, report_growth])
+@pytest.mark.parametrize("module", [ceilings, sampling, report, report_growth, report_headlines])
 def test_examples(module):
     found = doctest.testmod(module)
     assert found.failed == 0 < found.attempted
@@ -340,7 +342,7 @@ class TestTables:
         medians = {cpu_attention.OURS: 1.0, cpu_attention.SDPA: 40.0,
                    cpu_attention.SDPA_FOLDED: 3.0}  # fmt: skip
         result = {"records": [record(DECODE, **medians)]}
-        line = report_attention.readme(result, headlines=[str(DECODE)])[2]
+        line = report_attention.short_table(result, problems=[str(DECODE)])[2]
         # 10 MB in 1 ms are 10 GB/s: half of what memory gives.
         assert "| 1.00 | 50% | 3.00 (40.00) |" in line
 
@@ -356,7 +358,8 @@ class TestTables:
         assert last == f"- {CAUSAL}, {cpu_attention.FLEX}: a \\| b c"
 
     def test_headlines_are_problems(self):
-        assert set(report_attention.HEADLINES) <= {str(p) for p in cpu_attention.PROBLEMS}
+        shown = {*report_attention.SHOWN, *report_attention.HEADLINES}
+        assert shown <= {str(p) for p in cpu_attention.PROBLEMS}
 
 
 class TestPublished:
@@ -366,7 +369,7 @@ class TestPublished:
         machine = {"processor": "Z 80", "cores": "1", "torch": "2", "load before": load}
         medians = {cpu_attention.OURS: 1.0, cpu_attention.SDPA: 2.0}
         headline = record(cpu_attention.PROBLEMS[0], **medians) | {
-            "problem": report_attention.HEADLINES[0]
+            "problem": report_attention.SHOWN[0]
         }
         (tmp_path / "found.json").write_text(json.dumps({
             "kind": "attention", "machine": machine, "seconds": 60.0, "products": {},
@@ -378,15 +381,65 @@ class TestPublished:
         marked = (
             "a\n<!-- bench attention: results/cpu-z-80-1-cores-attention.json -->\n<!-- /bench -->"
         )
-        text = report.with_tables(marked, root=tmp_path)
+        text = report.with_tables(marked, folder=tmp_path, root=tmp_path)
         assert "| 1.00 | " in text
         assert ("not idle: load 3.0" in text) != is_idle
-        assert report.with_tables(text, root=tmp_path) == text
+        assert "](results/cpu-z-80-1-cores-attention.md)" in text
+        assert report.with_tables(text, folder=tmp_path, root=tmp_path) == text
+        below = report.with_tables(marked, folder=tmp_path / "docs", root=tmp_path)
+        assert "](../results/cpu-z-80-1-cores-attention.md)" in below
 
-    def test_readme_tables_are_what_the_results_give(self):
-        text = (ROOT / "README.md").read_text(encoding="utf-8")
+    def test_headlines_name_the_processor_of_each_row(self, tmp_path):
+        """Results of two machines stand in one table; each has a line with its own load."""
+        medians = {cpu_attention.OURS: 1.0, cpu_attention.SDPA: 2.0, cpu_attention.EAGER: 3.0}
+        headline = record(CAUSAL, **medians) | {"problem": report_attention.HEADLINES[0]}
+        for name, instructions, load in (("a", "avx2", "0.1"), ("b", "neon", "3")):
+            machine = {"processor": name, "cores": "4", "torch": "2", "load before": load,
+                       "system": "Linux x86_64", "instruction set": instructions}  # fmt: skip
+            result = {"kind": "attention", "machine": machine, "records": [headline]}
+            (tmp_path / f"{name}.json").write_text(json.dumps(result))
+        marked = "<!-- bench headlines: a.json b.json -->\n<!-- /bench -->"
+        lines = report.with_tables(marked, folder=tmp_path, root=tmp_path).splitlines()
+        label = "attention, prefill bf16, 4/2 heads of 32"
+        rows = [line.removesuffix(" | 1.00 ms | 2.00 | 3.00 |") for line in lines if label in line]
+        assert [row.split(" | ")[-1] for row in rows] == [
+            "x86-64, AVX2, 4 cores", "x86-64, neon, 4 cores",
+        ]  # fmt: skip
+        assert [line for line in lines if "every figure" in line] == [
+            "a, 4 cores, ?, torch 2: [every figure of attention](a.md).",
+            "b, 4 cores, ?, torch 2: [every figure of attention](b.md)."
+            " **The machine was not idle: load 3.0 before the run.**",
+        ]
+
+    @pytest.mark.parametrize("page", report.PAGES, ids=lambda path: path.name)
+    def test_tables_are_what_the_results_give(self, page):
+        text = page.read_text(encoding="utf-8")
         assert text.count("<!-- bench ") == text.count("<!-- /bench -->") > 0
-        assert report.with_tables(text) == text
+        assert report.with_tables(text, page.parent) == text
+
+    def test_the_readme_shows_six_rows(self):
+        text = (ROOT / "README.md").read_text(encoding="utf-8")
+        (table,) = re.findall(r"<!-- bench .*?<!-- /bench -->", text, re.DOTALL)
+        rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
+        assert len(rows) == 6
+        assert all("x86-64, " in row for row in rows)
+        assert not any("–" in row for row in rows)
+
+    def test_the_documented_command_writes_both_pages(self, tmp_path, monkeypatch):
+        pages = [tmp_path / "README.md", tmp_path / "docs" / "benchmarks.md"]
+        for page, published in zip(pages, report.PAGES, strict=True):
+            page.parent.mkdir(exist_ok=True)
+            emptied = report._MARKED.sub(
+                r"<!-- bench \1: \2 -->\n<!-- /bench -->", published.read_text(encoding="utf-8")
+            )
+            page.write_text(emptied, encoding="utf-8")
+        (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
+        monkeypatch.setattr(report, "PAGES", pages)
+        monkeypatch.setattr(report, "ROOT", tmp_path)
+        monkeypatch.setattr(sys, "argv", ["report.py", "tables"])
+        assert report.main() == 0
+        for page, published in zip(pages, report.PAGES, strict=True):
+            assert page.read_text(encoding="utf-8") == published.read_text(encoding="utf-8")
 
     @pytest.mark.parametrize("path", [*report.RESULTS.glob("cpu-*.json")], ids=lambda p: p.stem)
     def test_pages_are_what_the_results_give(self, path):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What runs with torch and numpy alone, and what is said where an extra is missing."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from guide_ext.integration.versions import FIRST_UNKNOWN, OLDEST
 from guide_ext.support import extras
 
 ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 OPTIONAL = (
     *("transformers", "tokenizers", "safetensors", "packaging", "scipy", "typer", "rich"),
     *("markupsafe", "matplotlib", "PIL", "peft", "ray", "datasets", "pyarrow", "py3langid"),
@@ -84,6 +86,23 @@ main()
     assert done.returncode == 2
     assert "pip install 'guide_ext[report]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_readme_says_what_is_said():
+    done = run("import guide_ext.integration")
+    assert f"```\n{done.stderr.strip().splitlines()[-1].partition(': ')[2]}\n```" in README
+
+
+def test_the_example_of_the_op_runs_with_torch_alone():
+    (code,) = re.findall(r"```python\n(import torch\n.*?)```", README, re.DOTALL)
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_names_every_extra():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = re.findall(r"^\| .* \| `\.\[(\w+)\]` \|", README, re.MULTILINE)
+    assert named == list(project["optional-dependencies"])
 
 
 def test_every_extra_that_is_named_brings_its_package():

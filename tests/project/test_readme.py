@@ -15,8 +15,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 LABELS = {"upper": "0, in UPPER CASE", "important": "0, after “Important: ”"}
 
 
-def test_the_example_prints_what_the_readme_says():
-    code, printed = re.search(r"```python\n(.*?)```\s+```\n(.*?)```", README, re.DOTALL).groups()
+@pytest.mark.parametrize(
+    ("code", "printed"), re.findall(r"```python\n(.*?)```\s+```\n(.*?)```", README, re.DOTALL)
+)
+def test_an_example_prints_what_the_readme_says(code, printed):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     run = subprocess.run(
         [sys.executable, "-c", code],
@@ -58,6 +60,18 @@ def test_the_saved_demo_shows_the_effect_and_its_end(rows):
     assert guided[9.0]["success"] < plain["success"]
 
 
+def test_every_python_block_is_an_example_with_its_output():
+    assert len(re.findall(r"```python\n.*?```\s+```\n.*?```", README, re.DOTALL)) == 2
+    assert README.count("```python") == 2
+
+
+def test_the_first_screen_is_a_sentence_and_an_example():
+    before, _, rest = README.partition("## ")
+    assert before.count("```python") == 1
+    assert len(before.splitlines()) <= 30
+    assert rest.startswith("Installation")
+
+
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
 def test_links_lead_somewhere(link):
     assert (ROOT / link).exists()
@@ -65,5 +79,5 @@ def test_links_lead_somewhere(link):
 
 def test_the_commands_are_make_targets():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in set(re.findall(r"\bmake ([a-z]+)", README)):
+    for target in set(re.findall(r"\bmake ([a-z-]+)", README)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
