@@ -46,7 +46,7 @@ def reference_levels(
             attended = torch.where(total > 0, over / total, 0.0)  # padding under attention sinks
         else:
             attended = torch.einsum("bhqk,bgk->bghq", heads, level).mean(2)
-        if form in ("paper", "exact", "authors"):
+        if form in _EPSILON:
             kept = residuals[layer] if form != "authors" else reads[max(layer - 1, 0)]
             order = _EPSILON[form]
             ratio = (

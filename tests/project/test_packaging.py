@@ -10,8 +10,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from sources import METADATA, ROOT, tracked
 
-ROOT = Path(__file__).resolve().parents[2]
 USE = """
 import torch, guide_ext, guide_ext.integration as guide
 query = torch.ones(1, 1, 2, 8)
@@ -33,33 +33,13 @@ bias = torch.tensor([-torch.inf, 0.0, -torch.inf, 0.0]).view(1, 1, 4)
 out, _, lse = guide_ext.biased_attention(query, key, value, bias)
 print(out.unique().tolist(), lse.exp().round().unique().tolist())
 """
-# What setuptools adds to the sources.
-METADATA = ("PKG-INFO", "setup.cfg", "guide_ext.egg-info/")
-
-
-def _tracked():
-    """Name every file that git tracks, or would; or that came in the source distribution."""
-    if shutil.which("git") and (ROOT / ".git").exists():
-        listed = subprocess.run(
-            ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-            cwd=ROOT, check=True, capture_output=True, text=True,
-        ).stdout.split("\0")  # fmt: skip
-    elif (ROOT / "PKG-INFO").exists():
-        listed = (ROOT / "guide_ext.egg-info" / "SOURCES.txt").read_text().splitlines()
-    else:
-        pytest.skip("neither a git checkout nor a source distribution")
-    return [
-        name
-        for name in listed
-        if name and (ROOT / name).is_file() and not name.startswith(METADATA)
-    ]
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     """Copy the sources; the tree itself must not change."""
     target = tmp_path_factory.mktemp("source")
-    for name in _tracked():
+    for name in tracked():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, target / name)
     return target
@@ -138,7 +118,7 @@ def test_source_distribution_holds_the_repository_and_nothing_else(archive):
         members = [member for member in opened if member.isfile()]
     files = {member.name.partition("/")[2]: member.mode for member in members}
     found = {name for name in files if not name.startswith(METADATA)}
-    assert found == set(_tracked())
+    assert found == set(tracked())
     assert {"csrc/library.cpp", "cmake/find_nvcc.py", "CMakeLists.txt", "Makefile"} <= found
     assert files[".ci/run"] & 0o100
 

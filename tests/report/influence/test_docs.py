@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from guide_ext.cli import app
+from guide_ext.influence.forms import FORMS
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "influence.md"
@@ -43,3 +45,12 @@ def test_the_command_prints_what_the_page_says(tmp_path):
     said = [line.rstrip() for line in printed.splitlines()]
     assert shown[:-1] == said[:-1]
     assert said[-1] == f"saved: {', '.join(files)}"
+
+
+def test_every_form_is_described():
+    commands = typer.main.get_command(app.app).commands
+    for form in FORMS:
+        assert f"\n| `{form}` | " in PAGE.read_text("utf-8")
+        for command in ("influence", "calibrate"):
+            (option,) = (p for p in commands[command].params if p.name == "form")
+            assert form in re.findall(r"\w+", option.help)
