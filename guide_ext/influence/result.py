@@ -52,6 +52,7 @@ class Influence:
             ValueError: If `tokens` is no whole number from 1.
 
         Example:
+            >>> import torch
             >>> values = torch.tensor([0.0, 1.0, 0.5, 0.25]).view(1, 1, 1, 4)
             >>> mask = torch.ones(1, 4, dtype=torch.bool)
             >>> Influence(values, ("rule",), "paper", mask, 4).at_end_of_prompt(2)

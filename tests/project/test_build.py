@@ -272,7 +272,7 @@ def test_build_can_be_switched_off(tmp_path, no_tools):
         PATH=no_tools, GUIDE_BUILD="OFF",
     )  # fmt: skip
     assert build.returncode == 0, build.stderr
-    assert (lib / "guide_ext" / "_ops.py").exists()
+    assert (lib / "guide_ext" / "op" / "registration.py").exists()
     assert not list(lib.glob("**/*.so"))
 
 
