@@ -41,7 +41,7 @@ Message = Mapping[str, Any]
 Chat = Sequence[Message]
 
 _UNTRUSTED = ("error", "literal")
-# Decided here, so not for the caller to pass on to apply_chat_template.
+# render_chat sets these or relies on their defaults, so a caller must not pass them on.
 _RESERVED = ("tokenize", "padding", "truncation", "return_tensors", "return_dict")
 
 
@@ -132,7 +132,7 @@ def render_chat(
 
     Args:
         tokenizer: A tokenizer with a chat template; need not be fast.
-        messages: As for :func:`encode_chat`, like all other arguments.
+        messages: See :func:`encode_chat`.
         trusted_roles: See :func:`encode_chat`.
         untrusted_tags: See :func:`encode_chat`.
         add_generation_prompt: See :func:`encode_chat`.
@@ -218,8 +218,8 @@ def mark_message(
 ) -> list[Message]:
     """Mark a whole message of a chat, without tags.
 
-    Plain text is taken literally, tags in it too; give the message ``parse(text)`` as content to
-    keep what they say.
+    Plain text is taken literally, including tags in it; give the message ``parse(text)`` as content
+    to make them act.
 
     Args:
         messages: The chat; it is not changed.
