@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Packages that only a part of this one needs; a missing one is named, with the command."""
+"""Optional dependencies: check that one is installed, or say which command installs it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import importlib.util
 from collections.abc import Iterable
 from typing import Any
 
-# By module, which extra of this package brings it: `[project.optional-dependencies]` lists them.
+# The extra of this package that installs a module, see `[project.optional-dependencies]`.
 _EXTRAS = {
     "transformers": "transformers",
     "scipy": "transformers",
@@ -21,7 +21,7 @@ _EXTRAS = {
 }
 _OTHERS = "studies"
 
-# What the tables of a task or study are made with, and what for.
+# The module that the tables of a task or study need, and its purpose.
 _NEEDS = {
     "french": ("py3langid", "to tell languages"),
     "sft": ("peft", "to fine-tune"),
@@ -30,13 +30,13 @@ _NEEDS = {
 
 
 def require_all(names: Iterable[str]) -> None:
-    """Check before the work that all is there that it will need.
+    """Check that the optional packages of some tasks and studies are installed, before they run.
 
     Args:
         names: Tasks and studies, and ``"bertscore"`` if it is wanted.
 
     Raises:
-        MissingPackageError: If something is not installed.
+        MissingPackageError: If a package is not installed.
 
     """
     for name in names:
@@ -46,15 +46,15 @@ def require_all(names: Iterable[str]) -> None:
 
 
 class MissingPackageError(NotImplementedError, ImportError):
-    """A package must be installed for what was asked."""
+    """An optional package that is needed now is not installed."""
 
 
 def require(module: str, purpose: str) -> Any:
-    """Import a module of an optional dependency.
+    """Import a module of an optional dependency and return it.
 
     Args:
         module: Its name.
-        purpose: What for, for the message.
+        purpose: What it is needed for, such as ``"to read JSON"``; part of the error message.
 
     Raises:
         MissingPackageError: If it is not installed.
@@ -82,7 +82,7 @@ def check_installed(module: str, purpose: str) -> None:
 
     Args:
         module: Its name.
-        purpose: What for, for the message.
+        purpose: What it is needed for, such as ``"to read JSON"``; part of the error message.
 
     Raises:
         MissingPackageError: If it is not installed.
