@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The embedded model: a tiny bilingual Mistral, made from a constructed world and shipped here."""
+"""The embedded model: a tiny bilingual Mistral, trained on a constructed world and shipped here."""
 
 from __future__ import annotations
 
