@@ -27,13 +27,13 @@ def guide_mask(
     device: torch.device | str = "cpu",
     **kwargs: Any,
 ) -> Tensor:
-    """Fold bias, padding and geometry into one carrier.
+    """Put bias, padding, causality and window of a call into one carrier.
 
-    Key j of a layer is slot ``kv_offset + j`` of the padded batch and query i is slot
+    Key j of a layer is slot ``kv_offset + j`` of the padded batch, and query i is slot
     ``q_offset + i``; this holds for every cache of transformers.
 
-    A mask whose structure is unknown (packed, chunked, blockwise, a caller's overlay) is made in
-    full, as a visible/hidden table or, with a bias, as float32.
+    A mask of another structure (packed, chunked, blockwise, a caller's overlay) is not a carrier
+    but a full table: bool (True = visible), or float32 if there is a bias, which is added to it.
 
     Source:
         The arguments are those of `transformers.masking_utils.sdpa_mask`.
@@ -96,10 +96,10 @@ def guide_dense_mask(
     device: torch.device | str = "cpu",
     **kwargs: Any,
 ) -> Tensor:
-    """Make the mask that eager attention gets, for models that rework it themselves.
+    """Make the mask that eager attention gets, for models that rework their mask.
 
-    The bias stays out of it: such a model may test the mask for zero, or keep its largest entries.
-    It waits in the frame, and the attention function adds it.
+    The bias is not in it, because such a model may test the mask for zero, or keep its largest
+    entries. It is left in the frame, from where the attention function adds it.
     """
     frame = current()
     bias = _bias_of_keys(
@@ -131,7 +131,10 @@ def _bias_of_keys(
     q_offset: int | Tensor,
     device: torch.device | str,
 ) -> Tensor | None:
-    """Cut the bias of the present keys out of the bias of all slots, ``[batch, seqlen_k]``."""
+    """Return the bias of the keys of this mask, ``[batch, seqlen_k]``, or None if unsteered.
+
+    Also note in the frame where keys and queries lie.
+    """
     if frame is None:
         return None
     if frame.recorder is not None:
@@ -150,10 +153,15 @@ def _bias_of_keys(
 def _check_first_query(
     seen: int | None, q_offset: int | Tensor, structure: Structure | None
 ) -> None:
-    """Compare the cache that the call was found to have with the one that the model made masks for.
+    """Check that the call's cache has as many tokens as the mask of the model assumes.
 
-    Whatever the reason that they differ, the bias would be that of other tokens. A mask that is not
-    causal is no matter of the cache: some decoders make one for an encoder that they do not have.
+    If they differ, for whatever reason, the bias would go to the wrong tokens. A mask that is not
+    causal is not checked, because it does not depend on the cache: some decoders make one for an
+    encoder that they do not have.
+
+    Raises:
+        RuntimeError: If the numbers differ.
+
     """
     if structure is not None and not structure.is_causal:
         return
@@ -167,9 +175,9 @@ def _check_first_query(
 
 
 def _of_keys(slots: Tensor, kv_length: int, kv_offset: int, device: torch.device | str) -> Tensor:
-    """Cut the numbers of the present keys out of those of all slots, ``[batch, seqlen_k]``."""
+    """Return the numbers of the keys of a mask, given one per slot; ``[batch, seqlen_k]``."""
     end = kv_offset + kv_length
-    # Generated tokens have none; a static cache has slots that nothing has filled yet.
+    # 0 for generated tokens, which have no number, and for slots of a static cache not yet filled.
     missing = max(end - slots.shape[1], 0)
     return F.pad(slots.to(device), (0, missing))[:, kv_offset:end]
 
@@ -216,7 +224,7 @@ def _visible_table(
 
 
 def _structure(mask_function: Callable[..., Any]) -> Structure | None:
-    """Recognise the mask functions of transformers; None for any other."""
+    """Return the structure of a mask function of transformers; None for any other function."""
     if mask_function is masking_utils.causal_mask_function:
         return Structure(is_causal=True)
     if mask_function is masking_utils.bidirectional_mask_function:
