@@ -117,14 +117,9 @@ def measure_prompt(
     form_named(form)
     encoding = _watched(_encoded(tokenizer, prompt))
     inputs = encode(model, tokenizer, encoding, delta=delta)
-    plain = {
-        name: value
-        for name, value in inputs.items()
-        if name == "guide_seed" or not name.startswith("guide_")
-    }
     tokens, seeds = inputs["input_ids"].shape[1], PromptSeeds(seed).of(inputs)
     nats = encoding.nats(delta)
-    ways: list[tuple[str, float, Mapping[str, Any]]] = [(PLAIN, 0.0, plain)]
+    ways: list[tuple[str, float, Mapping[str, Any]]] = [(PLAIN, 0.0, _unsteered(inputs))]
     if any(nats):
         ways.append((GUIDED, delta, inputs))
     runs = []
@@ -160,13 +155,26 @@ def measure_prompt(
             "groups": encoding.groups(),
         },
         "runs": runs,
-        "versions": {
-            "guide_ext": VERSION,
-            "torch": torch.__version__,
-            "transformers": importlib.metadata.version("transformers"),
-            "python": platform.python_version(),
-        },
+        "versions": _versions(),
         "machine": machine_facts(),
+    }
+
+
+def _unsteered(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the inputs without what steers; the groups to measure stay."""
+    return {
+        name: value
+        for name, value in inputs.items()
+        if name == "guide_seed" or not name.startswith("guide_")
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "guide_ext": VERSION,
+        "torch": torch.__version__,
+        "transformers": importlib.metadata.version("transformers"),
+        "python": platform.python_version(),
     }
 
 
