@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``guide-ext study``: the options of its commands; `guide_ext.cli` registers them."""
+"""``guide-ext study``: its commands and their options; `guide_ext.cli.app` registers them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def parse_deltas(text: str | None) -> tuple[float, ...] | None:
     """Read a list of strengths such as ``0,0.5,2``.
 
     Raises:
-        ValueError: The text is no such list.
+        ValueError: If the text is not such a list.
 
     Example:
         >>> parse_deltas("2, 0.5")
@@ -48,7 +48,7 @@ def parse_deltas(text: str | None) -> tuple[float, ...] | None:
 
 
 def list_studies(as_json: JsonOption = False) -> None:
-    """Tell which studies there are, and where the paper has them."""
+    """List the studies, and where the paper has them."""
     from guide_ext.studies.study import STUDIES
 
     if as_json:
@@ -113,7 +113,7 @@ def run(
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the paper's studies; killed at any moment, the same command goes on.
+    """Run the paper's studies. After an interruption, the same command continues.
 
     On the embedded model, in minutes:
 
@@ -184,7 +184,7 @@ def _says_how_to_go_on() -> Iterator[None]:
 
 
 def status(run: RunArgument, as_json: JsonOption = False) -> None:
-    """Tell how far a run is."""
+    """Show the progress of a run."""
     from guide_ext.studies.run.progress import read_plan
 
     plan = read_plan(run)
