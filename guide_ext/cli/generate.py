@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -94,26 +95,30 @@ def generate(
         seed=seed,
         stream=stream,
     )
-
-    def counted_answer(how: Steering, name: str) -> str:
-        with progress() as shown:
-            advance = shown.counted(f"{name}, tokens", at_most=True)
-            found = answer(steering=how, on_token=lambda tokens: advance(tokens, max_new_tokens))
-        return found[0].strip()
-
-    plain = counted_answer(Steering.guide(0.0), "plain answer") if compare else None
+    plain = None
+    if compare:
+        plain = _counted(
+            partial(answer, steering=Steering.guide(0.0)), "plain answer", max_new_tokens
+        )
     # Progress would only disturb an answer that is read while it is written.
     is_seen = stream and (sys.stdout.isatty() or is_one_place(sys.stdout, sys.stderr))
     if is_seen:
         guided = answer(steering=steering)[0].strip()
     else:
-        guided = counted_answer(steering, "guided answer")
+        guided = _counted(partial(answer, steering=steering), "guided answer", max_new_tokens)
     if as_json:
         answers = {"guided": guided} | ({"plain": plain} if plain is not None else {})
         record = {"model": model, "delta": delta, "layers": steered_layers, "prompt": text}
         typer.echo(json.dumps(record | answers))
     elif plain is not None:
         console().print(side_by_side(plain, guided, delta))
+
+
+def _counted(answer: Callable[..., list[str]], name: str, most: int) -> str:
+    """Return the answer to the one prompt, and show its number of tokens while it is written."""
+    with progress() as shown:
+        advance = shown.counted(f"{name}, tokens", at_most=True)
+        return answer(on_token=lambda tokens: advance(tokens, most))[0].strip()
 
 
 def _calibrated(file: Path, model: str) -> float:
