@@ -140,7 +140,7 @@ def _checked_texts(prompts: Sequence[str], files: Sequence[Path]) -> list[str]:
     """Return the prompts that were given as arguments, then those of files.
 
     Raises:
-        ValueError: If there is none, one is empty, or one is no text.
+        ValueError: If there is no prompt, or one is empty or not UTF-8.
 
     """
     texts = [*prompts, *map(read_file, files)]

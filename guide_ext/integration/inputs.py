@@ -127,7 +127,7 @@ def encode(
     if min_share is not None:
         tensors |= {"guide_bias": None, "guide_share": min_share * batch.bias}
     if batch.strength is not None:
-        strength_size(model)  # refuses a model of which the table would miss a part
+        strength_size(model)  # raises if some layers or heads of the model are not known here
     device = _input_device(model)
     inputs = Inputs((name, t.to(device)) for name, t in tensors.items() if t is not None)
     inputs.groups = batch.groups

@@ -276,7 +276,7 @@ def _tokenise(
     ]
     found = _tokens_of_spans(marked.spans, [offsets[index] for index in textual])
     own = _without_shared(marked.spans, found)
-    # Where text stops being in consecutive tokens, as a special one lies between.
+    # Places where special tokens interrupt the tokens of text.
     gaps = [place for place in range(1, len(textual)) if textual[place] != textual[place - 1] + 1]
     token_spans = [
         span.at(textual[first], textual[last - 1] + 1)
@@ -304,7 +304,7 @@ def _check_offsets(
             problem = f"token {index} at ({start}, {end}), before the token that precedes it"
         if problem:
             break
-        if start < end:  # a prefix space that was trimmed away may lie behind its word
+        if start < end:  # an empty range may lie after the next token: a trimmed prefix space
             latest = max(latest, start)
     if problem:
         msg = (

@@ -272,7 +272,7 @@ def input_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int]
     """Return (rows, tokens) of the input of a forward call.
 
     Raises:
-        ValueError: If there is none, or not a batch.
+        ValueError: If there is no input, or it has no batch dimension.
 
     """
     first = args[0] if args else None

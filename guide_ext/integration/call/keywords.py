@@ -69,7 +69,7 @@ def check_keywords(module: object, kwargs: Mapping[str, Any], *, is_numbered: bo
         if value is None or name in HARMLESS:
             continue
         if name == "kwargs" and isinstance(value, Mapping):
-            # transformers' pipelines hand on what they bound by the name of a parameter.
+            # transformers' pipelines pass **kwargs on as one argument with the name "kwargs".
             check_keywords(module, value, is_numbered=is_numbered)
             continue
         if name == "output_attentions":
