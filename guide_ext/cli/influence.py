@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from guide_ext.cli.options import (
-    EMBEDDED,
     ChatOption,
     DeltaOption,
     DeviceOption,
@@ -29,6 +28,7 @@ from guide_ext.cli.options import (
     read_prompt,
 )
 from guide_ext.cli.progress import progress
+from guide_ext.embedded import EMBEDDED
 from guide_ext.report.console import console, say
 
 

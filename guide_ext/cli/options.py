@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from guide_ext.cli.progress import on_terminal, progress
+from guide_ext.embedded import EMBEDDED, model_path
 
-EMBEDDED = "embedded"  # what --model calls the model that ships with this
 MAX_SEED = (1 << 63) - 1
 
 ModelOption = Annotated[
@@ -130,8 +130,6 @@ def _read_stdin(*, is_asked_for: bool) -> str:
 
 def model_name(name: str) -> str:
     """Return what ``--model`` means as `guide_ext.integration.load` takes it."""
-    from guide_ext.embedded import model_path
-
     return str(model_path()) if name == EMBEDDED else name
 
 
