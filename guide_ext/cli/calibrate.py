@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 
 from guide_ext.cli.options import (
-    EMBEDDED,
     ChatOption,
     DeviceOption,
     DtypeOption,
@@ -25,6 +24,7 @@ from guide_ext.cli.options import (
     read_file,
 )
 from guide_ext.cli.progress import progress
+from guide_ext.embedded import EMBEDDED
 from guide_ext.report.console import console, say
 
 PromptsArgument = Annotated[

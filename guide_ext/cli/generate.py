@@ -13,7 +13,6 @@ from typing import Annotated
 import typer
 
 from guide_ext.cli.options import (
-    EMBEDDED,
     ChatOption,
     DeltaOption,
     DeviceOption,
@@ -34,6 +33,7 @@ from guide_ext.cli.options import (
 )
 from guide_ext.cli.progress import progress
 from guide_ext.cli.streams import is_one_place
+from guide_ext.embedded import EMBEDDED
 from guide_ext.report.console import console, say
 
 DeltaFromOption = Annotated[

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from guide_ext.cli.options import (
-    EMBEDDED,
     ChatOption,
     DeltaOption,
     DeviceOption,
@@ -31,6 +30,7 @@ from guide_ext.cli.options import (
     read_prompt,
 )
 from guide_ext.cli.progress import Bars, Lines, progress
+from guide_ext.embedded import EMBEDDED
 from guide_ext.report.console import console, say
 
 if TYPE_CHECKING:

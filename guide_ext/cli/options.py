@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from guide_ext.cli.progress import on_terminal, progress
+from guide_ext.embedded import EMBEDDED, model_path
 
-EMBEDDED = "embedded"  # the name for --model of the model that ships with the package
 MAX_SEED = (1 << 63) - 1
 
 ModelOption = Annotated[
@@ -133,8 +133,6 @@ def _read_stdin(*, is_asked_for: bool) -> str:
 
 def model_name(name: str) -> str:
     """Return the value of ``--model`` as a name for `guide_ext.integration.load`."""
-    from guide_ext.embedded import model_path
-
     return str(model_path()) if name == EMBEDDED else name
 
 

@@ -8,7 +8,6 @@ import json
 import typer
 
 from guide_ext.cli.options import (
-    EMBEDDED,
     ChatOption,
     DeltaOption,
     FileOption,
@@ -20,6 +19,7 @@ from guide_ext.cli.options import (
     model_name,
     read_prompt,
 )
+from guide_ext.embedded import EMBEDDED
 from guide_ext.report.console import console
 
 

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 
 from guide_ext.cli.options import (
-    EMBEDDED,
     MAX_SEED,
     ChatOption,
     DeviceOption,
@@ -20,6 +19,7 @@ from guide_ext.cli.options import (
     JsonOption,
 )
 from guide_ext.cli.progress import progress
+from guide_ext.embedded import EMBEDDED
 from guide_ext.report.console import console, say
 
 _FINISHED_PARTLY = 1  # exit code where cells failed
@@ -49,7 +49,7 @@ def parse_deltas(text: str | None) -> tuple[float, ...] | None:
 
 def list_studies(as_json: JsonOption = False) -> None:
     """List the studies, and where the paper has them."""
-    from guide_ext.studies.study import STUDIES
+    from guide_ext.studies.registry import STUDIES
 
     if as_json:
         rows = [{"name": s.name, "title": s.title, "paper": s.paper} for s in STUDIES.values()]
@@ -125,9 +125,10 @@ def run(
     """
     from guide_ext.integration.checkpoint import without_bars
     from guide_ext.studies.plan import RunSettings
+    from guide_ext.studies.registry import SECTIONS
     from guide_ext.studies.report.terminal import study_table
     from guide_ext.studies.run.runner import run_studies
-    from guide_ext.studies.sft.train import Step
+    from guide_ext.studies.training.train import Step
 
     settings = RunSettings(
         studies=tuple(studies or ()),
@@ -166,7 +167,7 @@ def run(
     if as_json:
         typer.echo(json.dumps(tables))
     else:
-        console().print(study_table(tables))
+        console().print(study_table(tables, SECTIONS))
         say(f"saved: {out / 'tables.json'}; pictures: guide-ext study report {out}")
     failed = sum(study["failed"] for study in tables["progress"].values())
     if failed:
@@ -204,12 +205,13 @@ def report(
     ] = None,
 ) -> None:
     """Make the page and the figures of a run, finished or not."""
+    from guide_ext.studies.registry import SECTIONS
     from guide_ext.studies.report.page import write_report
     from guide_ext.studies.run.write_tables import write_tables
 
     if out is not None and out.exists() and not out.is_dir():  # before the work
         raise ValueError(f"--out must be a folder, got the file {str(out)!r}")
     tables: dict[str, Any] = write_tables(run)
-    saved = write_report(tables, out or run)
+    saved = write_report(tables, out or run, SECTIONS)
     for path in saved:
         say(f"saved: {path}")

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["model_path"]
+__all__ = ["EMBEDDED", "model_path"]
+
+EMBEDDED = "embedded"
+"""The name by which commands and settings call this model."""
 
 
 def model_path() -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 # The extra of this package that installs a module, see `[project.optional-dependencies]`.
@@ -21,32 +21,32 @@ _EXTRAS = {
 }
 _OTHERS = "studies"
 
-# The module that the tables of a task or study need, and its purpose.
-_NEEDS = {
-    "french": ("py3langid", "to tell languages"),
-    "sft": ("peft", "to fine-tune"),
-    "bertscore": ("bert_score", "to compare summaries with references"),
-}
-
-
-def require_all(names: Iterable[str]) -> None:
-    """Check that the optional packages of some tasks and studies are installed, before they run.
-
-    Args:
-        names: Tasks and studies, and ``"bertscore"`` if it is wanted.
-
-    Raises:
-        MissingPackageError: If a package is not installed.
-
-    """
-    for name in names:
-        if name in _NEEDS:
-            module, purpose = _NEEDS[name]
-            require(module, purpose)
-
 
 class MissingPackageError(NotImplementedError, ImportError):
     """An optional package that is needed now is not installed."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that only a part of this one needs.
+
+    Attributes:
+        module: Name of its module.
+        purpose: What it is needed for, for the message: ``"to fine-tune"``.
+
+    """
+
+    module: str
+    purpose: str
+
+    def load(self) -> Any:
+        """Import it.
+
+        Raises:
+            MissingPackageError: If it is not installed.
+
+        """
+        return require(self.module, self.purpose)
 
 
 def require(module: str, purpose: str) -> Any:

@@ -10,11 +10,12 @@ import torch
 
 from guide_ext import integration
 from guide_ext.integration.rows import answer_rows
+from guide_ext.studies.cells import ANSWER, Cell, Condition, Row
 from guide_ext.studies.plan import RunSettings, study_cells
+from guide_ext.studies.registry import STUDIES
 from guide_ext.studies.run import folder, runner
 from guide_ext.studies.run.batch import run_batch
 from guide_ext.studies.run.engine import load_model
-from guide_ext.studies.study import ANSWER, STUDIES, Cell, Condition, Row
 from guide_ext.support.files import is_scratch
 
 ROW = Row("a:1", "french", "", "Summarize in French", " The cat.", 3, (0, 500))

@@ -17,12 +17,13 @@ from safetensors.torch import load_file
 
 from guide_ext import integration as guide
 from guide_ext.embedded import model_path
+from guide_ext.embedded.evaluate import Task
 from guide_ext.integration import lora
-from guide_ext.studies.sft import checkpoints as sft_checkpoints
-from guide_ext.studies.sft import train as sft
-from guide_ext.studies.sft.data import embedded_examples, encode_example
-from guide_ext.studies.sft.settings import schedule
-from guide_ext.studies.sft.train import Example, SftSettings, Step, packed_loss
+from guide_ext.studies.training import checkpoints as sft_checkpoints
+from guide_ext.studies.training import train as sft
+from guide_ext.studies.training.data import embedded_examples, encode_example
+from guide_ext.studies.training.settings import schedule
+from guide_ext.studies.training.train import Example, SftSettings, Step, packed_loss
 
 pytest.importorskip("peft")
 
@@ -50,7 +51,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def examples(tokenizer) -> list[Example]:
-    return embedded_examples(24, tokenizer=tokenizer)[:12]
+    return embedded_examples(24, task=Task.FRENCH, tokenizer=tokenizer)[:12]
 
 
 @pytest.fixture(autouse=True)
@@ -168,7 +169,8 @@ import os, signal, sys
 from pathlib import Path
 import torch
 import test_train as tests
-from guide_ext.studies.sft.data import embedded_examples
+from guide_ext.embedded.evaluate import Task
+from guide_ext.studies.training.data import embedded_examples
 
 def save(state, path, whole=torch.save):
     whole(state, path)
@@ -178,7 +180,8 @@ def save(state, path, whole=torch.save):
 
 torch.save = save
 torch.set_num_threads(1)
-examples = embedded_examples(24, tokenizer=tests.guide.load_tokenizer(tests.MODEL))[:12]
+tokenizer = tests.guide.load_tokenizer(tests.MODEL)
+examples = embedded_examples(24, task=Task.FRENCH, tokenizer=tokenizer)[:12]
 tests.train(examples, Path(sys.argv[1]))
 """
 

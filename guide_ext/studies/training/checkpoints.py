@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Checkpoints of supervised fine-tuning: folders that are there whole or not at all.
 
-A checkpoint is written beside its place, flushed to the disk and renamed; a checksum of every file
-tells one that was damaged later. It holds peft's adapter, the state of the optimiser, and of which
-run it is. Learning rate, order of the samples and dropout follow from the settings and the step,
-so there is no state of a schedule or a random generator to keep.
+A checkpoint is written beside its place, flushed to the disk and renamed; checksums of its files
+show later damage. It holds peft's adapter, the state of the optimiser, and the identity of its run.
+It needs no state of a schedule or a random generator: learning rate, order of the samples and
+dropout follow from the settings and the number of the step.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class Checkpoint:
     """An adapter after some training.
 
     Attributes:
-        tokens: Tokens trained on, those of prompts included; every epoch counts.
+        tokens: Number of tokens trained on, with those of prompts and in every epoch.
         path: Folder of the adapter, for :func:`guide_ext.integration.lora.load_adapted`.
-        steps: Optimiser steps taken.
-        loss: Mean loss of the steps since the checkpoint before, nats per answer token; None if
-            there was no step.
+        steps: Number of optimiser steps.
+        loss: Mean loss since the previous checkpoint, in nats per answer token; None without a
+            step.
 
     """
 
@@ -52,13 +52,13 @@ def write_checkpoint(
     identity: Mapping[str, Any],
     facts: Mapping[str, Any],
 ) -> None:
-    """Write a checkpoint so that a kill at any moment leaves none or a whole one.
+    """Write a checkpoint. A kill at any moment leaves a whole one or none.
 
     Args:
-        checkpoint: Its numbers, and the path that it gets; a damaged one there is replaced.
+        checkpoint: Its numbers and its path; a damaged checkpoint there is replaced.
         write_files: Writes the files into an empty folder.
-        identity: What must be the same for a run to go on from it.
-        facts: What else is worth knowing: versions, machine.
+        identity: What a run must have in common with it to go on from it.
+        facts: More to record: versions, machine.
 
     """
     unfinished = checkpoint.path.with_name(f".{checkpoint.path.name}.partial")
@@ -86,10 +86,10 @@ def write_checkpoint(
 
 
 def read_checkpoint(path: Path) -> Checkpoint | None:
-    """Return the checkpoint in a folder; None, with a warning if it is damaged, if there is none.
+    """Return the checkpoint in a folder; None if there is none, or, with a warning, a damaged one.
 
     Args:
-        path: A folder of :func:`write_checkpoint`, or where one may be.
+        path: Folder of the checkpoint; need not exist.
 
     """
     if not path.exists():
@@ -110,11 +110,11 @@ def check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     """Refuse a folder with checkpoints of another run.
 
     Args:
-        folder: Where the checkpoints are, or will be.
-        identity: As given to :func:`write_checkpoint`.
+        folder: Folder of the checkpoints; need not exist.
+        identity: The identity that :func:`write_checkpoint` is given.
 
     Raises:
-        ValueError: If a checkpoint there was made otherwise; the message says in what.
+        ValueError: If a checkpoint has another identity; the message names the differences.
 
     """
     wanted = json.loads(json.dumps(identity))
@@ -140,7 +140,7 @@ def _record(path: Path) -> dict[str, Any]:
 
 
 def _differences(found: Any, wanted: Any, name: str = "") -> list[str]:
-    """Name the leaves in which two records differ."""
+    """Name the values in which two records differ."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         names = [*wanted, *(key for key in found if key not in wanted)]
         return [
@@ -158,7 +158,7 @@ def _sha256(path: Path) -> str:
 
 
 def _flush(path: Path) -> None:
-    """Ask for a file or folder to reach the disk; a system that cannot is left to itself."""
+    """Flush a file or folder to the disk, where the system can."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:

@@ -9,14 +9,14 @@ from guide_ext import integration as guide
 from guide_ext.embedded import evaluate, model_path
 from guide_ext.embedded.evaluate import Task
 from guide_ext.integration import lora
-from guide_ext.studies.sft.data import (
+from guide_ext.studies.training.data import (
     TRAINING_SEED,
-    Sample,
+    TokenizedExample,
     embedded_examples,
     encode_example,
     packed_batches,
 )
-from guide_ext.studies.sft.train import Example, packed_loss
+from guide_ext.studies.training.train import Example, packed_loss
 
 MODEL = str(model_path())
 
@@ -28,7 +28,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def examples(tokenizer) -> list[Example]:
-    return embedded_examples(24, tokenizer=tokenizer)[:12]
+    return embedded_examples(24, task=Task.FRENCH, tokenizer=tokenizer)[:12]
 
 
 def test_every_epoch_has_every_sample(examples, tokenizer):
@@ -76,7 +76,9 @@ def test_packing_is_checked(base, monkeypatch):
 @pytest.mark.parametrize("name", [*models.ZOO, *models.DENSE, *models.UNSUPPORTED])
 def test_the_check_tells_who_packs_rightly(name):
     model = models.make(name)
-    row = [Sample(tuple(torch.randint(1, 97, (size,)).tolist()), 2) for size in (12, 7, 9)]
+    row = [
+        TokenizedExample(tuple(torch.randint(1, 97, (size,)).tolist()), 2) for size in (12, 7, 9)
+    ]
     with torch.no_grad():
         packed = packed_loss(model, tuple(row))
         alone = sum(packed_loss(model, (sample,)) for sample in row)
@@ -118,11 +120,14 @@ def test_wrong_examples(tokenizer):
         encode_example(other, Example([{"role": "user", "content": "Hi"}], "Salut"))
     for seed in (evaluate.DEVELOPMENT_SEED, evaluate.FINAL_SEED):
         with pytest.raises(ValueError, match="training would see its texts"):
-            embedded_examples(3, tokenizer=tokenizer, seed=seed)
+            embedded_examples(3, task=Task.FRENCH, tokenizer=tokenizer, seed=seed)
 
 
 def test_training_sees_no_document_of_an_evaluation(tokenizer):
-    training = {e.prompt[0]["content"] for e in embedded_examples(300, tokenizer=tokenizer)}
+    training = {
+        e.prompt[0]["content"]
+        for e in embedded_examples(300, task=Task.FRENCH, tokenizer=tokenizer)
+    }
     for seed in (evaluate.DEVELOPMENT_SEED, evaluate.FINAL_SEED, 2026):
         cases = evaluate.make_cases(Task.FRENCH, 120, seed, tokenizer=tokenizer)
         texts = {case.prompt.replace("<!!->", "").replace("<-!!>", "") for case in cases}

@@ -11,27 +11,27 @@ from dataclasses import dataclass
 class SftSettings:
     """How to train.
 
-    The defaults are the paper's (App. D). What it leaves open is as in transformers' trainer: AdamW
-    without weight decay, gradients clipped to a norm of 1. The loss is that of the answers alone,
-    averaged over all answer tokens of a batch.
+    The defaults are the paper's (App. D). What the paper leaves open is as in transformers'
+    trainer: AdamW without weight decay, gradients clipped to a norm of 1. The loss is the mean over
+    the answer tokens of a batch; prompts have no loss.
 
     Attributes:
-        rank: Of the adapters on all linear modules but the output head.
-        alpha: Scale of the adapters; they are multiplied by ``alpha / rank``.
+        rank: Rank of the adapters; all linear modules but the output head have one.
+        alpha: Scale of the adapters: they are multiplied by ``alpha / rank``.
         dropout: Share of the adapters' inputs that is dropped, in [0, 1).
-        learning_rate: The largest.
-        warmup_steps: Steps over which the learning rate grows to it; it then falls to zero along
-            half a cosine.
+        learning_rate: Largest learning rate.
+        warmup_steps: Steps over which the learning rate rises to the largest; then it falls to zero
+            along half a cosine.
         epochs: How often every example is seen.
-        batch_tokens: Of an optimiser step; ``batch_tokens // sequence_length`` rows of it.
-        sequence_length: Most tokens of a row, into which samples are packed.
+        batch_tokens: Tokens of an optimiser step, in ``batch_tokens // sequence_length`` rows.
+        sequence_length: Largest number of tokens in a row of packed samples.
         checkpoints: Numbers of trained tokens after which an adapter is written, ascending; 0 is
-            the model itself. The end of the training always is one, those behind it are none.
-        weight_decay: Of AdamW.
+            the model itself. One is always written at the end of the training.
+        weight_decay: Weight decay of AdamW.
         max_gradient_norm: Largest norm of the gradient of a step.
-        activation_checkpointing: Compute activations twice rather than keep them: for long rows of
-            large models.
-        seed: Of the adapter's first values, of the order of the samples and of dropout.
+        activation_checkpointing: Compute activations twice instead of keeping them: for long rows
+            of large models.
+        seed: Seed of the adapter's first values, of the order of the samples and of dropout.
 
     Raises:
         ValueError: A value is out of range.
@@ -114,17 +114,17 @@ class SftSettings:
 
 
 def schedule(step: int, steps: int, warmup_steps: int) -> float:
-    """Return the share of the largest learning rate that a step takes.
+    """Return the learning rate of a step, as a share of the largest.
 
     A linear warm-up, then half a cosine that would reach zero one step after the last.
 
     Args:
-        step: Which, from 0.
-        steps: How many there are.
-        warmup_steps: The last of these, or the first after them, takes the largest rate.
+        step: Number of the step, from 0.
+        steps: Number of steps.
+        warmup_steps: Number of steps of the warm-up; the last of them has the largest rate.
 
     Returns:
-        In (0, 1]; no step is without effect.
+        A share in (0, 1]: every step has an effect.
 
     Example:
         >>> [round(schedule(step, 6, 2), 2) for step in range(6)]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Supervised fine-tuning with LoRA, the baseline that the paper holds against GUIDE (Fig. 2b).
+"""Supervised fine-tuning with LoRA, which the paper compares with GUIDE (Fig. 2b).
 
-GUIDE needs no training; how many tokens must a model be trained on until it follows the instruction
-as often? :func:`train` writes an adapter after given numbers of tokens, and
-:func:`guide_ext.integration.lora.load_adapted` loads each for the evaluation.
+GUIDE needs no training. On how many tokens must a model be trained until it follows the instruction
+as often? :func:`train` writes an adapter after given numbers of tokens;
+:func:`guide_ext.integration.lora.load_adapted` loads it for the evaluation.
 """
 
 from __future__ import annotations
@@ -25,14 +25,21 @@ from guide_ext import integration
 from guide_ext.integration import lora
 from guide_ext.integration.decoding import seeded
 from guide_ext.machine.facts import machine_facts
-from guide_ext.studies.sft.checkpoints import (
+from guide_ext.studies.training.checkpoints import (
     Checkpoint,
     check_identity,
     read_checkpoint,
     write_checkpoint,
 )
-from guide_ext.studies.sft.data import Example, Row, Sample, digest, encode_example, packed_batches
-from guide_ext.studies.sft.settings import SftSettings, schedule
+from guide_ext.studies.training.data import (
+    Example,
+    PackedRow,
+    TokenizedExample,
+    digest,
+    encode_example,
+    packed_batches,
+)
+from guide_ext.studies.training.settings import SftSettings, schedule
 from guide_ext.support.version import VERSION
 
 __all__ = ["Checkpoint", "Example", "SftSettings", "Step", "packed_loss", "planned_tokens", "train"]
@@ -45,11 +52,11 @@ class Step:
     """One optimiser step, for a progress display.
 
     Attributes:
-        index: Which, from 1.
-        steps: How many the training has.
-        tokens: Trained on so far.
-        loss: Of this step, nats per answer token.
-        learning_rate: Of this step.
+        index: Number of the step, from 1.
+        steps: Number of steps of the training.
+        tokens: Number of tokens trained on so far.
+        loss: Loss of this step, in nats per answer token.
+        learning_rate: Learning rate of this step.
 
     """
 
@@ -70,34 +77,34 @@ def train(
     dtype: str = "auto",
     on_step: Callable[[Step], None] | None = None,
 ) -> Iterator[Checkpoint]:
-    """Train an adapter, or go on with it, and write checkpoints.
+    """Train an adapter, or continue its training, and write checkpoints.
 
-    Checkpoints that are in the folder already are not trained again. A run that was killed goes on
-    from the last one; on the CPU of one machine, with as many threads and the same versions, its
-    adapters are those of a run that was not, bit for bit. A damaged checkpoint is trained again.
+    Checkpoints that are in the folder are not trained again; a damaged one is. A training that was
+    killed continues from the last one. Its adapters are then, bit for bit, those of a training
+    without interruption, on the CPU of one machine with the same versions and number of threads.
 
     Args:
         model_name: A local folder or a hub id; the model itself is not changed.
-        examples: What to learn.
-        settings: How.
+        examples: The examples to learn.
+        settings: How to train.
         folder: Gets a folder ``tokens-<number>`` for each checkpoint.
-        device: Where to train, e.g. ``"cuda:0"``. Default: a GPU if there is one, else the CPU.
-        dtype: Of the model's weights, as for :func:`guide_ext.integration.load`; those of the
-            adapter are float32.
+        device: Device to train on, such as ``"cuda:0"``; None for a GPU if there is one.
+        dtype: Dtype of the model's weights, as for :func:`guide_ext.integration.load`. The adapter
+            has float32 weights.
         on_step: Called after every optimiser step.
 
     Returns:
-        The checkpoints, ascending, each as soon as it is there. Nothing is trained before the first
-        is asked for, and a model is loaded only if something is left to train.
+        The checkpoints, ascending, each as soon as it is written. Training starts when the first
+        one is asked for; a model is loaded only if something is left to train.
 
     Raises:
-        ImportError: If peft is not installed; while iterating, as the following.
+        ImportError: While iterating: peft is not installed.
         ValueError: At once: there are no examples, one is longer than ``sequence_length``, or the
             folder holds checkpoints of other settings, examples or another model. While iterating:
             an example has more tokens than the model knows positions, or the model lets packed
             samples see each other.
-        FloatingPointError: If the loss is not finite; no further adapter is written then.
-        OSError: The model cannot be found or read.
+        FloatingPointError: While iterating: the loss is not finite. No later adapter is written.
+        OSError: While iterating: the model cannot be found or read.
 
     Example:
         >>> train("some/model", [], SftSettings.paper(), Path("adapters"))
@@ -121,12 +128,14 @@ def train(
 def planned_tokens(
     model_name: str, examples: Sequence[Example], settings: SftSettings
 ) -> list[int]:
-    """Return after how many trained tokens `train` writes a checkpoint; only tokenises.
+    """Return the numbers of trained tokens after which `train` writes a checkpoint.
+
+    This tokenises the examples and trains nothing.
 
     Args:
-        model_name: As for `train`.
-        examples: Likewise.
-        settings: Likewise.
+        model_name: A local folder or a hub id.
+        examples: The examples to learn.
+        settings: How to train.
 
     Raises:
         ValueError: If there are no examples, or one is longer than ``sequence_length``.
@@ -143,7 +152,9 @@ def planned_tokens(
     return [run.tokens_after[steps] for steps in run.stops()]
 
 
-def _samples(model_name: str, examples: Sequence[Example], settings: SftSettings) -> list[Sample]:
+def _samples(
+    model_name: str, examples: Sequence[Example], settings: SftSettings
+) -> list[TokenizedExample]:
     if not examples:
         raise ValueError("examples must be at least one, got none")
     tokenizer = integration.load_tokenizer(model_name)
@@ -178,12 +189,12 @@ def _facts() -> dict[str, Any]:
 
 
 class _Run:
-    """A model in training; it is loaded when the first step is asked for."""
+    """A model in training, loaded for the first step."""
 
     def __init__(
         self,
         model_name: str,
-        samples: Sequence[Sample],
+        samples: Sequence[TokenizedExample],
         settings: SftSettings,
         device: str | None,
         dtype: str,
@@ -210,7 +221,7 @@ class _Run:
         self.model: Any = None
 
     def stops(self) -> list[int]:
-        """Return after how many steps an adapter is written."""
+        """Return the numbers of steps after which an adapter is written."""
         wanted = {
             next((step for step, tokens in enumerate(self.tokens_after) if tokens >= target), None)
             for target in self.settings.checkpoints
@@ -218,7 +229,7 @@ class _Run:
         return sorted({step for step in wanted if step is not None} | {len(self.batches)})
 
     def go_to(self, checkpoint: Checkpoint | None) -> None:
-        """Take the state of a checkpoint, or of the start, unless that is the state already."""
+        """Go to the state of a checkpoint, or to the start without one."""
         steps = checkpoint.steps if checkpoint is not None else 0
         if self.steps == steps:
             return
@@ -258,12 +269,12 @@ class _Run:
         )
 
     def save(self, folder: Path) -> None:
-        """Write adapter and optimiser."""
+        """Write the adapter and the state of the optimiser."""
         lora.save_adapter(self.model, folder)
         torch.save(self.optimizer.state_dict(), folder / _OPTIMIZER_FILE)
 
     def train_until(self, steps: int) -> float | None:
-        """Take steps and return their mean loss; None if there was none to take."""
+        """Train up to a number of steps, and return the mean loss; None without a step."""
         losses = []
         while self.steps < steps:
             losses.append(self._step())
@@ -276,7 +287,7 @@ class _Run:
             group["lr"] = rate
         batch = self.batches[index]
         answer_tokens = sum(len(sample) - sample.answer for row in batch for sample in row)
-        # Dropout follows from seed and step, whatever else draws random numbers in this process.
+        # Seeded for each step: dropout must not depend on who else draws random numbers.
         with seeded(random.Random(f"dropout of {settings.seed}, step {index}").getrandbits(63)):
             total = 0.0
             for row in batch:
@@ -299,17 +310,17 @@ class _Run:
         return total
 
 
-def packed_loss(model: Any, row: Row) -> Tensor:
+def packed_loss(model: Any, row: PackedRow) -> Tensor:
     """Return the loss of the answers in a row of packed samples.
 
-    Every answer token is predicted from its own sample alone; prompts cost nothing.
+    Answer tokens are predicted from their own sample alone. Prompts add no loss.
 
     Args:
         model: As for :func:`guide_ext.integration.lora.packed_logits`.
         row: The samples.
 
     Returns:
-        The sum over all answer tokens, nats, float32 scalar; differentiable.
+        The sum over all answer tokens, in nats: a float32 scalar, differentiable.
 
     Example:
         >>> model, tokenizer = integration.load_embedded()

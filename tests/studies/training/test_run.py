@@ -11,8 +11,8 @@ from guide_ext.integration.lora import load_adapted
 from guide_ext.studies.plan import RunSettings
 from guide_ext.studies.run import adapters, folder, progress, runner, write_tables
 from guide_ext.studies.run.engine import TransformersEngine
-from guide_ext.studies.sft.data import embedded_examples
-from guide_ext.studies.sft.settings import SftSettings
+from guide_ext.studies.training.data import embedded_examples
+from guide_ext.studies.training.settings import SftSettings
 
 pytest.importorskip("peft")
 

@@ -1,26 +1,24 @@
 # SPDX-License-Identifier: MIT
-"""What supervised fine-tuning is trained on: examples, their tokens, and rows of packed samples."""
+"""Examples for fine-tuning: drawing them, their tokens, and rows of packed samples."""
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from guide_ext.embedded import evaluate
 from guide_ext.embedded.evaluate import Task
-from guide_ext.marking.chat import render_chat
+from guide_ext.marking.chat import Chat, render_chat
 from guide_ext.marking.spans import MarkedText, parse
 from guide_ext.marking.tokens import encode_text
 
 TRAINING_SEED = 64_016
-"""Documents of the embedded world for fine-tuning; no evaluation draws them."""
+"""Seed of the documents of the embedded world to train on; no evaluation uses it."""
 EMBEDDED_EXAMPLES = 320
 """Examples for ``SftSettings.embedded()``: 63,000 tokens an epoch."""
-
-Chat = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -28,8 +26,8 @@ class Example:
     """One training pair.
 
     Attributes:
-        prompt: A chat, or text. Tags are taken out; training has no bias.
-        answer: What the model shall answer, literally.
+        prompt: A chat, or text. Tags are removed: training adds no bias.
+        answer: What the model is to answer, literally.
 
     """
 
@@ -38,12 +36,12 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """The tokens of one example.
+class TokenizedExample:
+    """An example as tokens.
 
     Attributes:
         input_ids: Prompt, then answer.
-        answer: Where the answer starts; only it is learnt.
+        answer: Index of the first token of the answer. Only the answer is learnt.
 
     """
 
@@ -55,22 +53,23 @@ class Sample:
         return len(self.input_ids)
 
 
-Row = tuple[Sample, ...]
-"""Samples that share one row."""
+PackedRow = tuple[TokenizedExample, ...]
+"""Samples that are packed into one row."""
 
 
 def embedded_examples(
-    count: int = EMBEDDED_EXAMPLES, *, tokenizer: Any, seed: int = TRAINING_SEED
+    count: int = EMBEDDED_EXAMPLES, *, task: Task, tokenizer: Any, seed: int = TRAINING_SEED
 ) -> list[Example]:
-    """Draw examples of what the embedded model was not trained on and is evaluated on.
+    """Draw examples of a task of the embedded world, with their right answers.
 
-    The instruction "Summarize in French" in front of documents of up to 384 tokens, as many of
-    every length, with the right summary.
+    Their documents have up to 384 tokens, with the same number of each length. The embedded model
+    itself was not trained on such prompts.
 
     Args:
-        count: How many, from 1.
-        tokenizer: Measures the documents.
-        seed: Of the documents; must differ from that of the evaluation.
+        count: Number of examples, from 1.
+        task: What the prompts ask for.
+        tokenizer: Counts the tokens of the documents.
+        seed: Seed of the documents; must differ from that of the evaluation.
 
     Returns:
         The examples, shortest documents first.
@@ -82,7 +81,7 @@ def embedded_examples(
         >>> from guide_ext import integration
         >>> from guide_ext.embedded import model_path
         >>> tokenizer = integration.load_tokenizer(str(model_path()))
-        >>> example, = embedded_examples(1, tokenizer=tokenizer)
+        >>> example, = embedded_examples(1, task=Task.FRENCH, tokenizer=tokenizer)
         >>> example.prompt[0]["content"].splitlines()[0], example.answer.split()[0]
         ('Summarize in French', 'Le')
 
@@ -91,25 +90,25 @@ def embedded_examples(
     if seed in used:
         msg = f"seed must be none of an evaluation {used}, got {seed}: training would see its texts"
         raise ValueError(msg)
-    cases = evaluate.make_cases(Task.FRENCH, count, seed, tokenizer=tokenizer)
+    cases = evaluate.make_cases(task, count, seed, tokenizer=tokenizer)
     return [
         Example(({"role": "user", "content": parse(case.prompt).text},), case.answer)
         for case in cases
     ]
 
 
-def encode_example(tokenizer: Any, example: Example) -> Sample:
-    """Tokenise an example as generation would see its prompt.
+def encode_example(tokenizer: Any, example: Example) -> TokenizedExample:
+    """Tokenise an example, its prompt as generation does.
 
-    A chat is rendered with the answer as the assistant's message, so that the template says how an
-    answer ends. Text is followed by the answer as it stands and by the tokenizer's end token.
+    A chat is rendered with the answer as the assistant's message, so its template says how an
+    answer ends. A text is followed by the answer, unchanged, and by the tokenizer's end token.
 
     Args:
         tokenizer: A fast tokenizer.
-        example: The pair.
+        example: The example.
 
     Returns:
-        Its tokens. A token that prompt and answer share counts as answer.
+        Its tokens. A token that belongs to prompt and answer counts as answer.
 
     Raises:
         ValueError: If the answer has no tokens, the prompt is empty, or the template does not put
@@ -155,11 +154,11 @@ def encode_example(tokenizer: Any, example: Example) -> Sample:
             f"{first} and {len(ends) - first}: {prompt[-40:]!r}, {example.answer[:40]!r}"
         )
         raise ValueError(msg)
-    return Sample(tuple(ids), first)
+    return TokenizedExample(tuple(ids), first)
 
 
-def digest(samples: Sequence[Sample]) -> str:
-    """Return a SHA-256 of all tokens, to tell training sets apart."""
+def digest(samples: Sequence[TokenizedExample]) -> str:
+    """Return the SHA-256 of all tokens, which tells training sets apart."""
     sha = hashlib.sha256()
     for sample in samples:
         sha.update(f"{sample.answer}:{','.join(map(str, sample.input_ids))}\n".encode())
@@ -167,25 +166,25 @@ def digest(samples: Sequence[Sample]) -> str:
 
 
 def packed_batches(
-    samples: Sequence[Sample], *, sequence_length: int, rows: int, seed: int, epoch: int
-) -> Iterator[list[Row]]:
+    samples: Sequence[TokenizedExample], *, sequence_length: int, rows: int, seed: int, epoch: int
+) -> Iterator[list[PackedRow]]:
     """Shuffle samples and pack them into the rows of one epoch's batches.
 
-    A sample goes into the first row of the batch that has room for it; when none has, the batch is
+    A sample goes into the first row of the batch that has room for it; if no row has, the batch is
     full. Samples are never cut, and each is in exactly one batch.
 
     Args:
         samples: All samples, none longer than a row.
-        sequence_length: Most tokens of a row.
-        rows: Most rows of a batch.
-        seed: Of the order.
-        epoch: Which order.
+        sequence_length: Largest number of tokens in a row.
+        rows: Largest number of rows in a batch.
+        seed: Seed of the order.
+        epoch: Number of the epoch; each has another order.
 
     Yields:
         The rows of one batch, at least one.
 
     Example:
-        >>> samples = [Sample((1,) * size, 1) for size in (3, 6, 5, 2)]
+        >>> samples = [TokenizedExample((1,) * size, 1) for size in (3, 6, 5, 2)]
         >>> for batch in packed_batches(samples, sequence_length=8, rows=1, seed=0, epoch=0):
         ...     print([[len(sample) for sample in row] for row in batch])
         [[2, 6]]
@@ -194,7 +193,7 @@ def packed_batches(
     """
     order = list(samples)
     random.Random(f"order of {seed}, epoch {epoch}").shuffle(order)
-    batch: list[list[Sample]] = []
+    batch: list[list[TokenizedExample]] = []
     for sample in order:
         place = next(
             (row for row in batch if sum(map(len, row)) + len(sample) <= sequence_length), None
