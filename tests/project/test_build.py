@@ -56,10 +56,10 @@ def _symbols(path, *flags):
 
 def _kernel_objects():
     objects = sorted(
-        (ROOT / "build" / "cmake").glob("**/guide_attention_cpu.dir/**/forward_*.o"),
+        (ROOT / "build" / "cmake").glob("**/guide_attention_cpu.dir/**/units/*.o"),
         key=lambda path: path.stat().st_mtime,
     )
-    return {path.name.split(".")[0].removeprefix("forward_"): path for path in objects}
+    return {path.name.split(".")[0]: path for path in objects}
 
 
 @needs_nm
@@ -272,7 +272,7 @@ def test_build_can_be_switched_off(tmp_path, no_tools):
         PATH=no_tools, GUIDE_BUILD="OFF",
     )  # fmt: skip
     assert build.returncode == 0, build.stderr
-    assert (lib / "guide_ext" / "_ops.py").exists()
+    assert (lib / "guide_ext" / "op" / "registration.py").exists()
     assert not list(lib.glob("**/*.so"))
 
 

@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "forward.h"
 
-#include "instances.h"
+#include "forward_params.h"
+#include "sm80/launch.h"
 
 namespace guide::cuda {
-
-// Defined in ptx.cuh for the kernels; here they only name the instances.
-struct BFloat16;
-struct Float16;
 
 namespace {
 
@@ -22,36 +19,13 @@ bool is_aligned(const void* tensor, const RowStrides& strides, std::int64_t row_
          strides.row % kElements == 0 && row_elements % kElements == 0;
 }
 
-template <class Element, int kHeadDim>
-cudaError_t launch_instance(const ForwardParams& params, cudaStream_t stream) {
-  if (params.attention.attn_bias != nullptr) {
-    return sm80::launch_dense_forward<Element, kHeadDim>(params, stream);
-  }
-  return sm80::launch_forward<Element, kHeadDim>(params, stream);
-}
-
-template <class Element>
-cudaError_t launch_for_head_dim(const ForwardParams& params, cudaStream_t stream) {
-  const AttentionParams& attention = params.attention;
-  const std::int64_t head_dim =
-      attention.head_dim > attention.head_dim_v ? attention.head_dim : attention.head_dim_v;
-  if (head_dim <= 32) return launch_instance<Element, 32>(params, stream);
-  if (head_dim <= 64) return launch_instance<Element, 64>(params, stream);
-  if (head_dim <= 96) return launch_instance<Element, 96>(params, stream);
-  if (head_dim <= 128) return launch_instance<Element, 128>(params, stream);
-  if (head_dim <= kMaxHeadDim) return launch_instance<Element, 256>(params, stream);
-  return cudaErrorInvalidValue;
-}
-
-cudaError_t launch(const ForwardParams& params, cudaStream_t stream) {
-  switch (params.attention.element_type) {
-    case ElementType::kBFloat16:
-      return launch_for_head_dim<BFloat16>(params, stream);
-    case ElementType::kFloat16:
-      return launch_for_head_dim<Float16>(params, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+sm80::Extras extras_of(const ForwardParams& params) {
+  if (params.attention.attn_bias != nullptr) return sm80::Extras::kDense;
+  const bool is_aligned =
+      params.query_is_aligned && params.key_is_aligned && params.value_is_aligned;
+  if (params.attention.channels > sm80::kMaxFastChannels || !is_aligned)
+    return sm80::Extras::kGeneral;
+  return static_cast<sm80::Extras>(params.attention.channels);
 }
 
 }  // namespace
@@ -65,7 +39,7 @@ bool has_kernel(const AttentionParams& params) {
   };
   return (params.element_type == ElementType::kBFloat16 ||
           params.element_type == ElementType::kFloat16) &&
-         params.head_dim <= kMaxHeadDim && params.head_dim_v <= kMaxHeadDim &&
+         params.head_dim <= sm80::kMaxHeadDim && params.head_dim_v <= sm80::kMaxHeadDim &&
          params.seqlen_q <= kMaxLength && params.seqlen_k <= kMaxLength &&
          params.batch <= kMaxLength && params.num_heads <= kMaxLength &&
          static_cast<double>(num_blocks(params.seqlen_q)) * static_cast<double>(params.num_heads) *
@@ -88,7 +62,7 @@ cudaError_t forward(const AttentionParams& params, cudaStream_t stream) {
   for (;;) {
     AttentionParams& attention = pass.attention;
     attention.channels = channels_left < kMaxChannels ? channels_left : kMaxChannels;
-    const cudaError_t error = launch(pass, stream);
+    const cudaError_t error = sm80::launch(pass, extras_of(pass), stream);
     channels_left -= attention.channels;
     if (error != cudaSuccess || channels_left == 0) return error;
     attention.influence += kMaxChannels * attention.influence_channel_stride;

@@ -7,8 +7,6 @@
 
 namespace guide::cuda {
 
-// Largest head_dim and head_dim_v that a kernel takes; larger heads are the caller's to handle.
-constexpr std::int64_t kMaxHeadDim = 256;
 // Oldest architecture that the kernels run on, as major * 10 + minor.
 constexpr int kMinArchitecture = 80;
 

@@ -5,21 +5,19 @@
 // [row][key]. Every row of K or V that is loaded, and converted, serves all rows of the tile.
 #pragma once
 
-#include "../online_softmax.h"
-#include "../score_mod.h"
-#include "decode_vectors-inl.h"
-#include "tile-inl.h"
+#include "../../online_softmax.h"
+#include "../../score_mod.h"
+#include "../plan-inl.h"
+#include "vectors-inl.h"
 
 namespace guide::cpu::GUIDE_CPU_NAMESPACE {
 namespace {
+namespace decode {
 
 // Dot products that are summed at the same time, and reduced together.
 constexpr int kDots = kLanes > 8 ? kLanes : 8;
 // Rows of a tile: a lane of the state each, and at least two keys to a step of the dot products.
-constexpr int kMostDecodeRows = kDots / 2;
-// Rows of a group of heads up to which these tiles are faster than packed K and V and vectors of
-// rows. Measured: 1.4 times as fast at 48 rows with AVX-512, 1.15 times with AVX2, even at 64.
-constexpr std::int64_t kMostDecodeRowsOfTask = 48;
+constexpr int kMostRows = kDots / 2;
 // Scores of a row; the last step of the dot products may write beyond the block.
 constexpr std::int64_t kScoreStride = kBlockN + kDots;
 
@@ -33,14 +31,14 @@ struct KeyRows {
 
 // Running state of the rows of a tile: a row is a lane, but of `out`. One array, so that key
 // splits can be stored and merged.
-struct DecodeState {
+struct State {
   float* row_max;    // [kLanes]
   float* row_sum;    // [kLanes]
   float* influence;  // [channels, kLanes]
   float* out;        // [rows, padded_head_dim_v], in the order of Pairs
 };
 
-GUIDE_INLINE DecodeState decode_state(float* memory, std::int64_t channels) {
+GUIDE_INLINE State state_at(float* memory, std::int64_t channels) {
   return {memory, memory + kLanes, memory + 2 * kLanes, memory + (2 + channels) * kLanes};
 }
 
@@ -145,7 +143,7 @@ void score_rows(const BlockView& view, const float* const (&biases)[kRows], Scor
 // the factor by which sums of earlier blocks shrink.
 template <int kRows>
 void softmax_rows(std::int64_t begin, std::int64_t end, const VecF (&block_max)[kRows],
-                  float* scores, const DecodeState& state, float (&rescale)[kLanes]) {
+                  float* scores, const State& state, float (&rescale)[kLanes]) {
   const VecF old_max = load(state.row_max);
   const VecF new_max = max_or_second(reduce_each<Max, kRows>(block_max), old_max);
   const VecF factor = rescale_factor<VectorMath>(old_max, new_max);
@@ -272,5 +270,6 @@ void value_rows(const KeyRows<Element>& value, std::int64_t begin, std::int64_t 
   }
 }
 
+}  // namespace decode
 }  // namespace
 }  // namespace guide::cpu::GUIDE_CPU_NAMESPACE

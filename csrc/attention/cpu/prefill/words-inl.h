@@ -6,10 +6,11 @@
 // V follow the keys, a pair of keys to a word.
 #pragma once
 
-#include "elements-inl.h"
+#include "../elements-inl.h"
 
 namespace guide::cpu::GUIDE_CPU_NAMESPACE {
 namespace {
+namespace prefill {
 
 template <class Element>
 struct Words {
@@ -75,16 +76,8 @@ GUIDE_INLINE VecF load_words(const typename Element::Storage* source, std::uint3
   }
 }
 
-// kLanes numbers to the elements at `target` that the mask has.
-template <class Element>
-GUIDE_INLINE void store_elements(typename Element::Storage* target, __mmask16 mask, VecF source) {
-  if constexpr (sizeof(typename Element::Storage) == sizeof(float)) {
-    _mm512_mask_storeu_ps(target, mask, source);
-  } else {
-    _mm256_mask_storeu_epi16(target, mask, Element::encode16(source));
-  }
-}
 #endif
 
+}  // namespace prefill
 }  // namespace
 }  // namespace guide::cpu::GUIDE_CPU_NAMESPACE

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: MIT
-// The CPU forward kernel: one body, compiled once per instruction set. See simd-inl.h for the
-// rules that keep the units apart.
+// Prefill: many rows, so that packing K and V pays. Lanes are rows.
 #pragma once
 
-#include "../static_dispatch.h"
-#include "decode-inl.h"
+#include "../../static_dispatch.h"
 #include "pack-inl.h"
 
 namespace guide::cpu::GUIDE_CPU_NAMESPACE {
 namespace {
+namespace prefill {
 
 inline void clear_state(const Plan& plan, const TileState& state) {
   const std::int64_t rows = plan.rows_per_tile;
@@ -127,9 +126,8 @@ class Task {
   KeyRange keys_;
 };
 
-void run_task(const AttentionParams& params, const Plan& plan, std::int64_t task_idx,
-              float* scratch, float* partials) {
-  if (plan.is_decode) return run_decode_task(params, plan, task_idx, scratch, partials);
+inline void run_task(const AttentionParams& params, const Plan& plan, std::int64_t task_idx,
+                     float* scratch, float* partials) {
   with_element_type(params.element_type, [&](auto element_type) {
     using Element = typename ElementOf<element_type.value>::Type;
     with_bool(params.softcap != 0.f, [&](auto has_softcap) {
@@ -157,11 +155,8 @@ inline void merge_states(const Plan& plan, const TileState& state, const TileSta
   }
 }
 
-void merge_group(const AttentionParams& params, const Plan& plan, std::int64_t group_idx,
-                 float* scratch_memory, float* partials) {
-  if (plan.is_decode) {
-    return merge_decode_group(params, plan, group_idx, scratch_memory, partials);
-  }
+inline void merge_group(const AttentionParams& params, const Plan& plan, std::int64_t group_idx,
+                        float* scratch_memory, float* partials) {
   const Group group = group_of(params, plan, group_idx);
   const Scratch scratch = layout_scratch(params, plan, scratch_memory);
   const std::int64_t rows = plan.rows_per_tile;
@@ -184,5 +179,8 @@ void merge_group(const AttentionParams& params, const Plan& plan, std::int64_t g
   }
 }
 
+constexpr Routine kRoutine{make_plan, run_task, merge_group};
+
+}  // namespace prefill
 }  // namespace
 }  // namespace guide::cpu::GUIDE_CPU_NAMESPACE

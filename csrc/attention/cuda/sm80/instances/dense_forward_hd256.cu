@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "forward.cuh"
+#include "../forward.cuh"
 
 namespace guide::cuda::sm80 {
 template cudaError_t launch_dense_forward<BFloat16, 256>(const ForwardParams& params,

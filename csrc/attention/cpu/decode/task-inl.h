@@ -5,11 +5,13 @@
 // heads of a group share them, what comes next is prefetched, and the keys are split over tasks.
 #pragma once
 
-#include "../static_dispatch.h"
-#include "pack-inl.h"
+#include "../../static_dispatch.h"
+#include "../rows-inl.h"
+#include "plan-inl.h"
 
 namespace guide::cpu::GUIDE_CPU_NAMESPACE {
 namespace {
+namespace decode {
 
 template <class Element>
 KeyRows<Element> key_rows(const void* base, const RowStrides& strides, std::int64_t num_elements,
@@ -35,7 +37,7 @@ inline const float* contiguous_keys(const float* source, std::int64_t stride, co
   return buffer;
 }
 
-// A tile of one row, for what pack-inl.h does to rows.
+// A tile of one row, for what rows-inl.h does to rows.
 inline const TileRows& single_row(const TileRows& tile, std::int64_t row, TileRows& target) {
   target.num_rows = 1;
   target.head_idx[0] = tile.head_idx[row];
@@ -45,8 +47,8 @@ inline const TileRows& single_row(const TileRows& tile, std::int64_t row, TileRo
 
 // Writes the rows of a tile.
 template <class Element>
-void write_decoded(const AttentionParams& params, const Plan& plan, const Group& group,
-                   const TileRows& tile, const DecodeState& state, const DecodeScratch& scratch) {
+void write_rows(const AttentionParams& params, const Plan& plan, const Group& group,
+                const TileRows& tile, const State& state, const Scratch& scratch) {
   for (std::int64_t row = 0; row < tile.num_rows; ++row) {
     for (std::int64_t channel = 0; channel < params.channels; ++channel) {
       scratch.row_influence[channel] = state.influence[channel * kLanes + row];
@@ -66,14 +68,14 @@ void write_decoded(const AttentionParams& params, const Plan& plan, const Group&
 
 // One task, from its first key block to its last.
 template <class Element, int kRows>
-class DecodeTask {
+class Task {
  public:
-  DecodeTask(const AttentionParams& params, const Plan& plan, std::int64_t task_idx, float* scratch,
-             float* partials)
+  Task(const AttentionParams& params, const Plan& plan, std::int64_t task_idx, float* scratch,
+       float* partials)
       : params_(params),
         plan_(plan),
         group_(group_of(params, plan, task_idx / plan.key_splits)),
-        scratch_(layout_decode_scratch(params, plan, scratch)),
+        scratch_(layout_scratch(params, plan, scratch)),
         states_(plan.key_splits > 1
                     ? partials + task_idx * plan.tiles_per_task * plan.tile_state_floats
                     : scratch_.states),
@@ -92,7 +94,7 @@ class DecodeTask {
     }
     if (plan_.key_splits > 1) return;
     for (std::int64_t tile = 0; tile < group_.num_tiles; ++tile) {
-      write_decoded<Element>(params_, plan_, group_, scratch_.tiles[tile], state(tile), scratch_);
+      write_rows<Element>(params_, plan_, group_, scratch_.tiles[tile], state(tile), scratch_);
     }
   }
 
@@ -101,8 +103,8 @@ class DecodeTask {
   using Query = typename Dot::Pair;
   static constexpr std::int64_t kElementSize = sizeof(typename Element::Storage);
 
-  DecodeState state(std::int64_t tile_idx) const {
-    return decode_state(states_ + tile_idx * plan_.tile_state_floats, params_.channels);
+  State state(std::int64_t tile_idx) const {
+    return state_at(states_ + tile_idx * plan_.tile_state_floats, params_.channels);
   }
 
   Query* query(std::int64_t tile_idx, std::int64_t row) const {
@@ -148,7 +150,7 @@ class DecodeTask {
     if (view.begin >= view.end) return;
     const float* biases[kRows];
     find_biases(tile, view, k_begin, k_end, biases);
-    const DecodeState tile_state = state(tile_idx);
+    const State tile_state = state(tile_idx);
     float* scores = scratch_.scores;
 
     Prefetcher with_keys, with_values;
@@ -242,7 +244,7 @@ class DecodeTask {
   const AttentionParams& params_;
   const Plan& plan_;
   const Group group_;
-  const DecodeScratch scratch_;
+  const Scratch scratch_;
   float* const states_;
   const KeyRows<Element> key_;
   const KeyRows<Element> value_;
@@ -250,27 +252,27 @@ class DecodeTask {
 };
 
 template <class Element, int kRows>
-void run_decode_rows(const AttentionParams& params, const Plan& plan, std::int64_t task_idx,
-                     float* scratch, float* partials) {
+void run_rows(const AttentionParams& params, const Plan& plan, std::int64_t task_idx,
+              float* scratch, float* partials) {
   if (plan.rows_per_tile == kRows) {
-    return DecodeTask<Element, kRows>(params, plan, task_idx, scratch, partials).run();
+    return Task<Element, kRows>(params, plan, task_idx, scratch, partials).run();
   }
-  if constexpr (kRows < kMostDecodeRows) {
-    run_decode_rows<Element, kRows + 1>(params, plan, task_idx, scratch, partials);
+  if constexpr (kRows < kMostRows) {
+    run_rows<Element, kRows + 1>(params, plan, task_idx, scratch, partials);
   }
 }
 
-inline void run_decode_task(const AttentionParams& params, const Plan& plan, std::int64_t task_idx,
-                            float* scratch, float* partials) {
+inline void run_task(const AttentionParams& params, const Plan& plan, std::int64_t task_idx,
+                     float* scratch, float* partials) {
   with_element_type(params.element_type, [&](auto element_type) {
     using Element = typename ElementOf<element_type.value>::Type;
-    run_decode_rows<Element, 1>(params, plan, task_idx, scratch, partials);
+    run_rows<Element, 1>(params, plan, task_idx, scratch, partials);
   });
 }
 
 // Adds the state `other` of the same rows to `state`.
-inline void merge_decode_states(const AttentionParams& params, const Plan& plan,
-                                const DecodeState& state, const DecodeState& other) {
+inline void merge_states(const AttentionParams& params, const Plan& plan, const State& state,
+                         const State& other) {
   const VecF own_max = load(state.row_max);
   const VecF other_max = load(other.row_max);
   const VecF new_max = max_or_second(other_max, own_max);
@@ -292,29 +294,31 @@ inline void merge_decode_states(const AttentionParams& params, const Plan& plan,
   }
 }
 
-inline void merge_decode_group(const AttentionParams& params, const Plan& plan,
-                               std::int64_t group_idx, float* scratch_memory, float* partials) {
+inline void merge_group(const AttentionParams& params, const Plan& plan, std::int64_t group_idx,
+                        float* scratch_memory, float* partials) {
   const Group group = group_of(params, plan, group_idx);
-  const DecodeScratch scratch = layout_decode_scratch(params, plan, scratch_memory);
+  const Scratch scratch = layout_scratch(params, plan, scratch_memory);
   const auto state_of = [&](std::int64_t split, std::int64_t tile_idx) {
     const std::int64_t task_idx = group_idx * plan.key_splits + split;
-    return decode_state(
-        partials + (task_idx * plan.tiles_per_task + tile_idx) * plan.tile_state_floats,
-        params.channels);
+    return state_at(partials + (task_idx * plan.tiles_per_task + tile_idx) * plan.tile_state_floats,
+                    params.channels);
   };
   for (std::int64_t tile_idx = 0; tile_idx < group.num_tiles; ++tile_idx) {
     TileRows& tile = scratch.tiles[0];
     fill_tile_rows(params, plan, group, tile_idx, tile);
-    const DecodeState state = state_of(0, tile_idx);
+    const State state = state_of(0, tile_idx);
     for (std::int64_t split = 1; split < plan.key_splits; ++split) {
-      merge_decode_states(params, plan, state, state_of(split, tile_idx));
+      merge_states(params, plan, state, state_of(split, tile_idx));
     }
     with_element_type(params.element_type, [&](auto element_type) {
       using Element = typename ElementOf<element_type.value>::Type;
-      write_decoded<Element>(params, plan, group, tile, state, scratch);
+      write_rows<Element>(params, plan, group, tile, state, scratch);
     });
   }
 }
 
+constexpr Routine kRoutine{make_plan, run_task, merge_group};
+
+}  // namespace decode
 }  // namespace
 }  // namespace guide::cpu::GUIDE_CPU_NAMESPACE

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
 #define GUIDE_CPU_NAMESPACE avx2
-#include "forward-inl.h"
+#include "../decode/task-inl.h"
+#include "../prefill/task-inl.h"
 
 namespace guide::cpu {
 
 extern const Kernel kKernelAvx2;
-const Kernel kKernelAvx2{"avx2", avx2::make_plan, avx2::run_task, avx2::merge_group};
+const Kernel kKernelAvx2{"avx2", avx2::prefill::kRoutine, avx2::decode::kRoutine};
 
 }  // namespace guide::cpu

@@ -6,17 +6,15 @@
 // of rows, the other a number of K or V, broadcast.
 #pragma once
 
-#include "../online_softmax.h"
-#include "../score_mod.h"
-#include "math-inl.h"
+#include "../../online_softmax.h"
+#include "../../score_mod.h"
+#include "../math-inl.h"
+#include "../rows-inl.h"
 #include "words-inl.h"
 
 namespace guide::cpu::GUIDE_CPU_NAMESPACE {
 namespace {
-
-constexpr std::int64_t kBlockN = 128;  // keys of a block
-// Between strips of V, so that equal places of all strips do not fall into one set of the cache.
-constexpr std::int64_t kStripPadding = 16;
+namespace prefill {
 
 // A block of keys, as words, for all tiles of a task.
 struct KeyBlock {
@@ -27,30 +25,6 @@ struct KeyBlock {
   std::int64_t value_strip_stride;
   const float* influence;  // [channels, kBlockN]
 };
-
-// What a tile sees of a block, and what is added to its scores.
-struct BlockView {
-  std::int64_t begin;  // keys of the block that any row sees: [begin, end)
-  std::int64_t end;
-  std::int64_t clear_begin;  // keys that all rows see and no bias hides: [clear_begin, clear_end)
-  std::int64_t clear_end;
-  const std::int32_t* row_begin;  // [rows], keys of the block that a row sees; null: all rows all
-  const std::int32_t* row_end;
-  const float* key_bias;  // [kBlockN], for all rows, bits
-  const float* addends;   // [kBlockN, rows], instead of key_bias; null: none
-};
-
-// Running state of the rows of a tile. One array, so that key splits can be stored and merged.
-struct TileState {
-  float* row_max;    // [rows]
-  float* row_sum;    // [rows]
-  float* influence;  // [channels, rows]
-  float* out;        // [padded_head_dim_v, rows]
-};
-
-GUIDE_INLINE TileState tile_state(float* memory, std::int64_t rows, std::int64_t channels) {
-  return {memory, memory + rows, memory + 2 * rows, memory + (2 + channels) * rows};
-}
 
 // sums[k][row] = K[k] . Q[row] for kDotKeys keys.
 template <class Element, int kVectors>
@@ -335,5 +309,6 @@ void add_block(const AttentionParams& params, std::int64_t padded_head_dim_v, co
                                 rescale, state.out);
 }
 
+}  // namespace prefill
 }  // namespace
 }  // namespace guide::cpu::GUIDE_CPU_NAMESPACE

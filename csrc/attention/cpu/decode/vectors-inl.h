@@ -3,11 +3,12 @@
 // in registers, and reductions across lanes.
 #pragma once
 
-#include "elements-inl.h"
-#include "math-inl.h"
+#include "../elements-inl.h"
+#include "../math-inl.h"
 
 namespace guide::cpu::GUIDE_CPU_NAMESPACE {
 namespace {
+namespace decode {
 
 // Rows of K and V are read a pair of vectors at a time.
 constexpr std::int64_t kPairElements = 2 * kLanes;
@@ -231,5 +232,6 @@ class Prefetcher {
   std::int64_t rows_left_ = 0;
 };
 
+}  // namespace decode
 }  // namespace
 }  // namespace guide::cpu::GUIDE_CPU_NAMESPACE
