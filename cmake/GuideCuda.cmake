@@ -70,6 +70,7 @@ add_library(guide_ext_cuda SHARED
   csrc/ops/biased_attention_cuda.cpp
   csrc/ops/check_arguments.cpp
   csrc/ops/python_errors.cpp
+  csrc/attention/cuda/choose.cpp
   csrc/attention/cuda/forward.cpp
   csrc/attention/cuda/sm80/launch.cpp
   ${GUIDE_CUDA_OBJECTS})

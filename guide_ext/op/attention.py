@@ -238,22 +238,18 @@ def explain_dispatch(
         scale,
         softcap,
     )
-    obstacles = dispatch.obstacles(query, key, value)
-    reasons = list(obstacles)
+    kernel, reasons = dispatch.choose(query, key, value, _with_middle_dim(influence), attn_bias)
     if attn_bias is not None:
         reasons.append(
             "attn_bias is dense: every score reads it from memory; key_bias, is_causal, the "
             "windows and q_start say most masks without it"
         )
     limited = is_causal or window_left >= 0 or window_right >= 0
-    if obstacles and q_start is not None and limited:
+    if kernel is None and q_start is not None and limited:
         reasons.append(
             "q_start is read on the device: chunked PyTorch visits hidden blocks of keys too"
         )
-    if obstacles:
-        return Dispatch("chunked PyTorch", tuple(reasons))
-    kernel, slower_because = dispatch.compiled_kernel(query, key, value, influence)
-    return Dispatch(kernel, (*slower_because, *reasons))
+    return Dispatch(kernel or "chunked PyTorch", tuple(reasons))
 
 
 def _with_middle_dim(tensor: Tensor | None) -> Tensor | None:

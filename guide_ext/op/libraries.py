@@ -146,7 +146,7 @@ def library_status() -> LibraryStatus:
     """Say whether the compiled library was loaded, why not, and what its CPU kernels use."""
     if _load_error is not None:
         return LibraryStatus(loaded=False, reason=_load_error, instruction_set=None)
-    query = ctypes.CDLL(str(LIBRARY_PATH)).guide_ext_cpu_instruction_set
+    query = _function(LIBRARY_PATH, "guide_ext_cpu_instruction_set")
     query.restype = ctypes.c_char_p
     name = query()
     if name is None:
@@ -176,10 +176,33 @@ def cuda_status() -> CudaStatus:
     return CudaStatus(loaded=True, reason=f"loaded from {CUDA_LIBRARY_PATH}")
 
 
-@functools.cache
-def cuda_device_obstacle(index: int) -> str | None:
-    """Say why the CUDA kernels, which were loaded, cannot run on a device; None if they can."""
-    query = ctypes.CDLL(str(CUDA_LIBRARY_PATH)).guide_ext_cuda_obstacle
-    query.restype = ctypes.c_char_p
-    obstacle = query(index)
-    return None if obstacle is None else obstacle.decode()
+def ask_for_kernel(device: torch.device, call: ctypes.Structure) -> str | None:
+    """Ask the library of a device, which was loaded, for its choice of a kernel.
+
+    Args:
+        device: On the CPU or of CUDA.
+        call: `CallDescription` of csrc/attention/explain.h.
+
+    Returns:
+        The kernel, empty if none takes the call, and one reason a line; None if GUIDE_EXT_CPU_ISA
+        names no instruction set that can be used.
+
+    """
+    path = LIBRARY_PATH if device.type == "cpu" else CUDA_LIBRARY_PATH
+    choose = _function(path, f"guide_ext_{device.type}_choose")
+    choose.restype = ctypes.c_char_p
+    answer: bytes | None = choose(ctypes.byref(call), ctypes.c_int(device.index or 0))
+    return None if answer is None else answer.decode()
+
+
+def _function(path: Path, name: str) -> Any:
+    """Find a C function of a loaded library.
+
+    Raises:
+        ImportError: If the library was built from other sources and lacks it.
+
+    """
+    try:
+        return getattr(ctypes.CDLL(str(path)), name)
+    except AttributeError as error:
+        raise ImportError(_OTHER_SOURCES.format(path=path, what=str(error))) from error

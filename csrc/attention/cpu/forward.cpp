@@ -3,98 +3,16 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
 #include <new>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "kernel.h"
+#include "choose.h"
 
 namespace guide::cpu {
 
-#ifdef GUIDE_CPU_X86
-extern const Kernel kKernelAvx512bf16;
-extern const Kernel kKernelAvx512;
-extern const Kernel kKernelAvx2;
-#endif
-extern const Kernel kKernelPortable;
-
 namespace {
-
-bool has_avx512() {
-#ifdef GUIDE_CPU_X86
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-#else
-  return false;
-#endif
-}
-
-bool has_avx512bf16() {
-#ifdef GUIDE_CPU_X86
-  return has_avx512() && __builtin_cpu_supports("avx512bf16");
-#else
-  return false;
-#endif
-}
-
-bool has_avx2() {
-#ifdef GUIDE_CPU_X86
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("f16c");
-#else
-  return false;
-#endif
-}
-
-struct Candidate {
-  const char* name;
-  const Kernel* kernel;
-  bool (*is_supported)();
-};
-
-// Best first.
-constexpr Candidate kCandidates[] = {
-#ifdef GUIDE_CPU_X86
-    {"avx512bf16", &kKernelAvx512bf16, has_avx512bf16},
-    {"avx512", &kKernelAvx512, has_avx512},
-    {"avx2", &kKernelAvx2, has_avx2},
-#else
-    {"avx512bf16", nullptr, has_avx512bf16},
-    {"avx512", nullptr, has_avx512},
-    {"avx2", nullptr, has_avx2},
-#endif
-    {"portable", &kKernelPortable, [] { return true; }},
-};
-
-const Kernel& choose_kernel() {
-  const char* override_name = std::getenv("GUIDE_EXT_CPU_ISA");
-  const std::string wanted = override_name == nullptr ? "" : override_name;
-  std::string supported;
-  for (const Candidate& candidate : kCandidates) {
-    if (!candidate.is_supported()) continue;
-    if (wanted.empty() || wanted == candidate.name) return *candidate.kernel;
-    supported += (supported.empty() ? "" : ", ") + std::string(candidate.name);
-  }
-  throw std::runtime_error(
-      "guide_ext: GUIDE_EXT_CPU_ISA must name an instruction set of this processor (" + supported +
-      "), got '" + wanted + "'; unset it to use the best one");
-}
-
-const Kernel& kernel() {
-  static const Kernel& chosen = choose_kernel();
-  return chosen;
-}
-
-const Routine& choose_routine(const AttentionParams& params) {
-  // Rows of a group of heads up to which decoding is faster than packed K and V and vectors of
-  // rows. Measured: 1.4 times as fast at 48 rows with AVX-512, 1.15 times with AVX2, even at 64.
-  constexpr std::int64_t kMostDecodeRows = 48;
-  const bool is_decode = params.group_size * params.seqlen_q <= kMostDecodeRows;
-  return is_decode ? kernel().decode : kernel().prefill;
-}
 
 // Cache-line aligned floats, the memory of a whole call. Allocated before any thread starts, so
 // that no allocation can fail inside a parallel region.
@@ -170,15 +88,15 @@ void work(void* context, std::int64_t worker) {
 
 }  // namespace
 
-const char* chosen_instruction_set() { return kernel().name; }
-
 OutOfMemory::OutOfMemory(std::int64_t missing_bytes)
     : std::runtime_error("biased_attention: no memory for " + std::to_string(missing_bytes) +
                          " bytes of scratch space; use fewer threads or smaller batches"),
       bytes(missing_bytes) {}
 
 void forward(const AttentionParams& params, const ThreadPool& pool) {
-  const Routine& routine = choose_routine(params);
+  const Choice choice = choose(params);
+  if (choice.kernel == nullptr) throw std::invalid_argument("guide::cpu::forward: no kernel");
+  const Routine& routine = *choice.routine;
   if (params.batch == 0 || params.seqlen_q == 0) return;
   const Plan plan = routine.plan(params);
   const std::int64_t workers = worker_count(params, plan, pool.num_threads);
