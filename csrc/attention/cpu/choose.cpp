@@ -7,60 +7,47 @@
 
 namespace guide::cpu {
 
-#ifdef GUIDE_CPU_X86
 extern const Kernel kKernelAvx512bf16;
 extern const Kernel kKernelAvx512;
 extern const Kernel kKernelAvx2;
-#endif
 extern const Kernel kKernelPortable;
 
 namespace {
 
-bool has_avx512() {
-#ifdef GUIDE_CPU_X86
+#ifdef __x86_64__
+[[maybe_unused]] bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-#else
-  return false;
-#endif
 }
 
-bool has_avx512bf16() {
-#ifdef GUIDE_CPU_X86
+[[maybe_unused]] bool has_avx512bf16() {
   return has_avx512() && __builtin_cpu_supports("avx512bf16");
-#else
-  return false;
-#endif
 }
 
-bool has_avx2() {
-#ifdef GUIDE_CPU_X86
+[[maybe_unused]] bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
          __builtin_cpu_supports("f16c");
-#else
-  return false;
-#endif
 }
+#endif
 
 struct Candidate {
-  const char* name;
   const Kernel* kernel;
   bool (*is_supported)();
 };
 
-// Best first.
+// Best first. CMakeLists.txt defines GUIDE_HAS_... for each instruction set that it builds.
 constexpr Candidate kCandidates[] = {
-#ifdef GUIDE_CPU_X86
-    {"avx512bf16", &kKernelAvx512bf16, has_avx512bf16},
-    {"avx512", &kKernelAvx512, has_avx512},
-    {"avx2", &kKernelAvx2, has_avx2},
-#else
-    {"avx512bf16", nullptr, has_avx512bf16},
-    {"avx512", nullptr, has_avx512},
-    {"avx2", nullptr, has_avx2},
+#ifdef GUIDE_HAS_AVX512BF16
+    {&kKernelAvx512bf16, has_avx512bf16},
 #endif
-    {"portable", &kKernelPortable, [] { return true; }},
+#ifdef GUIDE_HAS_AVX512
+    {&kKernelAvx512, has_avx512},
+#endif
+#ifdef GUIDE_HAS_AVX2
+    {&kKernelAvx2, has_avx2},
+#endif
+    {&kKernelPortable, [] { return true; }},
 };
 
 struct InstructionSet {
@@ -74,8 +61,9 @@ InstructionSet choose_instruction_set() {
   std::string supported;
   for (const Candidate& candidate : kCandidates) {
     if (!candidate.is_supported()) continue;
-    if (wanted.empty() || wanted == candidate.name) return {candidate.kernel, wanted};
-    supported += (supported.empty() ? "" : ", ") + std::string(candidate.name);
+    const std::string name = candidate.kernel->name;
+    if (wanted.empty() || wanted == name) return {candidate.kernel, wanted};
+    supported += (supported.empty() ? "" : ", ") + name;
   }
   throw std::runtime_error(
       "guide_ext: GUIDE_EXT_CPU_ISA must name an instruction set of this processor (" + supported +

@@ -17,9 +17,9 @@ struct Choice {
 // kernel, or from any. Throws as chosen_instruction_set() does, for a call that a kernel takes.
 Choice choose(const AttentionParams& params, Reasons* reasons = nullptr);
 
-// The instruction set of the kernels: the best one that the processor has, or the one that the
-// environment variable GUIDE_EXT_CPU_ISA names. Decided once.
-// Throws std::runtime_error if GUIDE_EXT_CPU_ISA names none, or one that the processor lacks.
+// The instruction set of the kernels: the best one that was built and that the processor has, or
+// the one that the environment variable GUIDE_EXT_CPU_ISA names. Decided once.
+// Throws std::runtime_error if GUIDE_EXT_CPU_ISA names none of these.
 const char* chosen_instruction_set();
 
 }  // namespace guide::cpu
