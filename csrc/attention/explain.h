@@ -10,7 +10,7 @@
 
 namespace guide {
 
-// What a choice depends on. The same fields in the same order as _Call of dispatch.py.
+// What a choice depends on. dispatch.py has the same fields in the same order.
 struct CallDescription {
   const char* dtype;  // of query, key and value, as torch names it
   std::int64_t batch;

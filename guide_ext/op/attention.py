@@ -9,6 +9,7 @@ from torch import Tensor
 
 from guide_ext.op import dispatch, registration
 from guide_ext.op.argument_types import check_types
+from guide_ext.op.call import AttentionCall
 from guide_ext.op.checks import check_arguments
 
 _SHORTHAND_DIMS = 2  # [1 or batch, seqlen_k]
@@ -224,21 +225,17 @@ def explain_dispatch(
         scale,
         softcap,
     )
-    check_arguments(
-        query,
-        key,
-        value,
-        _with_middle_dim(key_bias),
-        _with_middle_dim(influence),
-        attn_bias,
-        sinks,
-        q_start,
-        window_left,
-        window_right,
-        scale,
-        softcap,
+    call = AttentionCall(
+        *(query, key, value, _with_middle_dim(key_bias), _with_middle_dim(influence)),
+        *(attn_bias, sinks, q_start),
+        is_causal=is_causal,
+        window_left=window_left,
+        window_right=window_right,
+        scale=scale,
+        softcap=softcap,
     )
-    kernel, reasons = dispatch.choose(query, key, value, _with_middle_dim(influence), attn_bias)
+    check_arguments(call)
+    kernel, reasons = dispatch.choose(call)
     if attn_bias is not None:
         reasons.append(
             "attn_bias is dense: every score reads it from memory; key_bias, is_causal, the "

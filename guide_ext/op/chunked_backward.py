@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guide_ext.op.chunked import AttentionCall, of_batch, saturated
+from guide_ext.op.chunked import ChunkedCall, of_batch, saturated
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class OutputGradients:
 
 
 def backward(
-    call: AttentionCall,
+    call: ChunkedCall,
     outputs: tuple[Tensor, Tensor, Tensor],
     gradients: OutputGradients,
     wanted: list[bool],
@@ -85,7 +85,7 @@ class _GradientSums:
 
 
 def _backward_rows(
-    call: AttentionCall,
+    call: ChunkedCall,
     outputs: tuple[Tensor, Tensor, Tensor],
     gradients: OutputGradients,
     sums: _GradientSums,
@@ -141,7 +141,7 @@ def _backward_rows(
 
 
 def _normalisers(
-    call: AttentionCall, query_block: Tensor, lse: Tensor, batch: slice, rows: slice
+    call: ChunkedCall, query_block: Tensor, lse: Tensor, batch: slice, rows: slice
 ) -> tuple[Tensor, Tensor]:
     """Find what turns the recomputed scores of a block of rows into probabilities.
 
@@ -166,7 +166,7 @@ def _prob_sink(sinks: Tensor, lse: Tensor) -> Tensor:
 
 
 def _add_dot_gradients(
-    call: AttentionCall,
+    call: ChunkedCall,
     sums: _GradientSums,
     query_block: Tensor,
     grad_score: Tensor,

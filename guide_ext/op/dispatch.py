@@ -14,10 +14,11 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from guide_ext.op import libraries
+from guide_ext.op.call import AttentionCall
 
 
-class _Call(ctypes.Structure):
-    """CallDescription of csrc/attention/explain.h: the same fields in the same order."""
+class CallDescription(ctypes.Structure):
+    """The struct of that name in csrc/attention/explain.h: the same fields in the same order."""
 
     _fields_ = (
         ("dtype", ctypes.c_char_p),
@@ -41,9 +42,7 @@ _STATUS: dict[str, Callable[[], libraries.LibraryStatus | libraries.CudaStatus]]
 }
 
 
-def choose(
-    query: Tensor, key: Tensor, value: Tensor, influence: Tensor | None, attn_bias: Tensor | None
-) -> tuple[str | None, list[str]]:
+def choose(call: AttentionCall) -> tuple[str | None, list[str]]:
     """Return the compiled kernel that takes a valid call, and what keeps it from a faster one.
 
     Returns:
@@ -51,35 +50,35 @@ def choose(
         sentence each.
 
     """
-    device = query.device
+    device = call.query.device
     if device.type not in _STATUS:
         return None, [f"query is on {device}: there is no {device.type} kernel"]
     status = _STATUS[device.type]()
     if not status.loaded:
         return None, [status.reason]
-    answer = libraries.ask_for_kernel(device, _describe(query, key, value, influence, attn_bias))
+    answer = libraries.ask_for_kernel(device, describe(call))
     if answer is None:  # no such instruction set: the call would raise
         return "none", [status.reason]
     kernel, *reasons = answer.split("\n")
     return kernel or None, reasons
 
 
-def _describe(
-    query: Tensor, key: Tensor, value: Tensor, influence: Tensor | None, attn_bias: Tensor | None
-) -> _Call:
-    operands = (query, key, value)
-    return _Call(
-        str(query.dtype).removeprefix("torch.").encode(),
-        *query.shape[:2],
-        key.shape[1],
-        query.shape[2],
-        key.shape[2],
-        query.shape[3],
-        value.shape[3],
-        tuple(_address(tensor) for tensor in operands),
-        tuple(stride for tensor in operands for stride in tensor.stride()[:3]),
-        0 if influence is None else influence.shape[1],
-        attn_bias is not None,
+def describe(call: AttentionCall) -> CallDescription:
+    """Put what a choice depends on into the words of C."""
+    operands = (call.query, call.key, call.value)
+    return CallDescription(
+        dtype=str(call.query.dtype).removeprefix("torch.").encode(),
+        batch=call.query.shape[0],
+        num_heads=call.num_heads,
+        num_kv_heads=call.key.shape[1],
+        seqlen_q=call.query.shape[2],
+        seqlen_k=call.key.shape[2],
+        head_dim=call.query.shape[3],
+        head_dim_v=call.value.shape[3],
+        addresses=tuple(_address(tensor) for tensor in operands),
+        strides=tuple(stride for tensor in operands for stride in tensor.stride()[:3]),
+        channels=0 if call.influence is None else call.influence.shape[1],
+        has_attn_bias=call.attn_bias is not None,
     )
 
 

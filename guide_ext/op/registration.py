@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from guide_ext.op import chunked, chunked_backward, derivatives
+from guide_ext.op.call import AttentionCall
 from guide_ext.op.checks import check_arguments
 from guide_ext.op.libraries import keep_errors, load_libraries
 
@@ -57,26 +58,10 @@ def _float32_products(query: Tensor) -> AbstractContextManager[object]:
     return torch.autocast(device_type, enabled=False)
 
 
-def _chunked_kernel(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    key_bias: Tensor | None = None,
-    influence: Tensor | None = None,
-    attn_bias: Tensor | None = None,
-    sinks: Tensor | None = None,
-    q_start: Tensor | None = None,
-    *,
-    is_causal: bool = False,
-    window_left: int = -1,
-    window_right: int = -1,
-    scale: float | None = None,
-    softcap: float = 0.0,
-) -> tuple[Tensor, Tensor, Tensor]:
-    tensors = (query, key, value, key_bias, influence, attn_bias, sinks, q_start)
-    check_arguments(*tensors, window_left, window_right, scale, softcap)
-    call = chunked.AttentionCall(*tensors, is_causal, window_left, window_right, scale, softcap)
-    with _float32_products(query):
+def _chunked_kernel(*tensors: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    call = chunked.ChunkedCall(*tensors, **options)
+    check_arguments(call)
+    with _float32_products(call.query):
         return chunked.forward(call)
 
 
@@ -86,69 +71,20 @@ def _new_empty_strided(
     return self.new_empty_strided(size, stride, dtype=dtype)
 
 
-def _fake_kernel(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    key_bias: Tensor | None = None,
-    influence: Tensor | None = None,
-    attn_bias: Tensor | None = None,
-    sinks: Tensor | None = None,
-    q_start: Tensor | None = None,
-    *,
-    is_causal: bool = False,
-    window_left: int = -1,
-    window_right: int = -1,
-    scale: float | None = None,
-    softcap: float = 0.0,
-) -> tuple[Tensor, Tensor, Tensor]:
-    tensors = (query, key, value, key_bias, influence, attn_bias, sinks, q_start)
-    check_arguments(*tensors, window_left, window_right, scale, softcap)
-    return chunked.allocate_outputs(query, value, influence)
+def _fake_kernel(*tensors: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    call = AttentionCall(*tensors, **options)
+    check_arguments(call)
+    return chunked.allocate_outputs(call)
 
 
-def _backward_kernel(
-    grad_out: Tensor | None,
-    grad_influence_out: Tensor | None,
-    grad_lse: Tensor | None,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    key_bias: Tensor | None,
-    influence: Tensor | None,
-    attn_bias: Tensor | None,
-    sinks: Tensor | None,
-    q_start: Tensor | None,
-    out: Tensor,
-    influence_out: Tensor,
-    lse: Tensor,
-    *,
-    is_causal: bool,
-    window_left: int,
-    window_right: int,
-    scale: float | None,
-    softcap: float,
-    wanted: list[bool],
-) -> tuple[Tensor, ...]:
-    call = chunked.AttentionCall(
-        query,
-        key,
-        value,
-        key_bias,
-        influence,
-        attn_bias,
-        sinks,
-        q_start,
-        is_causal,
-        window_left,
-        window_right,
-        scale,
-        softcap,
-    )
-    gradients = chunked_backward.OutputGradients(grad_out, grad_influence_out, grad_lse)
-    with _float32_products(query):
-        results = chunked_backward.backward(call, (out, influence_out, lse), gradients, wanted)
-    return tuple(query.new_empty(0) if result is None else result for result in results)
+def _backward_kernel(*tensors: Any, wanted: list[bool], **options: Any) -> tuple[Tensor, ...]:
+    gradients, inputs, outputs = tensors[:3], tensors[3:-3], tensors[-3:]
+    call = chunked.ChunkedCall(*inputs, **options)
+    with _float32_products(call.query):
+        results = chunked_backward.backward(
+            call, outputs, chunked_backward.OutputGradients(*gradients), wanted
+        )
+    return tuple(call.query.new_empty(0) if result is None else result for result in results)
 
 
 def _fake_backward_kernel(*args: Any, wanted: list[bool], **_: Any) -> tuple[Tensor, ...]:

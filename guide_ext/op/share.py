@@ -10,6 +10,7 @@ from torch import Tensor
 
 from guide_ext.op.argument_types import check_types, described, is_number
 from guide_ext.op.attention import biased_attention
+from guide_ext.op.call import AttentionCall
 from guide_ext.op.checks import broadcasts, check_arguments, holds
 from guide_ext.op.chunked import saturated
 
@@ -91,8 +92,13 @@ def attention_with_share(
     if key_bias is not None:  # before it is added to something that would hide its faults
         key_bias = key_bias[:, None] if key_bias.dim() == 2 else key_bias
         check_arguments(
-            *(query, key, value, key_bias, None, None, sinks, q_start),
-            *(window_left, window_right, scale, softcap),
+            AttentionCall(
+                *(query, key, value, key_bias, None, None, sinks, q_start),
+                window_left=window_left,
+                window_right=window_right,
+                scale=scale,
+                softcap=softcap,
+            )
         )
     visible = torch.zeros(marked.shape, dtype=torch.float32, device=marked.device)
 

@@ -11,6 +11,7 @@ from guide_ext.op import chunked as _chunked
 from guide_ext.op import dispatch as _dispatch
 from guide_ext.op import libraries as _libraries
 from guide_ext.op.attention import explain_dispatch
+from guide_ext.op.call import AttentionCall
 
 SMALL = Case(batch=1, seqlen_q=5, seqlen_k=9, influence_batch=1, key_bias=(1, 1),
              dtype=torch.bfloat16)  # fmt: skip
@@ -92,9 +93,7 @@ def test_the_short_form_of_influence_is_one_channel():
 def test_a_call_is_described_in_full():
     """A dense bias too, though it changes no word today."""
     tensors = SMALL.but(batch=2, attn_bias=(1, 1), head_dim_v=24, channels=3).tensors()
-    call = _dispatch._describe(
-        *(tensors[name] for name in ("query", "key", "value", "influence", "attn_bias"))
-    )
+    call = _dispatch.describe(AttentionCall(**tensors))
     found = {name: getattr(call, name) for name, _ in call._fields_}
     assert [*found.pop("addresses")] == [tensors[n].data_ptr() for n in ("query", "key", "value")]
     assert [*found.pop("strides")] == [
@@ -112,7 +111,7 @@ def test_where_a_tensor_begins_counts(cuda_library):
     for offset, blamed in ((0, []), (1, ["query"]), (8, [])):
         query = operand[..., offset : offset + 8]
         key = operand[..., :8]
-        call = _dispatch._describe(query, key, key, None, None)
+        call = _dispatch.describe(AttentionCall(query, key, key))
         answer = _libraries.ask_for_kernel(torch.device("cuda"), call)
         kernel, *reasons = answer.split("\n")
         assert kernel == "cuda/sm80"
