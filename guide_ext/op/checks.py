@@ -219,13 +219,13 @@ def _check_float32(name: str, tensor: Tensor, query: Tensor) -> None:
 
 
 def broadcasts(size: int, full: int) -> bool:
-    """Say whether a dimension is 1 or as large as another, which may be symbols."""
+    """Say whether a size is 1 or equal to `full`. Both may be symbols."""
     # Equality first: equal symbols are equal whatever they stand for.
     return holds(size == full) or holds(size == 1)
 
 
 def holds(condition: bool) -> bool:
-    """Decide; True where only the data of a compiled graph's run could: the kernel checks again."""
+    """Evaluate a condition; True if only the data of a later run can tell: kernels check again."""
     if isinstance(condition, torch.SymBool):
         from torch.fx.experimental.symbolic_shapes import guard_or_true
 

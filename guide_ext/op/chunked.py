@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Biased attention in plain PyTorch, block by block: any device, any float dtype, O(n) memory.
 
-This serves every device and dtype that has no kernel of its own; `_chunked_backward` serves the
+This serves every device and dtype that has no kernel of its own; `chunked_backward` serves the
 backward pass of all of them. Query rows and keys are cut into blocks so that no temporary exceeds
 `SCRATCH_ELEMENTS`; the softmax runs online over the key blocks. The heads that share a key/value
 head are folded into the rows of one matrix product, so keys and values are never expanded.
@@ -22,9 +22,10 @@ SCRATCH_ELEMENTS = 1 << 22
 MAX_BLOCK_K = 512
 MAX_BLOCK_Q = 512
 
-# Where biases saturate, by the dtype of the scores. Kernels whose scores are in bits cannot go
-# beyond ln(2) times the largest number either, and the backward pass compares scores computed here
-# with their lse. Few digits: the same number in every dtype that can hold it.
+# Magnitude at which biases saturate, by the dtype of the scores: just below ln(2) times the largest
+# number, the limit of kernels whose scores are in bits. The limit is theirs because the backward
+# pass compares scores computed here with their lse. A number of few digits is the same in every
+# dtype that can hold it.
 _LARGEST_BIAS = {torch.float32: 1.375 * 2.0**127, torch.float64: 1.375 * 2.0**1023}
 
 
@@ -216,7 +217,7 @@ def of_batch(tensor: Tensor, batch: slice) -> Tensor:
 
 
 def saturated(bias: Tensor, dtype: torch.dtype) -> Tensor:
-    """Bound the finite entries of biases, sinks or lse that go with scores of `dtype`."""
+    """Clamp finite biases, sinks or lse to what scores of `dtype` may hold; infinite ones stay."""
     largest = _LARGEST_BIAS[dtype]
     if torch.finfo(bias.dtype).max <= largest:
         return bias

@@ -33,9 +33,9 @@ def backward(
     ``δ = dO·O + Σ_c dI_c·I_c - dlse``, the gradient of a score is ``P · (dP - δ)``; a sink is a
     score whose dP is 0.
 
-    What a row does not see has no part in its gradients: a hidden key may hold NaN or inf, and so
-    may its value and its influence, the query of a row that sees nothing, and what reaches the
-    outputs of such a row. All of these count as 0, because 0 times NaN would be NaN.
+    What a row does not see takes no part in its gradients. These may hold NaN or inf and count as
+    0: a hidden key, its value and its influence; the query of a row that sees nothing, and the
+    gradients that reach the outputs of such a row.
 
     Args:
         call: The arguments of the forward call.
@@ -188,7 +188,7 @@ def _add_dot_gradients(
 
 
 def _finite(operand: Tensor) -> Tensor:
-    """Put 0 for NaN and inf; whoever sees them has a score or an output that is not finite."""
+    """Replace NaN and inf by 0; a row that sees them has scores that are not finite anyway."""
     return operand.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 

@@ -64,7 +64,7 @@ def choose(call: AttentionCall) -> tuple[str | None, list[str]]:
 
 
 def describe(call: AttentionCall) -> CallDescription:
-    """Put what a choice depends on into the words of C."""
+    """Fill the C struct with what a choice depends on."""
     operands = (call.query, call.key, call.value)
     return CallDescription(
         dtype=str(call.query.dtype).removeprefix("torch.").encode(),
@@ -83,7 +83,7 @@ def describe(call: AttentionCall) -> CallDescription:
 
 
 def _address(tensor: Tensor) -> int:
-    """Say where a tensor begins; a fake one has no memory, but an offset into it."""
+    """Return where a tensor begins; of a fake one, which has no memory, the offset."""
     if isinstance(tensor, FakeTensor):
         return int(tensor.storage_offset()) * tensor.element_size()
     return tensor.data_ptr()

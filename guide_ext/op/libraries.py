@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Finds and loads the compiled libraries, and says what became of them."""
+"""Finds and loads the compiled libraries, and reports why one is missing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LibraryStatus:
     Attributes:
         loaded: Whether `libguide_ext.so` was found and loaded.
         reason: Why not, in words; where it was loaded from otherwise.
-        instruction_set: What the CPU kernels use, as "avx512"; None when there is none to use.
+        instruction_set: That of the CPU kernels, as "avx512"; None if none can be used.
 
     """
 
@@ -88,10 +88,10 @@ def load_libraries(ops: Any, names: Iterable[str]) -> bool:
 
 
 def keep_errors(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """Let what the kernel of an operator raises pass through the libraries that call it.
+    """Let an exception of a Python kernel pass through the compiled library that called it.
 
-    torch's C interface tells a library that a call has failed, not why: without this, Ctrl-C or a
-    lack of memory would become a RuntimeError of other words.
+    torch's C interface tells a library that a call has failed, but not why: without this, Ctrl-C
+    or a lack of memory would become an unrelated RuntimeError.
     """
     if _load_error is not None or (extension := _extension()) is None:
         return kernel
@@ -100,7 +100,7 @@ def keep_errors(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def connect_errors(path: Path) -> None:
-    """Let a loaded library throw what `keep_errors` has kept.
+    """Let a loaded library throw the exceptions that `keep_errors` has kept.
 
     Raises:
         ImportError: If the library or `_C` was built from other sources.
@@ -143,7 +143,7 @@ def _why_cuda_was_skipped() -> str:
 
 
 def library_status() -> LibraryStatus:
-    """Say whether the compiled library was loaded, why not, and what its CPU kernels use."""
+    """Say whether the compiled library was loaded, or why not, and its instruction set."""
     if _load_error is not None:
         return LibraryStatus(loaded=False, reason=_load_error, instruction_set=None)
     query = _function(LIBRARY_PATH, "guide_ext_cpu_instruction_set")
@@ -170,7 +170,7 @@ def build_info() -> dict[str, Any]:
 
 
 def cuda_status() -> CudaStatus:
-    """Say whether the CUDA kernels were loaded, and why not."""
+    """Say whether the CUDA kernels were loaded, or why not."""
     if _cuda_load_error is not None:
         return CudaStatus(loaded=False, reason=_cuda_load_error)
     return CudaStatus(loaded=True, reason=f"loaded from {CUDA_LIBRARY_PATH}")

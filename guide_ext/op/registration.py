@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Makes `torch.ops.guide` complete.
+"""Registers what `torch.ops.guide` needs besides the compiled kernels.
 
-The compiled library defines the schemas and the kernels. What torch needs besides is registered
-here: fake kernels, autograd, autocast, and the chunked PyTorch implementation that serves every
-other device and dtype. Without a library the schemas are defined here, in the same words, and
-everything works, slower.
+The compiled library defines the schemas and the kernels. This module adds fake kernels, autograd,
+autocast, and the chunked PyTorch implementation, which serves every other device and dtype. Where
+no library was built it defines the same schemas itself, and everything works, but slower.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ if not load_libraries(torch.ops.guide, SCHEMAS):
 
 
 def _float32_products(query: Tensor) -> AbstractContextManager[object]:
-    """Switch autocast off: it would take the accumulating products to half precision."""
+    """Switch autocast off: it would compute the accumulating products in half precision."""
     device_type = query.device.type
     if not torch.amp.is_autocast_available(device_type):
         return nullcontext()
@@ -131,8 +130,8 @@ _AUTOCAST_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 
 _library.impl("biased_attention", _chunked_kernel, "CompositeExplicitAutograd")
-# Compiled kernels call these two: the one where they have no instance, the other for the error of
-# an allocation that failed.
+# Compiled code calls these two: the first for calls that no kernel takes, the second to raise the
+# error of an allocation that failed.
 for _name, _kernel in (
     ("biased_attention_chunked", _chunked_kernel),
     ("new_empty_strided", _new_empty_strided),

@@ -39,7 +39,7 @@ def forward(
         The results with the dimension of the calls, and where they have it.
 
     Raises:
-        ValueError: As one of the calls would.
+        ValueError: If one of the calls would raise it.
 
     """
     tensors = _calls_first(in_dims, tensors)
