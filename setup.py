@@ -4,6 +4,8 @@
 Environment:
     GUIDE_BUILD: OFF installs the pure-PyTorch package without any compiled library.
     GUIDE_CUDA: AUTO (default), ON or OFF: build the CUDA library.
+    GUIDE_INSTRUCTION_SETS: Those of the CPU kernels, as "avx2" or "avx512;avx2" (default: all); the
+        portable kernels are always built.
     MAX_JOBS: parallel compiler jobs.
     CMAKE_ARGS: further arguments of CMake.
 """
@@ -44,6 +46,7 @@ class CMakeBuild(build_ext):  # type: ignore[misc]
             *("cmake", "-S", str(SOURCE_DIR), "-B", str(build_dir), "-G", "Ninja"),
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DGUIDE_CUDA={os.environ.get('GUIDE_CUDA', 'AUTO')}",
+            f"-DGUIDE_INSTRUCTION_SETS={os.environ.get('GUIDE_INSTRUCTION_SETS', '')}",
             *shlex.split(os.environ.get("CMAKE_ARGS", "")),
         ]
         build = ["cmake", "--build", str(build_dir)]

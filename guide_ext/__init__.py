@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Attention steering and attention-flow read-out inside one fused attention kernel.
 
-Importing this registers ``torch.ops.guide.biased_attention``, as soon as torch is imported too; the
-names below are fetched when they are first used, so that what works on text alone never waits for
-torch. Steering of transformers models is in :mod:`guide_ext.integration`.
+Importing this registers ``torch.ops.guide.biased_attention`` as soon as torch is imported, too. The
+names below are imported when they are first used, so that code that works on text alone never waits
+for torch. Steering of transformers models is in :mod:`guide_ext.integration`.
 """
 
 import importlib

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The op, and which implementation serves a call; see `guide_ext.op.attention`."""
+"""The op, and a function that says which implementation serves a call: `guide_ext.op.attention`."""
 
 from guide_ext.op.attention import Dispatch, biased_attention, explain_dispatch
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The oracle in float64; see `guide_ext.op.reference`."""
+"""The reference in float64, which tests compare with; see `guide_ext.op.reference`."""
 
 from guide_ext.op.reference import biased_attention_reference
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Steering by a share of the attention; see `guide_ext.op.share`."""
+"""Attention with a minimum share for marked keys; see `guide_ext.op.share`."""
 
 from guide_ext.op.share import attention_with_share
 

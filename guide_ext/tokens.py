@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""From marked text to marked tokens; see `guide_ext.marking.tokens`."""
+"""Find the tokens of marked text; see `guide_ext.marking.tokens`."""
 
 from guide_ext.marking.tokens import Encoding, FastTokenizer, mark_tokens
 from guide_ext.marking.tokens import encode_text as encode

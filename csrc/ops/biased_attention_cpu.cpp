@@ -4,15 +4,15 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <exception>
+#include <string>
 
+#include "attention/cpu/choose.h"
 #include "attention/cpu/forward.h"
+#include "attention/explain.h"
 #include "ops/biased_attention.h"
 #include "ops/python_errors.h"
 
 namespace {
-
-// Beyond this the packed queries and keys of a task outgrow every cache.
-constexpr std::int64_t kMaxHeadDim = 512;
 
 void run_workers(std::int64_t workers, void (*body)(void* context, std::int64_t worker),
                  void* context) {
@@ -21,13 +21,8 @@ void run_workers(std::int64_t workers, void (*body)(void* context, std::int64_t 
   });
 }
 
-bool has_kernel(const guide::Arguments& arguments) {
-  return arguments.query.scalar_type() != torch::headeronly::ScalarType::Double &&
-         arguments.query.size(3) <= kMaxHeadDim && arguments.value.size(3) <= kMaxHeadDim;
-}
-
 guide::Results run(const guide::Arguments& arguments) {
-  if (!has_kernel(arguments)) {
+  if (guide::cpu::choose(guide::call_shape(arguments)).kernel == nullptr) {
     return guide::call_chunked(arguments);
   }
   const guide::Results results = guide::allocate_results(arguments);
@@ -48,12 +43,26 @@ STABLE_TORCH_LIBRARY_IMPL(guide, CPU, library) {
   library.impl("biased_attention", TORCH_BOX(&guide::checked_op<run>));
 }
 
-// For `explain_dispatch` and `guide-ext doctor`. Null where GUIDE_EXT_CPU_ISA names an instruction
-// set that cannot be used: the first call of the op says why.
+// For `guide-ext doctor`. Null where GUIDE_EXT_CPU_ISA names an instruction set that cannot be
+// used: the first call of the op says why.
 extern "C" __attribute__((visibility("default"))) const char*
 guide_ext_cpu_instruction_set() noexcept {
   try {
     return guide::cpu::chosen_instruction_set();
+  } catch (const std::exception&) {
+    return nullptr;
+  }
+}
+
+// For `explain_dispatch`: the choice of a kernel as text_of_choice() writes it. Null as above.
+extern "C" __attribute__((visibility("default"))) const char* guide_ext_cpu_choose(
+    const guide::CallDescription* call, int) noexcept {
+  try {
+    guide::Reasons reasons;
+    const guide::cpu::Choice choice = guide::cpu::choose(guide::params_of(*call), &reasons);
+    const std::string kernel =
+        choice.kernel == nullptr ? "" : std::string("cpu/") + choice.kernel->name;
+    return guide::text_of_choice(kernel, reasons);
   } catch (const std::exception&) {
     return nullptr;
   }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Calibrate Δ: the one whose Influence equals that of an emphasis that people write."""
+"""Calibrate Δ: find the Δ that has the Influence of an emphasis that people write."""
 
 from guide_ext.calibration.calibration import UPPERCASE, Calibration, find_delta, solve
 from guide_ext.calibration.search import CalibrationError, Crossing, Search

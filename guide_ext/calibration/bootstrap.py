@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How far a calibrated Δ would move if other prompts had been drawn."""
+"""How far a calibrated Δ would move if other prompts had been drawn: the bootstrap."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from guide_ext.calibration.search import Search, log_odds
 
-# Of 95 %, what is cut off on each side.
+# What a 95 % interval cuts off on each side.
 _TAIL = 0.025
 _RESAMPLES, _SEED = 2000, 0
 
@@ -17,14 +17,14 @@ _RESAMPLES, _SEED = 2000, 0
 def spread(deltas: Any, curves: Any, targets: Any, search: Search) -> tuple[float, float]:
     """Return the 95 % interval of the pooled Δ by bootstrap over the prompts.
 
-    Nothing more is measured: each resample's curve is read between the measured points, or beyond
-    them along the last two, in log-odds.
+    Nothing more is measured. The curve of each resample is interpolated between the measured
+    points, and extrapolated from the outer two, in log-odds.
 
     Args:
         deltas: Measured Δ, nats, rising, ``[points]``.
-        curves: Influence, ``[prompts, points]``.
-        targets: ``[prompts]``.
-        search: The range that no Δ leaves.
+        curves: Influence of each prompt at each Δ, ``[prompts, points]``.
+        targets: Influence to reach, ``[prompts]``.
+        search: Its range of Δ; what lies outside is moved to the nearer end.
 
     Returns:
         Lowest and highest Δ, nats.
@@ -41,7 +41,7 @@ def spread(deltas: Any, curves: Any, targets: Any, search: Search) -> tuple[floa
         prompts, np.full(prompts, 1 / prompts), size=_RESAMPLES
     )
     odds = np.vectorize(log_odds)
-    # Rounding may let a curve fall by a hair; interp needs one that does not.
+    # Rounding may make a curve fall a little; np.interp needs one that never falls.
     means = np.maximum.accumulate(odds(draws @ curves / prompts), axis=1)
     goals = odds(draws @ targets / prompts)
     found = [_read_off(goal, mean, deltas) for goal, mean in zip(goals, means, strict=True)]

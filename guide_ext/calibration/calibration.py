@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Calibrate Δ: the one whose Influence equals that of an emphasis that people write.
+"""Calibrate Δ: find the Δ that has the Influence of an emphasis that people write.
 
-Here is the search alone, for anything that measures; `guide_ext.integration.calibrate` measures
-with a model.
+This module searches with any function that measures Influence; `guide_ext.integration.calibrate`
+measures with a model.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ UPPERCASE = "uppercase"
 
 _FORMAT = "guide_ext calibration"
 _VERSION = 1
-_LARGEST_FILE = 1 << 20  # bytes; a calibration over a thousand prompts has a fiftieth
+_LARGEST_FILE = 1 << 20  # bytes; a calibration over a thousand prompts takes a fiftieth of that
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A Δ, and what it was found from.
+    """A Δ, and the measurements that it was found from.
 
     Attributes:
         delta: Δ of a level-2 mark, nats.
-        target: The Influence that it gives, between 0 and 1, as a mean over the prompts.
-        interval: How sure `delta` is, nats. Of one prompt: between which Δ it lies, for that
-            prompt. Of several: 95 % of the Δ that other draws of such prompts would give
+        target: The Influence to match, from 0 to 1, as a mean over the prompts.
+        interval: Lowest and highest Δ, nats. For one prompt, the true Δ of that prompt lies between
+            them. For several, 95 % of other draws of such prompts would give a Δ between them
             (bootstrap over the prompts), within the range of the search.
         curve: Every measured ``(delta, influence)``, mean over the prompts, by rising Δ.
-        per_prompt: Δ of every prompt alone; None where there is none in the range.
-        passes: Forward passes that it took.
+        per_prompt: Δ of every prompt alone; None if no Δ in the range matches it.
+        passes: Number of forward passes that were run.
         emphasis: What was matched: ``"uppercase"``, or a factor of the Influence at Δ = 0.
-        form: Which Influence: see `guide_ext.influence.form_named`.
-        last_tokens: Over how many tokens at the end of a prompt it was averaged.
-        model: Which model, in words.
+        form: Form of Influence, see `guide_ext.influence.form_named`.
+        last_tokens: How many tokens at the end of each prompt the Influence averages.
+        model: Name of the model.
 
     Raises:
-        ValueError: If the values contradict each other or cannot be such.
+        ValueError: If a value is out of range, or the values contradict each other.
 
     Example:
         >>> found = Calibration(0.5, 0.2, (0.49, 0.5), ((0.0, 0.1), (0.5, 0.2)), (0.5,), 6)
@@ -117,11 +117,11 @@ class Calibration:
         return named
 
     def steering(self) -> Steering:
-        """Return the steering in which level 2 (``<!!->``) means this Δ, 1 half, 3 twice."""
+        """Return the steering in which level 2 (``<!!->``) means this Δ, 1 half and 3 twice it."""
         return Steering.guide(self.delta)
 
     def to_json(self) -> str:
-        """Return it as one JSON object, for `from_json`."""
+        """Return the calibration as one JSON object, for `from_json`."""
         return json.dumps({"format": _FORMAT, "version": _VERSION, **asdict(self)})
 
     @classmethod
@@ -129,11 +129,11 @@ class Calibration:
         """Read what `to_json` wrote.
 
         Args:
-            text: One JSON object. It is checked throughout: it may come from anywhere.
+            text: One JSON object. Every field is checked, as the text may come from anywhere.
 
         Raises:
-            ValueError: If it is not a calibration, or one of another version.
-            TypeError: If `text` is no str.
+            ValueError: If it is not a calibration, or has another version.
+            TypeError: If `text` is not a str.
 
         Example:
             >>> Calibration.from_json('{"format": "guide_ext calibration", "version": 2}')
@@ -169,7 +169,7 @@ class Calibration:
         return cls(**record)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to a file, for `load`.
+        """Write the calibration to a file, for `load`.
 
         Raises:
             OSError: If the file cannot be written.
@@ -183,7 +183,7 @@ class Calibration:
 
         Raises:
             OSError: If there is no such file.
-            ValueError: If it is not a calibration.
+            ValueError: If it is not a calibration, or has another version.
 
         """
         with open(path, "rb") as file:
@@ -204,19 +204,20 @@ def find_delta(
     """Find the Δ at which a rising curve reaches a target.
 
     Args:
-        measure: Influence, from 0 to 1, at a Δ in nats. It is called for a handful of Δ, 0 first.
+        measure: Returns the Influence, from 0 to 1, at a Δ in nats. It is called for a handful of
+            Δ, 0 first.
         target: Influence to reach.
-        search: Where, and how closely.
+        search: Where to look and how closely; None for the defaults of `Search`.
 
     Returns:
         The Δ, the bracket around it, and every point that was measured.
 
     Raises:
         CalibrationError: If the target is not reached in the range, or a measured point is lower
-            than one at a smaller Δ. Only measured points are known: a curve that falls and rises
-            again between them goes unnoticed.
-        ValueError: If `measure` returns what is no Influence.
-        TypeError: If `measure` cannot be called, or `search` is no `Search`.
+            than one at a smaller Δ. A curve that falls and rises again between two measured points
+            is not noticed.
+        ValueError: If `target` is not finite, or `measure` returns anything but an Influence.
+        TypeError: If `measure` cannot be called, or `search` is not a `Search`.
 
     Example:
         >>> import math
@@ -234,28 +235,29 @@ def find_delta(
 
 
 def solve(measure: Measure, targets: Sequence[float], search: Search | None = None) -> Calibration:
-    """Find one Δ for several prompts, and that of each.
+    """Find one Δ for several prompts together, and one for each prompt alone.
 
     The first search is for the Δ at which the mean Influence over the prompts is the mean of their
-    targets. Each prompt's own search goes on from what that has measured of it; all of them advance
-    together, so that a caller can measure them in one batch.
+    targets. It measures every prompt, and the search for each prompt alone starts from these
+    points. Those searches advance together, so that a caller can measure them in one batch.
 
     Args:
-        measure: Given a Δ for some prompts by number, such as ``{0: 0.5, 2: 0.5}``, returns
-            Influence for the same prompts.
-        targets: Influence to reach, of every prompt.
-        search: Where, and how closely.
+        measure: Takes a Δ for some prompts by number, such as ``{0: 0.5, 2: 0.5}``, and returns the
+            Influence of the same prompts.
+        targets: Influence to reach, one per prompt.
+        search: Where to look and how closely; None for the defaults of `Search`.
 
     Returns:
-        The calibration; `passes` counts calls of `measure`, and what describes the measurement is
-        left at its default.
+        The calibration. Its `passes` counts calls of `measure`; `emphasis`, `form`, `last_tokens`
+        and `model` have their defaults.
 
     Raises:
-        CalibrationError: As `find_delta` does, for the mean. A prompt of which alone none is found
-            has None.
+        CalibrationError: As in `find_delta`, for the mean. A prompt without a Δ of its own is no
+            error: its entry in `per_prompt` is None.
         ValueError: If there is no target, one is not finite, or `measure` returns anything but an
             Influence for each prompt that it was asked for.
-        TypeError: If `measure` cannot be called, `targets` is no list, or `search` no `Search`.
+        TypeError: If `measure` cannot be called, `targets` is not a list, or `search` is not a
+            `Search`.
 
     Example:
         >>> import math
@@ -302,7 +304,7 @@ def solve(measure: Measure, targets: Sequence[float], search: Search | None = No
 
 
 class _CheckedMeasure:
-    """Calls `measure`, checks what it says, and remembers it."""
+    """Calls `measure`, checks what it returns, and remembers it."""
 
     def __init__(self, measure: Measure, prompts: int) -> None:
         self._measure = measure

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Where the Influence of marked text, as a function of Δ, crosses a target.
 
-The searches of many prompts run side by side, so that they can share their forward passes.
-`guide_ext.calibration` is where they are used from.
+The searches of many prompts run side by side, so that they can share their forward passes. Import
+the public names from `guide_ext.calibration`.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from typing import TypeAlias
 from guide_ext.support.extras import check_installed
 from guide_ext.support.values import as_float
 
-# Influence of some curves, by their number, at a Δ for each.
+# Measures Influence: maps {curve: Δ} to {curve: Influence}; curves go by their number.
 Measure: TypeAlias = Callable[[Mapping[int, float]], Mapping[int, float]]
 
-# A bracket is looked for at these shares of the range, from Δ = 0 on: a natural emphasis is worth
-# a fraction of a nat, and far out models talk nonsense.
+# The search for a bracket tries these shares of the range in turn, from Δ = 0 outwards: a natural
+# emphasis is worth a fraction of a nat, and at a large Δ models talk nonsense.
 _SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
 
-# Log-odds of 0 and 1 are infinite.
+# Influence is kept this far from 0 and 1, whose log-odds are infinite.
 _LEAST = 1e-15
 
-# A mean of rounded numbers may leave [0, 1] by so much.
+# A mean of rounded numbers may leave [0, 1] by this much.
 _ROUNDING = 1e-5
 
 
 class CalibrationError(ValueError):
-    """No Δ of the range does what was asked, or what was measured does not tell which one."""
+    """No Δ in the range meets the target, or the measured curve does not rise with Δ."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,11 @@ class Search:
     """Where to look for Δ and how closely.
 
     Attributes:
-        min_delta: Lowest Δ, nats, 0 or below. 0 refuses targets that only playing text down meets.
+        min_delta: Lowest Δ, nats, 0 or below. With 0, a target below the Influence at Δ = 0 is an
+            error, because only a negative Δ meets it.
         max_delta: Highest Δ, nats, above 0.
-        tolerance: Width of the interval that Δ is narrowed to, nats.
-        noise: By which fraction of itself a measured Influence may be off through rounding.
+        tolerance: Width of the interval that Δ is narrowed to, nats, from 1e-6.
+        noise: Relative error of a measured Influence through rounding, from 0 to below 1.
 
     Raises:
         ValueError: If a value is not a finite number in its range.
@@ -64,7 +65,7 @@ class Search:
         """Check every field."""
         self._check("max_delta", "a finite number of nats above 0", lambda value: value > 0)
         self._check("min_delta", "a finite number of nats, 0 or below", lambda value: value <= 0)
-        # Finer than this, two Δ of float32 are one.
+        # float32 cannot tell apart two Δ that are closer than this.
         self._check("tolerance", "a finite number of nats from 1e-6", lambda value: value >= 1e-6)
         self._check("noise", "a number from 0 to below 1", lambda value: 0 <= value < 1)
 
@@ -81,8 +82,8 @@ class Crossing:
     """Where a curve crosses its target.
 
     Attributes:
-        delta: The measured Δ that comes closest to it, nats.
-        bracket: Between these Δ it lies, rounding included.
+        delta: The measured Δ whose Influence comes closest to the target, nats.
+        bracket: Two Δ that the crossing lies between, with a margin for rounding.
         curve: Every measured ``(delta, influence)``, by rising Δ.
 
     """
@@ -93,7 +94,7 @@ class Crossing:
 
 
 class _UnmeasuredError(Exception):
-    """A search has come to a Δ, its one argument, that must be measured first."""
+    """A search needs the Influence at a Δ, its one argument, that has not been measured yet."""
 
 
 def crossings(
@@ -102,24 +103,25 @@ def crossings(
     search: Search,
     known: Sequence[Mapping[float, float]],
 ) -> list[Crossing | CalibrationError]:
-    """Look for the Δ of the smallest size at which each of several rising curves meets its target.
+    """Find the Δ closest to 0 at which each of several rising curves meets its target.
 
-    All searches advance together. Each runs up to the first Δ that has not been measured; once
-    that is, it runs again from its beginning, which takes microseconds. A search can thus be
-    written as if every point were known, and SciPy's can be used, which measure one at a time.
+    All searches advance together. Each runs up to the first Δ that has not been measured; once it
+    has been, the search runs again from its beginning, which takes microseconds. A search can thus
+    be written as if every point were known. This allows SciPy's root finder, which asks for one
+    point at a time.
 
     Args:
-        measure: Given a Δ for some curves by number, returns the Influence of each.
-        targets: Influence to reach, of every curve.
-        search: Where, and how closely.
-        known: Points that have been measured already, of every curve.
+        measure: Takes a Δ for some curves by number, and returns the Influence of each.
+        targets: Influence to reach, one per curve.
+        search: Where to look and how closely.
+        known: For each curve, the points that have been measured already.
 
     Returns:
-        Of every curve its crossing; or, if the target is not reached in the range or the curve
+        For each curve its crossing; or, if the target is not reached in the range or the curve
         falls, the error that says so.
 
     Raises:
-        ValueError: If an answer is no Influence.
+        ValueError: If `measure` returns anything but an Influence.
 
     """
     curves = [_Curve(points) for points in known]
@@ -140,11 +142,11 @@ def crossings(
 
 
 def _crossing(curve: _Curve, target: float, search: Search) -> Crossing:
-    """Look for one crossing.
+    """Find the crossing of one curve.
 
-    First a bracket is looked for outwards from Δ = 0, then Brent's method narrows it in log-odds,
-    where a bias acts nearly linearly: it multiplies the odds of attention by e^Δ. Only the points
-    that were asked for are known, so it is they alone that must rise.
+    The search goes outwards from Δ = 0 until it has a bracket; then Brent's method narrows that in
+    log-odds, in which a bias acts nearly linearly: it multiplies the odds of attention by e^Δ. The
+    curve must rise, which can be checked only at the measured points.
     """
     curve.require_rising(search.noise)
     start = curve.at(0.0)
@@ -222,39 +224,40 @@ def _narrow(
     curve: _Curve, target: float, first: float, last: float, tolerance: float
 ) -> tuple[float, float]:
     """Narrow a bracket to the tolerance; return the two measured Δ that are left."""
-    # Here, as `import guide_ext` would wait for it.
+    # Imported here, because `import guide_ext` would have to wait for it.
     check_installed("scipy", "to search for Δ")
     from scipy.optimize import brentq
 
     def gap(delta: float) -> float:
         value = curve.at(delta)
-        # Whatever rounding does to log-odds, the two ends have different signs.
+        # copysign: the two ends have different signs, whatever rounding does to log-odds.
         return math.copysign(log_odds(value) - log_odds(target), value - target)
 
-    # Points known from the beginning only: every run must take the same way.
+    # Only points known before the search: every rerun must take the same steps.
     ends = sorted({first, last, *(delta for delta in curve.known if first < delta < last)})
     high = next(delta for delta in ends if curve.at(delta) >= target)
     low = max((delta for delta in ends if delta < high), default=high)
     if high - low <= tolerance:
         return low, high
-    # In the worst case, Brent's method takes the square of the steps of bisection.
+    # maxiter: in the worst case, Brent's method takes the square of bisection's steps.
     root = brentq(gap, low, high, xtol=tolerance, maxiter=1000)
     if gap(root) == 0:
         return root, root
-    # It ends at one of two points across the target, `xtol` apart at most; this is the other.
+    # brentq returns one of two points on either side of the target, at most `xtol` apart; `other`
+    # is the second one.
     across = [delta for delta, _ in curve.sorted() if gap(delta) * gap(root) < 0]
     other = min(across, key=lambda delta: abs(delta - root))
     return min(root, other), max(root, other)
 
 
 def _margin(curve: _Curve, target: float, low: float, high: float, noise: float) -> float:
-    """Return by how many nats rounding can shift the root, from the slope of the first bracket."""
+    """Return how far rounding can shift the root, in nats, by the slope of the first bracket."""
     rise = log_odds(curve.at(high)) - log_odds(curve.at(low))
     # d log-odds = dI / (I (1 − I))
     return noise / (1 - target) * (high - low) / rise if rise > 0 else high - low
 
 
 def log_odds(value: float) -> float:
-    """Return log(p / (1 − p)), finite at 0 and 1 too."""
+    """Return log(p / (1 − p)); finite at 0 and 1, too."""
     value = min(max(value, _LEAST), 1 - _LEAST)
     return math.log(value) - math.log1p(-value)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The command line: one file a command; arguments alone, the work is done by the layers below."""
+"""The command line, one file per command. It parses arguments; the layers below do the work."""
 
 import sys
 

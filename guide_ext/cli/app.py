@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The application: its commands, and what every one of them does about errors."""
+"""The application: its commands, and how each of them reports errors."""
 
 from __future__ import annotations
 
@@ -64,20 +64,20 @@ def top(
         ),
     ] = False,
 ) -> None:
-    """Take the options that stand before a command."""
+    """Take the options before a command."""
 
 
 def _command(
     function: Callable[..., None], *, on: typer.Typer = app, name: str | None = None
 ) -> Callable[..., None]:
-    """Register a command that reports bad input in one clean message, and knows ``--debug``."""
+    """Register a command; add ``--debug``, and report errors as a message without it."""
 
     @functools.wraps(function)
     def run(*args: Any, debug: bool = False, **options: Any) -> None:
         try:
             function(*args, **options)
         except (typer.Exit, typer.Abort, BrokenPipeError):
-            raise  # typer ends quietly where nobody reads the output any more
+            raise  # typer ends quietly if nobody reads the output any more
         except (ValueError, OSError, NotImplementedError) as error:
             if debug:
                 raise
@@ -130,6 +130,6 @@ def main() -> None:
             stream.reconfigure(errors="replace")
     try:
         app()
-    except Exception:  # with --debug: of a file's name or a model's words it may hold anything
+    except Exception:  # with --debug; the traceback may quote any file name or text
         sys.stderr.write(for_terminal(traceback.format_exc()))
         sys.exit(1)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""``guide-ext calibrate``: its options; `guide_ext.cli` registers it."""
+"""``guide-ext calibrate``: find the Δ that equals an emphasis; `guide_ext.cli.app` registers it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -10,11 +11,12 @@ from typing import Annotated
 import typer
 
 from guide_ext.cli.options import (
-    EMBEDDED,
     ChatOption,
     DeviceOption,
     DtypeOption,
+    FormOption,
     JsonOption,
+    ModelOption,
     SystemOption,
     checked_file,
     checked_text,
@@ -22,14 +24,43 @@ from guide_ext.cli.options import (
     read_file,
 )
 from guide_ext.cli.progress import progress
+from guide_ext.embedded import EMBEDDED
 from guide_ext.report.console import console, say
+
+PromptsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="PROMPT", help="Prompts with <!!-> … <-!!>; one Δ for them all."),
+]
+FilesOption = Annotated[
+    list[Path] | None,
+    typer.Option("--file", "-f", help="Read a prompt from this file; may be repeated."),
+]
+TargetOption = Annotated[
+    str,
+    typer.Option(
+        "--target",
+        "-t",
+        help="'uppercase', or a factor such as 1.5: that many times the Influence at Δ = 0.",
+    ),
+]
+LastTokensOption = Annotated[
+    int, typer.Option(help="Average over so many tokens at the end of a prompt.", min=1)
+]
+MinDeltaOption = Annotated[
+    float, typer.Option(help="Lowest Δ in nats; below 0 for emphasis that weakens.")
+]
+MaxDeltaOption = Annotated[float, typer.Option(help="Highest Δ in nats.")]
+ToleranceOption = Annotated[float, typer.Option(help="How closely to look for Δ, in nats.")]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Save it here, for generate --delta-from.")
+]
 
 
 def parse_target(text: str) -> str | float:
-    """Read what to match: ``uppercase`` or a factor.
+    """Read the value of ``--target``: ``uppercase`` or a factor.
 
     Raises:
-        ValueError: The text is neither.
+        ValueError: If the text is neither.
 
     Example:
         >>> parse_target("uppercase"), parse_target("1.5")
@@ -46,43 +77,20 @@ def parse_target(text: str) -> str | float:
 
 
 def calibrate(
-    prompts: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="PROMPT", help="Prompts with <!!-> … <-!!>; one Δ for them all."),
-    ] = None,
-    files: Annotated[
-        list[Path] | None,
-        typer.Option("--file", "-f", help="Read a prompt from this file; may be repeated."),
-    ] = None,
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="A checkpoint folder, a hub id, or 'embedded'.")
-    ] = EMBEDDED,
-    target: Annotated[
-        str,
-        typer.Option(
-            "--target",
-            "-t",
-            help="'uppercase', or a factor: so many times the Influence at Δ = 0, e.g. 1.5.",
-        ),
-    ] = "uppercase",
-    form: Annotated[
-        str, typer.Option(help="Which Influence: paper, exact, authors, rollout or raw.")
-    ] = "paper",
-    last_tokens: Annotated[
-        int, typer.Option(help="Read it at so many tokens at the end of a prompt.", min=1)
-    ] = 10,
-    min_delta: Annotated[
-        float, typer.Option(help="Lowest Δ in nats; below 0 for emphasis that weakens.")
-    ] = 0.0,
-    max_delta: Annotated[float, typer.Option(help="Highest Δ in nats.")] = 8.0,
-    tolerance: Annotated[float, typer.Option(help="How closely to look for Δ, in nats.")] = 0.01,
+    prompts: PromptsArgument = None,
+    files: FilesOption = None,
+    model: ModelOption = EMBEDDED,
+    target: TargetOption = "uppercase",
+    form: FormOption = "paper",
+    last_tokens: LastTokensOption = 10,
+    min_delta: MinDeltaOption = 0.0,
+    max_delta: MaxDeltaOption = 8.0,
+    tolerance: ToleranceOption = 0.01,
     system: SystemOption = None,
     chat: ChatOption = True,
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Save it here, for generate --delta-from.")
-    ] = None,
+    out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find the Δ that equals UPPER CASE, or a factor of Influence, in a handful of forward passes.
@@ -99,11 +107,7 @@ def calibrate(
     from guide_ext.cli.terminal import calibration_report
 
     goal = parse_target(target)
-    texts = [*(prompts or []), *(read_file(file) for file in files or [])]
-    if not texts or not all(text.strip() for text in texts):
-        raise ValueError("no prompt, or an empty one: give some as arguments or with --file")
-    for text in texts:
-        checked_text("prompts", text)
+    texts = _checked_texts(prompts or [], files or [])
     checked_text("--system", system or "")
     if out is not None:
         checked_file(out)  # before the work
@@ -130,3 +134,16 @@ def calibrate(
     console().print(calibration_report(found))
     if out is not None:
         say(f"saved: {out}")
+
+
+def _checked_texts(prompts: Sequence[str], files: Sequence[Path]) -> list[str]:
+    """Return the prompts that were given as arguments, then those of files.
+
+    Raises:
+        ValueError: If there is no prompt, or one is empty or not UTF-8.
+
+    """
+    texts = [*prompts, *map(read_file, files)]
+    if not texts or not all(text.strip() for text in texts):
+        raise ValueError("no prompt, or an empty one: give some as arguments or with --file")
+    return [checked_text("prompts", text) for text in texts]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``guide-ext demo``: plain against guided answers of the embedded model."""
+"""``guide-ext demo``: compare plain and guided answers of the embedded model."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from typing import Annotated
 
 import typer
 
-from guide_ext.cli.options import (
-    MAX_SEED,
-    JsonOption,
-)
+from guide_ext.cli.options import MAX_SEED, JsonOption
 from guide_ext.cli.progress import progress
 from guide_ext.report.console import console, say
 
@@ -25,7 +22,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the documents.", min=0, max=MAX_SEED)] = 2026,
     as_json: JsonOption = False,
 ) -> None:
-    """Steer the embedded model on unseen documents: plain against guided, counted and timed."""
+    """Steer the embedded model on unseen documents; count and time plain and guided answers."""
     from guide_ext.cli.terminal import demo_report
     from guide_ext.demo.demo import DemoSettings, run_demo, save_result
     from guide_ext.demo.figure import draw_demo

@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from guide_ext.cli.options import (
-    EMBEDDED,
     ChatOption,
     DeltaOption,
     DeviceOption,
     DtypeOption,
     FileOption,
+    FormOption,
     JsonOption,
     ModelOption,
     NewTokensOption,
@@ -28,8 +29,21 @@ from guide_ext.cli.options import (
     load_model,
     read_prompt,
 )
-from guide_ext.cli.progress import progress
+from guide_ext.cli.progress import Bars, Lines, progress
+from guide_ext.embedded import EMBEDDED
 from guide_ext.report.console import console, say
+
+if TYPE_CHECKING:
+    from guide_ext.report.influence.page import InfluenceReport
+
+OutOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--out",
+        "-o",
+        help="Save a page (.html), a picture (.png) or the numbers (.json); may be repeated.",
+    ),
+]
 
 
 def influence(
@@ -37,17 +51,8 @@ def influence(
     file: FileOption = None,
     model: ModelOption = EMBEDDED,
     delta: DeltaOption = 2.0,
-    form: Annotated[
-        str, typer.Option(help="Which recursion: paper, exact, authors, rollout or raw.")
-    ] = "paper",
-    out: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--out",
-            "-o",
-            help="Save a page (.html), a picture (.png) or the numbers (.json); may be repeated.",
-        ),
-    ] = None,
+    form: FormOption = "paper",
+    out: OutOption = None,
     max_new_tokens: NewTokensOption = 60,
     temperature: TemperatureOption = 0.0,
     seed: SeedOption = 0,
@@ -59,8 +64,8 @@ def influence(
 ) -> None:
     """Measure how far marked text reaches into every token, plain and guided.
 
-    Mark what to measure with <?-> … <-?>, or <?name-> … <-?name> for several groups; without such
-    marks it is the text that is steered with <!!-> … <-!!>.
+    Mark what to measure with <?-> … <-?>, or with <?name-> … <-?name> for several groups. Without
+    such marks, the text that <!!-> … <-!!> steers is measured.
 
     Try: [bold]guide-ext influence --file docs/example_prompt.txt --out report.html[/bold], or
     [bold]guide-ext influence '<?rule-><!!->Summarize in French<-!!><-?rule>: the cat sleeps.'
@@ -73,7 +78,7 @@ def influence(
     from guide_ext.report.influence.page import InfluenceReport
     from guide_ext.steering.steering import Steering
 
-    # What can be known to fail must fail before a model is loaded.
+    # Errors in the arguments must show before a model is loaded.
     paths = [checked_output(path) for path in out or []]
     form_named(form)
     Steering.guide(delta)
@@ -82,10 +87,6 @@ def influence(
     check_marked(system, text)
     language_model, tokenizer = load_model(model, dtype=dtype, device=device)
     with progress() as shown:
-        advance = {
-            name: shown.counted(f"{name} answer, tokens", at_most=True)
-            for name in ("plain", "guided")
-        }
         record = measure_prompt(
             language_model,
             tokenizer,
@@ -96,17 +97,28 @@ def influence(
             temperature=temperature,
             seed=seed,
             model_name=model,
-            on_token=lambda name, tokens: advance[name](tokens, max_new_tokens),
+            on_token=_counted(shown, max_new_tokens),
         )
-    report = InfluenceReport(record)
-    for path in paths:
-        try:
-            report.save(path)
-        except OSError as error:
-            raise ValueError(f"--out cannot be written, got {str(path)!r}: {error}") from None
+    _save(InfluenceReport(record), paths)
     if as_json:
         typer.echo(json.dumps(record))
         return
     console().print(influence_table(record))
     if paths:
         say(f"saved: {', '.join(map(str, paths))}")
+
+
+def _counted(shown: Lines | Bars, most: int) -> Callable[[str, int], None]:
+    """Return what shows the progress of each run, given its name and its tokens so far."""
+    advance = {
+        name: shown.counted(f"{name} answer, tokens", at_most=True) for name in ("plain", "guided")
+    }
+    return lambda name, tokens: advance[name](tokens, most)
+
+
+def _save(report: InfluenceReport, paths: Iterable[Path]) -> None:
+    for path in paths:
+        try:
+            report.save(path)
+        except OSError as error:
+            raise ValueError(f"--out cannot be written, got {str(path)!r}: {error}") from None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Options that several commands of ``guide-ext`` share, and what reads their values."""
+"""Options that several commands of ``guide-ext`` share, and functions that read their values."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from guide_ext.cli.progress import on_terminal, progress
+from guide_ext.embedded import EMBEDDED, model_path
 
-EMBEDDED = "embedded"  # what --model calls the model that ships with this
 MAX_SEED = (1 << 63) - 1
 
 ModelOption = Annotated[
@@ -44,11 +44,14 @@ DtypeOption = Annotated[
     str,
     typer.Option(
         help="float32, bfloat16, float16, float64, or 'auto': as stored, but float32 on a CPU that "
-        "has no instructions for products in that (see doctor)."
+        "has no instructions for products in the stored one (see doctor)."
     ),
 ]
 DeviceOption = Annotated[
     str | None, typer.Option(help="e.g. cuda:0. Default: a GPU if there is one.")
+]
+FormOption = Annotated[
+    str, typer.Option(help="Form of Influence: paper, exact, authors, rollout or raw.")
 ]
 TemperatureOption = Annotated[
     float, typer.Option(help="0 for greedy decoding, else sample.", min=0.0)
@@ -59,11 +62,11 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 
 
 def read_prompt(prompt: str | None, file: Path | None) -> str:
-    """Return the prompt of the argument, of a file, or of standard input.
+    """Return the prompt from the argument, from a file, or from standard input.
 
     Raises:
-        ValueError: If there is none, or two, or one that is no text.
-        OSError: If the file cannot be read.
+        ValueError: If there is no prompt, or there are two, or it is empty, not UTF-8 or cannot be
+            read.
 
     """
     if file is not None and prompt is not None:
@@ -83,7 +86,7 @@ def read_file(path: Path, name: str = "--file") -> str:
     """Return the text of a file that an option names.
 
     Raises:
-        ValueError: If there is none, it cannot be read, or it is no UTF-8.
+        ValueError: If there is no such file, it cannot be read, or it is not UTF-8.
 
     """
     try:
@@ -97,10 +100,10 @@ def read_file(path: Path, name: str = "--file") -> str:
 
 
 def checked_input(path: Path, name: str) -> Path:
-    """Return the path that an option names, of something to read.
+    """Return the path that an option names, after a check that a file is there.
 
     Raises:
-        ValueError: If there is nothing, or a folder.
+        ValueError: If nothing is there, or a folder.
 
     """
     if path.is_dir():
@@ -129,18 +132,16 @@ def _read_stdin(*, is_asked_for: bool) -> str:
 
 
 def model_name(name: str) -> str:
-    """Return what ``--model`` means as `guide_ext.integration.load` takes it."""
-    from guide_ext.embedded import model_path
-
+    """Return the value of ``--model`` as a name for `guide_ext.integration.load`."""
     return str(model_path()) if name == EMBEDDED else name
 
 
 def load_model(name: str, *, dtype: str, device: str | None) -> tuple[Any, Any]:
-    """Load what ``--model`` names, enabled, and its tokenizer, and say so.
+    """Load the model that ``--model`` names and its tokenizer, enable it, and show the progress.
 
     Raises:
         OSError: If it cannot be found or read.
-        ValueError: If it cannot be steered, or another option is wrong.
+        ValueError: If it cannot be steered, or the dtype or device is wrong.
 
     """
     from guide_ext import integration
@@ -148,17 +149,19 @@ def load_model(name: str, *, dtype: str, device: str | None) -> tuple[Any, Any]:
 
     load = functools.partial(integration.load, model_name(name), dtype=dtype, device=device)
     if on_terminal():
-        return load()  # the libraries below have bars of their own for that
+        return load()  # the libraries below draw their own bars
     with progress() as shown, without_bars():
         shown.begin(f"loading the model {name}")
         return load()
 
 
 def checked_text(name: str, text: str) -> str:
-    """Return text from the command line; bytes that are no UTF-8 arrive as lone surrogates.
+    """Return text from the command line, after a check that it was UTF-8.
+
+    Python turns bytes that are not UTF-8 into lone surrogates.
 
     Raises:
-        ValueError: If it holds such.
+        ValueError: If it holds lone surrogates.
 
     Example:
         >>> checked_text("the prompt", "déjà-vu")
@@ -176,7 +179,7 @@ def parse_layers(text: str | None) -> list[int] | None:
     """Read a list of layers such as ``0-3,7``.
 
     Raises:
-        ValueError: The text is no such list.
+        ValueError: If the text is not such a list.
 
     Example:
         >>> parse_layers("0-3,7")
@@ -189,7 +192,7 @@ def parse_layers(text: str | None) -> list[int] | None:
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         last = last if dash else first
-        # More digits than any model needs would only fill the memory.
+        # A range of numbers with more digits would fill the memory, and no model needs it.
         is_range = all(end.isdecimal() and len(end) <= 5 for end in (first, last))
         if not is_range or int(first) > int(last):
             msg = f"--layers must be a list such as 0-3,7 with ranges that rise, got {text!r}"
@@ -199,10 +202,11 @@ def parse_layers(text: str | None) -> list[int] | None:
 
 
 def checked_output(path: Path) -> Path:
-    """Return a path of ``--out`` that a report can be saved to.
+    """Return the path of ``--out``, after a check that a report can be saved there.
 
     Raises:
-        ValueError: If its suffix is not known, it is a folder, or its folder does not exist.
+        ValueError: If its suffix is not known, it is a folder, its folder does not exist, or it
+            cannot be written.
 
     """
     from guide_ext.report.influence.page import SUFFIXES
@@ -213,7 +217,7 @@ def checked_output(path: Path) -> Path:
 
 
 def checked_file(path: Path) -> Path:
-    """Return a path of ``--out`` that a file can be saved to.
+    """Return the path of ``--out``, after a check that a file can be saved there.
 
     Raises:
         ValueError: If it is a folder, its folder does not exist, or it cannot be written.

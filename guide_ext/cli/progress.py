@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How far a command is, on standard error: bars on a terminal, plain lines in a file or a pipe."""
+"""Progress of a command on standard error: bars on a terminal, plain lines in a file or a pipe."""
 
 from __future__ import annotations
 
@@ -25,15 +25,25 @@ from rich.text import Text
 from guide_ext.report.console import console, say, shown
 
 _SECONDS_BETWEEN_LINES = 5.0
-_SECONDS_OF_SILENCE = 60.0  # after so many a line says that the work still goes on
+_SECONDS_OF_SILENCE = 60.0  # after this time without a line, one says that the work goes on
 
 Advance = Callable[..., None]
-"""Called with what is done and, where that is known, of how much."""
+"""Called with the number of things done and, if it is known, the total."""
 
 
 @dataclass
 class _Step:
-    """What is being done, as lines know it; without a count where there is nothing to count."""
+    """The current step of the work. Without `first`, nothing is counted in it.
+
+    Attributes:
+        name: What is being done.
+        began: Time of its beginning, seconds.
+        at_most: Whether it may end before its total.
+        first: The first count.
+        done: The last count.
+        total: The expected count, if it is known.
+
+    """
 
     name: str
     began: float
@@ -59,11 +69,11 @@ class _Step:
 
 
 class Lines:
-    """Progress as plain lines: the first at once, then one in some seconds, and the last.
+    """Progress as plain lines: the first at once, the last, and one every few seconds in between.
 
     Args:
-        write: Takes a line.
-        clock: Seconds.
+        write: Writes a line.
+        clock: Returns the time in seconds.
 
     Example:
         >>> now = iter([0.0, 0.0, 2.0, 8.0, 10.0])
@@ -80,7 +90,6 @@ class Lines:
     def __init__(
         self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Say nothing yet."""
         self._write, self._clock = write, clock
         self._last = clock()
         self._now_doing: _Step | None = None
@@ -92,14 +101,20 @@ class Lines:
             self._write(text)
 
     def begin(self, name: str) -> None:
-        """Say what is done next, of which nothing can be counted."""
+        """Begin a step in which nothing can be counted, and write its name."""
         now = self._clock()
         with self._lock:
             self._now_doing, self._last = _Step(name, now), now
             self._write(name)
 
     def counted(self, name: str, *, at_most: bool = False) -> Advance:
-        """Begin to count something; ``at_most`` where it may end before its total."""
+        """Begin a step in which something is counted, and return the function that takes counts.
+
+        Args:
+            name: What is counted.
+            at_most: Whether the step may end before its total.
+
+        """
         step = _Step(name, 0.0, at_most)
 
         def advance(done: int, total: int | None = None) -> None:
@@ -118,7 +133,7 @@ class Lines:
         return advance
 
     def still_there(self) -> None:
-        """Write a line if there was none for long."""
+        """Write a line if there has been none for a long time."""
         now = self._clock()
         with self._lock:
             if self._now_doing is not None and now - self._last >= _SECONDS_OF_SILENCE:
@@ -127,10 +142,14 @@ class Lines:
 
 
 class Bars:
-    """Progress as bars that go away when the work is done."""
+    """Progress as bars that go away when the work is done.
+
+    Args:
+        bars: A display that is running.
+
+    """
 
     def __init__(self, bars: Progress) -> None:
-        """Take the bars, which are shown."""
         self._bars = bars
         self._uncounted: TaskID | None = None
 
@@ -139,12 +158,18 @@ class Bars:
         self._bars.console.print(shown(text), soft_wrap=True)
 
     def begin(self, name: str) -> None:
-        """Say what is done next, of which nothing can be counted."""
+        """Begin a step in which nothing can be counted, and show a bar with its name."""
         self._end_uncounted()
         self._uncounted = self._bars.add_task(name, total=None, counts=False)
 
     def counted(self, name: str, *, at_most: bool = False) -> Advance:
-        """Begin to count something; its bar comes with the first count."""
+        """Begin a step in which something is counted, and return the function that takes counts.
+
+        Args:
+            name: What is counted; its bar appears with the first count.
+            at_most: Whether the step may end before its total.
+
+        """
         task: TaskID | None = None
 
         def advance(done: int, total: int | None = None) -> None:
@@ -163,10 +188,10 @@ class Bars:
 
 
 class _Count(ProgressColumn):
-    """So many of so many, and how many a second."""
+    """A column with the count, the total and the speed."""
 
     def render(self, task: Task) -> Text:
-        """Write the numbers."""
+        """Return the text of the column."""
         if not task.fields.get("counts", True):
             return Text()
         count = f"{task.completed:.0f}"
@@ -177,16 +202,16 @@ class _Count(ProgressColumn):
 
 
 def on_terminal() -> bool:
-    """Tell whether bars can be drawn on standard error."""
+    """Return whether bars can be drawn on standard error."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
 @contextmanager
 def progress() -> Iterator[Lines | Bars]:
-    """Show how far the work is, while a ``with`` block lasts.
+    """Show the progress of the work in a ``with`` block.
 
-    Standard error takes it, so that standard output holds the result alone. Whatever happens to
-    standard error, a reader that is gone for example, the work goes on.
+    It goes to standard error, so that standard output holds only the result. If standard error
+    fails, for example because its reader is gone, lines are lost and the work goes on.
     """
     if on_terminal():
         columns = (TextColumn("{task.description}"), BarColumn(), _Count(), TimeElapsedColumn())
@@ -214,12 +239,12 @@ def progress() -> Iterator[Lines | Bars]:
 def _write(line: str) -> None:
     try:
         say(line, err=True)
-    except (OSError, ValueError):  # nobody reads it any more; closed
+    except (OSError, ValueError):  # its reader is gone, or it is closed
         return
 
 
 def _clock_time(seconds: float) -> str:
-    """Write seconds as a clock does.
+    """Return a duration as hours, minutes and seconds.
 
     Example:
         >>> _clock_time(3725.2)

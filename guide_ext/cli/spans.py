@@ -8,7 +8,6 @@ import json
 import typer
 
 from guide_ext.cli.options import (
-    EMBEDDED,
     ChatOption,
     DeltaOption,
     FileOption,
@@ -20,6 +19,7 @@ from guide_ext.cli.options import (
     model_name,
     read_prompt,
 )
+from guide_ext.embedded import EMBEDDED
 from guide_ext.report.console import console
 
 
@@ -32,7 +32,7 @@ def spans(
     chat: ChatOption = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what the tags of a prompt mark, token by token; loads only the tokenizer."""
+    """Show what the tags of a prompt mark, token by token. Only the tokenizer is loaded."""
     from guide_ext import integration
     from guide_ext.cli.terminal import marked_tokens
     from guide_ext.marking.chat import encode_chat
@@ -47,7 +47,7 @@ def spans(
         encoding = encode_text(tokenizer, wrapped)
     else:
         encoding = encode_chat(tokenizer, wrapped)
-    Steering.guide(delta).bias(encoding)  # refuses what generate would refuse
+    Steering.guide(delta).bias(encoding)  # raises if generate would
     pieces = tokenizer.convert_ids_to_tokens(encoding.input_ids)
     if as_json:
         record = {"text": encoding.text, "tokens": pieces, "input_ids": encoding.input_ids}

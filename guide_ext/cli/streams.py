@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The edges of the command line: standard streams that are closed, errors about arguments."""
+"""Closed standard streams, and messages of libraries that quote text from elsewhere."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _BOLD = re.compile("\x1b\\[[0-9;]*m")
 
 
 class Commands(TyperGroup):
-    """The commands; what is wrong with an option is told without obeying what it holds."""
+    """The commands; error messages about options make control characters visible."""
 
     def make_context(self, *args: Any, **options: Any) -> Any:
-        """Parse what stands before a command."""
+        """Parse the options before a command."""
         with _tame_messages():
             return super().make_context(*args, **options)
 
     def invoke(self, ctx: Any) -> Any:
-        """Parse the rest and run."""
+        """Parse the rest and run the command."""
         with _tame_messages():
             return super().invoke(ctx)
 
@@ -46,7 +46,7 @@ def _tame_messages() -> Iterator[None]:
 
 
 def is_one_place(first: IO[str], second: IO[str]) -> bool:
-    """Tell whether two streams go to the same terminal, pipe or file.
+    """Return whether two streams go to the same terminal, pipe or file.
 
     Example:
         >>> with open(os.devnull) as one, open(os.devnull) as two, open(__file__) as other:
@@ -56,12 +56,12 @@ def is_one_place(first: IO[str], second: IO[str]) -> bool:
     """
     try:
         return os.path.sameopenfile(first.fileno(), second.fileno())
-    except (OSError, ValueError):  # a stream in memory; closed
+    except (OSError, ValueError):  # a stream in memory, or a closed one
         return False
 
 
 def tame_libraries() -> None:
-    """Make logs and warnings of every library show what they quote and not obey it.
+    """Make control characters visible in the logs and warnings of every library.
 
     transformers quotes the configurations of checkpoints, and writes some words in bold.
     """
@@ -69,7 +69,7 @@ def tame_libraries() -> None:
 
     def record(*args: Any, **options: Any) -> logging.LogRecord:
         made = make_record(*args, **options)
-        with suppress(TypeError, ValueError):  # arguments that do not fit: logging says so later
+        with suppress(TypeError, ValueError):  # wrong arguments: logging reports them later
             made.msg, made.args = for_terminal(_BOLD.sub("", made.getMessage())), None
         return made
 
@@ -78,7 +78,7 @@ def tame_libraries() -> None:
 
 
 def told(error: Exception) -> str:
-    """Return an error in words; the system's own ones name an errno, and the file last.
+    """Return the message of an error; for an OSError the file and the reason, without the errno.
 
     Example:
         >>> told(PermissionError(13, "Permission denied", "a.txt")), told(ValueError("no prompt"))
@@ -91,10 +91,11 @@ def told(error: Exception) -> str:
 
 
 def open_what_is_closed() -> None:
-    """Give standard streams that were closed (``>&-``) a place, or files that are opened take it.
+    """Connect standard streams that are closed (``>&-``) to the null device.
 
-    What is printed is lost then, and a note on standard error says so; what is saved is not.
-    Standard input stays None: `read_prompt` says that there is none.
+    Otherwise the next files that are opened would get the numbers of these streams. What is printed
+    is lost, and a note on standard error says so; what is saved is not lost. ``sys.stdin`` stays
+    None, and `read_prompt` reports that.
     """
     is_shown = sys.stdout is not None
     for descriptor, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):

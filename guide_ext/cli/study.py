@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``guide-ext study``: the options of its commands; `guide_ext.cli` registers them."""
+"""``guide-ext study``: its commands and their options; `guide_ext.cli.app` registers them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 
 from guide_ext.cli.options import (
-    EMBEDDED,
     MAX_SEED,
     ChatOption,
     DeviceOption,
@@ -20,6 +19,7 @@ from guide_ext.cli.options import (
     JsonOption,
 )
 from guide_ext.cli.progress import progress
+from guide_ext.embedded import EMBEDDED
 from guide_ext.report.console import console, say
 
 _FINISHED_PARTLY = 1  # exit code where cells failed
@@ -31,7 +31,7 @@ def parse_deltas(text: str | None) -> tuple[float, ...] | None:
     """Read a list of strengths such as ``0,0.5,2``.
 
     Raises:
-        ValueError: The text is no such list.
+        ValueError: If the text is not such a list.
 
     Example:
         >>> parse_deltas("2, 0.5")
@@ -48,8 +48,8 @@ def parse_deltas(text: str | None) -> tuple[float, ...] | None:
 
 
 def list_studies(as_json: JsonOption = False) -> None:
-    """Tell which studies there are, and where the paper has them."""
-    from guide_ext.studies.study import STUDIES
+    """List the studies, and where the paper has them."""
+    from guide_ext.studies.registry import STUDIES
 
     if as_json:
         rows = [{"name": s.name, "title": s.title, "paper": s.paper} for s in STUDIES.values()]
@@ -113,7 +113,7 @@ def run(
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run the paper's studies; killed at any moment, the same command goes on.
+    """Run the paper's studies. After an interruption, the same command continues.
 
     On the embedded model, in minutes:
 
@@ -125,9 +125,10 @@ def run(
     """
     from guide_ext.integration.checkpoint import without_bars
     from guide_ext.studies.plan import RunSettings
+    from guide_ext.studies.registry import SECTIONS
     from guide_ext.studies.report.terminal import study_table
     from guide_ext.studies.run.runner import run_studies
-    from guide_ext.studies.sft.train import Step
+    from guide_ext.studies.training.train import Step
 
     settings = RunSettings(
         studies=tuple(studies or ()),
@@ -166,7 +167,7 @@ def run(
     if as_json:
         typer.echo(json.dumps(tables))
     else:
-        console().print(study_table(tables))
+        console().print(study_table(tables, SECTIONS))
         say(f"saved: {out / 'tables.json'}; pictures: guide-ext study report {out}")
     failed = sum(study["failed"] for study in tables["progress"].values())
     if failed:
@@ -184,7 +185,7 @@ def _says_how_to_go_on() -> Iterator[None]:
 
 
 def status(run: RunArgument, as_json: JsonOption = False) -> None:
-    """Tell how far a run is."""
+    """Show the progress of a run."""
     from guide_ext.studies.run.progress import read_plan
 
     plan = read_plan(run)
@@ -204,12 +205,13 @@ def report(
     ] = None,
 ) -> None:
     """Make the page and the figures of a run, finished or not."""
+    from guide_ext.studies.registry import SECTIONS
     from guide_ext.studies.report.page import write_report
     from guide_ext.studies.run.write_tables import write_tables
 
     if out is not None and out.exists() and not out.is_dir():  # before the work
         raise ValueError(f"--out must be a folder, got the file {str(out)!r}")
     tables: dict[str, Any] = write_tables(run)
-    saved = write_report(tables, out or run)
+    saved = write_report(tables, out or run, SECTIONS)
     for path in saved:
         say(f"saved: {path}")

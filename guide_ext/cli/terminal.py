@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the command line shows: tables and coloured text for a terminal, no decisions."""
+"""Tables and coloured text that the command line shows on a terminal."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from guide_ext.report.console import shown
 from guide_ext.report.narrow import Fitting
 from guide_ext.support.visible import for_terminal
 
-# Backgrounds from weak to strong emphasis, and for text that is played down; readable on light and
-# dark terminals because the foreground is set with them.
+# Backgrounds from weak to strong emphasis, and for text that is played down. The foreground is set,
+# too, so that they can be read on light and dark terminals.
 _UP = ("black on #ffe08a", "black on #ffb347", "black on #ff7f50", "white on #d1495b")
 _DOWN = "white on #4a6fa5"
 _GROUP = "underline"
@@ -40,12 +40,12 @@ def _style(nats: float, in_group: bool) -> str:
 
 
 def marked_tokens(encoding: Encoding, pieces: Sequence[str], delta: float) -> RenderableType:
-    """Show a prompt token by token: coloured where it is steered, underlined where it is watched.
+    """Show a prompt token by token: coloured if it is steered, underlined if it is in a group.
 
     Args:
         encoding: The prompt's tokens and spans.
-        pieces: The tokens as the tokenizer names them, one per id.
-        delta: Strength of level 2 in nats.
+        pieces: Names of the tokens in the vocabulary, one per id.
+        delta: Δ of a level-2 mark, nats.
 
     """
     nats = encoding.nats(delta)
@@ -66,7 +66,7 @@ def marked_tokens(encoding: Encoding, pieces: Sequence[str], delta: float) -> Re
         style = styles[index]
         piece = encoding.text[start:end] or pieces[index]
         text.append(for_terminal(piece), style=style or "dim")
-        # Between tokens of one mark the gap is marked, too: a band, and no wall of boxes.
+        # The gap between tokens of the same style has that style, too: one band, not many boxes.
         is_inside = styles[index + 1 : index + 2] == [style]
         text.append("\u200a" if end > start else "", style=style if is_inside else "")
         if style:
@@ -85,7 +85,7 @@ def marked_tokens(encoding: Encoding, pieces: Sequence[str], delta: float) -> Re
 
 
 def side_by_side(plain: str, guided: str, delta: float) -> RenderableType:
-    """Show the same prompt's plain and guided answers next to each other."""
+    """Show the plain and the guided answer to one prompt next to each other."""
     table = Table(show_lines=True, expand=True)
     table.add_column("plain", overflow="fold")
     table.add_column(f"guided (Δ = {delta:g})", overflow="fold")
@@ -122,7 +122,7 @@ def diagnosis_report(diagnosis: Diagnosis) -> RenderableType:
 
 
 def calibration_report(found: Calibration) -> RenderableType:
-    """Show a calibration: Δ, how sure it is, and the curve that it was read from."""
+    """Show a calibration: Δ, its interval, and the curve that it was read from."""
     low, high = found.interval
     matched = found.emphasis if isinstance(found.emphasis, str) else f"{found.emphasis:g} times"
     summary = Table(show_header=False, show_edge=False)
@@ -189,13 +189,13 @@ def demo_report(result: dict[str, Any]) -> RenderableType:
 
 
 def influence_table(record: dict[str, Any]) -> RenderableType:
-    """Show the means of a record of Influence, and the answers.
+    """Show the mean Influence in a record, and the answers.
 
     Args:
         record: What `guide_ext.integration.compare.measure_prompt` returned.
 
     Raises:
-        ValueError: If it is no such record.
+        ValueError: If it is not such a record.
 
     """
     read = Record.read(record)

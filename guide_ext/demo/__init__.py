@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The demonstration: plain against guided answers, counted, timed and drawn."""
+"""The demonstration: compare plain and guided answers, count, time and draw them."""
 
 from guide_ext.support.extras import check_installed
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The demo: the embedded model on unseen documents, plain against guided, counted and timed.
+"""The demo: plain and guided answers of the embedded model to unseen documents, counted and timed.
 
-Every number comes from the run at hand. The scores are those of ``embedded.evaluate``: an answer
-counts only if it is word for word right.
+Every number comes from the run itself. The scores are those of ``embedded.evaluate``: an answer
+counts only if every word of it is right.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ _LONGEST_ANSWER = 40  # tokens; the longest right answer has 30
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """What the demo runs.
+    """What the demo measures.
 
     Attributes:
         documents: Documents per task, at least 2.
         deltas: Strengths of the marked instruction in nats; 0 is the plain model.
-        seed: Seed of the documents; another one than any that the model's recipe was developed or
-            finally evaluated on.
+        seed: Seed of the documents. The default is none of the seeds that the model was developed
+            or evaluated on.
         batch_size: Prompts per call of ``generate``.
-        sample_deltas: The strengths whose answers are shown side by side.
+        sample_deltas: Strengths whose answers are shown side by side.
         samples: Documents to show per task.
         speed_rounds: Rounds of the interleaved timing.
 
@@ -82,11 +82,12 @@ def run_demo(
 
     Args:
         settings: What to run.
-        on_progress: Called with the answers done so far and the number of all answers.
-        on_timing: Likewise with the timed calls of ``generate``.
+        on_progress: Called with the number of answers so far and of all answers.
+        on_timing: Called with the number of timed calls of ``generate`` so far and of all of them.
 
     Returns:
-        A JSON-ready record: settings, machine, one entry per task with its rows and samples, speed.
+        A JSON-ready record: version, settings, machine, one entry per task with its rows and
+        samples, speed.
 
     Raises:
         OSError: The embedded model is missing from the installation.
@@ -149,7 +150,7 @@ def run_demo(
 
 
 def save_result(result: dict[str, Any], folder: Path) -> Path:
-    """Write ``results.json`` into a folder, which is made if need be, and return its path."""
+    """Write ``results.json`` into a folder, make that if need be, and return the file's path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "results.json"
     write_text(path, json_text(result, indent=2) + "\n")
@@ -174,7 +175,7 @@ def _samples(
     outcomes: dict[tuple[Style, float], list[Outcome]],
     settings: DemoSettings,
 ) -> list[dict[str, Any]]:
-    """Take documents at even distances, whatever their answers: examples are not picked."""
+    """Return every n-th document with its answers, so that examples are not hand-picked."""
     step = max(1, len(cases) // (settings.samples + 1))
     chosen = range(step, len(cases), step)[: settings.samples]
     shown = [delta for delta in settings.sample_deltas if delta in settings.deltas]
@@ -204,20 +205,21 @@ def measure_speed(
     prompts: int = 16,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Time ``generate`` with sdpa, with guide, and with guide steering, interleaved.
+    """Time ``generate`` in turn with sdpa, with guide unsteered, and with guide steered.
 
-    All three write the same number of tokens for the same prompts. Medians over the rounds.
+    All three write the same number of tokens for the same prompts. Times are medians over the
+    rounds.
 
     Args:
         model: The enabled model.
         tokenizer: Its tokenizer.
-        cases: Where the prompts come from; the longest ones are taken.
-        rounds: Timed rounds after one that warms up.
-        prompts: Prompts in the one batch.
-        on_progress: Called with the calls of ``generate`` so far and the number of them all.
+        cases: Source of the prompts, shortest first; the last ones are taken.
+        rounds: Timed rounds; one round more is run first, to warm up.
+        prompts: Prompts in the batch.
+        on_progress: Called with the number of calls of ``generate`` so far and of all of them.
 
     Returns:
-        A record with one row per attention: tokens per second and time as a multiple of sdpa's.
+        A record with one row per way: seconds, tokens per second, and time divided by sdpa's.
 
     """
     baseline, _ = integration.load(

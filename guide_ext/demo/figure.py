@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Figures from saved results; nothing here measures."""
+"""The demo's figure, drawn from saved results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def draw_demo(result: dict[str, Any], path: Path) -> Path:
     """Draw success and well-formed rate over Δ, one panel per task, and save a PNG.
 
     Args:
-        result: What ``run_demo`` returned or ``results.json`` holds.
+        result: What ``run_demo`` returned, or the contents of ``results.json``.
         path: Where to write the picture.
 
     Returns:

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""The embedded model: a tiny bilingual Mistral, made from a constructed world and shipped here."""
+"""The embedded model: a tiny bilingual Mistral, trained on a constructed world and shipped here."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["model_path"]
+__all__ = ["EMBEDDED", "model_path"]
+
+EMBEDDED = "embedded"
+"""The name by which commands and settings call this model."""
 
 
 def model_path() -> Path:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Does the embedded model follow a marked instruction? Tasks, cases, judges, rates.
 
-Nothing here knows how text is generated: any function from tagged prompts and a delta to
-completions will do (:data:`Generate`). A case puts its instruction in front of a text of up to
-``max_tokens`` tokens, the corner that training left out (``curriculum.py``). An outcome is a
-*success* only if the whole answer is right: word for word the one French sentence, or a JSON object
-with exactly the asked keys and the right values. A French word salad is none.
+Any function that completes tagged prompts at a given delta can be evaluated (:data:`Generate`). A
+case puts its instruction in front of a text of up to ``max_tokens`` tokens, which training left out
+on purpose (``curriculum.py``). An outcome is a *success* only if the whole answer is right: word
+for word the one French sentence, or a JSON object with exactly the keys that were asked for and the
+right values. A jumble of French words is no success.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ from guide_ext.embedded.world import Event, Field, Style
 DELTAS = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 9.0)
 """The strengths of the study, in nats."""
 DEVELOPMENT_SEED = 7
-"""Documents that were looked at while the recipe was developed."""
+"""Seed of the documents that were used while the recipe was developed."""
 FINAL_SEED = 20261
-"""Documents of the reported evaluation; used once, for all training seeds, at the end."""
+"""Seed of the documents of the reported evaluation; used once, at the end, for all training seeds.
+"""
 MAX_TOKENS = 384
 NUM_BUCKETS = 6
 _TOKENS_PER_SENTENCE = 8.3
 _NEEDLE_PATTERN = re.compile(r"The secret word of (\S+) is (\S+)\.")
 
 Generate = Callable[[Sequence[str], float], list[str]]
-"""Completes tagged user messages, in order, with the marked text biased by a delta (nats)."""
+"""Completes tagged user messages, in order; its number is the bias of the marked text, in nats."""
 
 
 class CountsTokens(Protocol):
-    """The part of a tokenizer that sizes documents; those of both libraries have it."""
+    """The method of a tokenizer that measures documents; tokenizers and transformers have it."""
 
     def encode(self, text: str, *, add_special_tokens: bool) -> Sized:
         """Return the tokens of ``text``."""
@@ -60,13 +61,13 @@ class Case:
 
     Attributes:
         task: What is asked.
-        before: Text in front of the marked part.
+        before: Text before the marked part.
         marked: The part that is marked: the instruction, or the sentence to be found (needle).
-        after: Text behind it.
+        after: Text after the marked part.
         answer: The one right answer.
-        context_tokens: Length of the document.
-        bucket: Which of ``NUM_BUCKETS`` equal ranges of length it belongs to, from 0.
-        keys: The keys that a JSON answer must have, else empty.
+        context_tokens: Length of the document, in tokens.
+        bucket: Index of its range of length, one of ``NUM_BUCKETS`` equal ranges.
+        keys: The keys that a JSON answer must have; empty for other tasks.
 
     """
 
@@ -81,14 +82,14 @@ class Case:
 
     @property
     def prompt(self) -> str:
-        """The user message with the marked part in tags of level 2, whose strength is delta."""
+        """The user message, with the marked part in tags of level 2."""
         return self.styled(Style.PLAIN)
 
     def styled(self, style: Style) -> str:
         """Write the tagged user message with the marked part in another style.
 
         Args:
-            style: ``UPPER`` and ``IMPORTANT`` are the baselines, run with a delta of 0.
+            style: ``UPPER`` and ``IMPORTANT`` are the baselines; they are run at delta 0.
 
         Returns:
             The tagged text.
@@ -102,10 +103,10 @@ class Judgement:
     """What is right about one answer.
 
     Attributes:
-        success: The whole answer is right; the score.
-        well_formed: It is a grammatical answer of some kind, perhaps to another question.
-        followed: The instruction was followed, whatever the content: the language is the asked one,
-            or the keys are exactly the asked ones. Never a score by itself: it ignores grammar.
+        success: Whether the whole answer is right. This is the score.
+        well_formed: Whether it is a grammatical answer of some kind, perhaps to another question.
+        followed: Whether the instruction was followed, whatever the content: the language, or the
+            keys, are those that were asked for. This is no score by itself, as it ignores grammar.
 
     """
 
@@ -188,14 +189,14 @@ def make_cases(
     *,
     tokenizer: CountsTokens,
 ) -> list[Case]:
-    """Draw cases, as many of every length.
+    """Draw cases, equally many from each range of length.
 
     Args:
         task: What the prompts ask for.
         count: How many; a multiple of ``NUM_BUCKETS`` fills the buckets evenly.
-        seed: The documents; :data:`FINAL_SEED` is the reported evaluation.
-        max_tokens: Longest document. The model was trained on documents of up to 24 sentences,
-            about 200 tokens, and has 1024 positions.
+        seed: Seed of the documents; that of the reported evaluation is :data:`FINAL_SEED`.
+        max_tokens: Longest document, in tokens. The model was trained on documents of up to 24
+            sentences, about 200 tokens, and has 1024 positions.
         tokenizer: Measures the documents.
 
     Returns:
@@ -294,8 +295,9 @@ def run_cases(
     """Answer cases in batches and judge the answers.
 
     Args:
-        cases: In an order in which neighbours are of similar length, as ``make_cases`` gives them.
-        generate: The engine.
+        cases: The cases, sorted by length as ``make_cases`` returns them, so that batches need
+            little padding.
+        generate: Completes the prompts.
         delta: Bias on the marked part, in nats.
         style: How the marked part is written.
         batch_size: Prompts per call of ``generate``.
@@ -304,7 +306,7 @@ def run_cases(
         One outcome per case, in order, as soon as its batch is done.
 
     Raises:
-        ValueError: If ``generate`` returns another number of completions than prompts.
+        ValueError: If ``generate`` does not return one completion per prompt.
 
     """
     for start in range(0, len(cases), batch_size):
@@ -318,7 +320,7 @@ def run_cases(
 
 
 def summarize(outcomes: Iterable[Outcome]) -> Summary:
-    """Count the three rates; outcomes of different settings should not be mixed."""
+    """Return the three rates of outcomes, which should be of one setting."""
     judgements = [outcome.judgement for outcome in outcomes]
     trials = len(judgements)
     return Summary(

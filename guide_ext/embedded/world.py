@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """The constructed world of the embedded model: vocabulary, documents, prompts, answers, judges.
 
-A document tells one event ("Yesterday, the old baker hides the key in the barn.") several times
-among filler sentences. A prompt asks for the event in English or French, as JSON with given keys,
-or for a secret word hidden in the document. French and JSON appear in answers only, never in
-documents. Everything here is a pure function of a ``random.Random``.
+A document tells one event ("Yesterday, the old baker hides the key in the barn.") once or several
+times among filler sentences. A prompt asks for the event in English or French, for the event as
+JSON with given keys, or for a secret word that is hidden in the document. French and JSON appear in
+answers only, never in documents. All randomness comes from the ``random.Random`` that is passed in.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from enum import Enum
 
 @dataclass(frozen=True)
 class Word:
-    """One word of the world in both languages; French nouns carry their article."""
+    """One word of the world in both languages; a French noun includes its article."""
 
     english: str
     french: str
@@ -92,7 +92,7 @@ FRENCH_INSTRUCTION = "Summarize in French"
 ENGLISH_INSTRUCTIONS = ("Summarize in English", "Summarize")
 JSON_INSTRUCTION = "Your response should follow exactly this template:"
 JSON_KEYS = (("hero", "person"), ("action", "event"), ("object", "thing"), ("place", "scene"))
-"""The two names a key may have, for each of the four slots of an event."""
+"""For each of the four slots of an event, the two names that its key may have."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Field:
 
 
 class Style(Enum):
-    """How an instruction is written; two of them are the usual ways to stress one."""
+    """How an instruction is written; ``UPPER`` and ``IMPORTANT`` are common ways to stress it."""
 
     PLAIN = "plain"
     UPPER = "upper"
@@ -160,7 +160,7 @@ class Style(Enum):
 
 
 def random_event(rng: random.Random) -> Event:
-    """Draw an event, each slot uniform."""
+    """Draw an event; each slot is drawn uniformly."""
     return Event(rng.choice(ROLES), rng.choice(VERBS), rng.choice(THINGS), rng.choice(PLACES))
 
 
@@ -202,7 +202,7 @@ def _filler_sentence(rng: random.Random) -> str:
 
 
 def document(rng: random.Random, event: Event, num_sentences: int) -> list[str]:
-    """Write the sentences of a document about ``event``; the first one always tells it."""
+    """Write the sentences of a document about ``event``; the first one always tells the event."""
     sentences = [_event_sentence(rng, event)]
     for _ in range(num_sentences - 1):
         kind = rng.random()
@@ -246,7 +246,7 @@ def needle_question(name: str) -> str:
 
 
 def hide(rng: random.Random, sentences: list[str], needle: str) -> list[str]:
-    """Put ``needle`` at a uniform place among ``sentences``."""
+    """Put ``needle`` at a random place among ``sentences``; every place is equally likely."""
     place = rng.randint(0, len(sentences))
     return [*sentences[:place], needle, *sentences[place:]]
 
@@ -261,9 +261,9 @@ _FRENCH_WORDS = {"dans"}.union(*(word.split() for slot in _FRENCH_SLOTS for word
 
 
 def language(text: str) -> str:
-    """Tell whether most words of ``text`` are ``"french"`` or ``"english"``, else ``"other"``.
+    """Return ``"french"`` or ``"english"``, the language of most words of a text, or ``"other"``.
 
-    A bag of words: it says nothing about whether the text is a sentence.
+    Only words are counted, so the text need not be a sentence.
     """
     words = re.findall(r"[^\W\d_]+", text.lower())
     french = sum(word in _FRENCH_WORDS for word in words)
@@ -274,7 +274,7 @@ def language(text: str) -> str:
 
 
 def is_summary(text: str) -> bool:
-    """Tell whether ``text`` is a grammatical summary of some event, in either language."""
+    """Return whether ``text`` is a grammatical summary of some event, in either language."""
     if match := _FRENCH_PATTERN.fullmatch(text):
         role, *others = match.groups()
         words = (role[0].lower() + role[1:], *others)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Influence: how far marked tokens reach into every token of a text.
 
-`forms` holds the recursions, `result` what a measurement returns, `record` what reports read; the
-last needs no torch, so the names below are fetched when they are first used.
+`forms` holds the recursions, `result` what a measurement returns, `record` what reports read.
+`record` works without torch, so the names below are imported when they are first used.
 """
 
 from typing import TYPE_CHECKING

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Influence: how far marked tokens reach into every token of a text, layer by layer.
 
-Here are the recursions alone: what one layer makes of the Influence before it, from the attention
-of that layer, which the kernel sums up (`biased_attention`, ``influence_out``), and from two norms.
-`guide_ext.integration` runs them while a model runs. E is the residual stream that a layer reads,
-U what its attention block adds to it.
+This module holds the recursions only. Each computes the Influence after a layer from the Influence
+before it, from the attention of that layer (which the kernel has summed up: ``influence_out`` of
+`biased_attention`) and from two norms. `guide_ext.integration` runs them while a model runs. E is
+the residual stream that a layer reads, U is what its attention block adds to it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ class Form:
     Attributes:
         name: What users call it.
         norm: Order of the norms: 1 or 2; 0 where none is needed.
-        weighs_keys: Whether keys count by the norm of their residual stream, in one more channel.
-        reads_attention_input: Whether E is what the attention block reads, normalised, of the layer
-            before (as the authors' code has it), not the residual stream.
-        combine: From Influence of before, attended Influence, and the norms of E and U, all
-            ``[batch, groups or 1, tokens]``, to the next Influence.
+        weighs_keys: Whether each key is weighted by the norm of its residual stream; that takes one
+            more channel in the kernel.
+        reads_attention_input: Whether E is the normalised input of the attention block of the layer
+            before, as in the authors' code, instead of the residual stream.
+        combine: Returns the next Influence, given the Influence before the layer, the attended
+            Influence, and the norms of E and of U; all ``[batch, groups or 1, tokens]``.
 
     """
 
@@ -41,13 +42,17 @@ class Form:
     combine: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
     def norms(self, vectors: Tensor, scale: float = 1.0) -> Tensor | None:
-        """Return the norms of vectors ``[batch, tokens, features]``; None if none are needed.
+        """Return the norms of ``scale`` times vectors, or None if this form needs no norms.
+
+        Args:
+            vectors: ``[batch, tokens, features]``.
+            scale: Factor of the vectors.
 
         Returns:
             ``[batch, 1, tokens]``, float32.
 
         Raises:
-            TypeError: If `vectors` is no tensor, or `scale` no number.
+            TypeError: If `vectors` is not a tensor, or `scale` not a number.
 
         """
         _require_tensor("vectors", vectors)
@@ -59,16 +64,20 @@ class Form:
         return abs(scale) * found[:, None, :]
 
     def channels(self, level: Tensor, residual: Tensor | None) -> Tensor:
-        """Return what the kernel reduces over the keys.
+        """Return what the kernel is to reduce over the keys, its argument ``influence``.
 
         Args:
-            level: Influence of the keys before this layer, ``[batch, groups, keys]``; of ``"raw"``
-                that of level 0.
-            residual: Norms of the residual stream of the keys, ``[batch, 1, keys]``; counts for
-                ``"exact"`` alone.
+            level: Influence of the keys before this layer, ``[batch, groups, keys]``; for ``"raw"``
+                the Influence at level 0.
+            residual: Norms of the residual stream of the keys, ``[batch, 1, keys]``; only
+                ``"exact"`` uses them.
+
+        Returns:
+            ``[batch, channels, keys]``: `level`; if keys are weighted, `level` times `residual` and
+            `residual` itself as the last channel.
 
         Raises:
-            TypeError: If either is something else.
+            TypeError: If an argument is not a tensor.
 
         """
         _require_tensor("level", level)
@@ -84,13 +93,13 @@ class Form:
         """Return the Influence after a layer, ``[batch, groups, tokens]``.
 
         Args:
-            previous: Before it, ``[batch, groups, tokens]``.
-            reduced: ``influence_out``, ``[batch, channels, heads, tokens]``.
-            residual: Norms of E, ``[batch, 1, tokens]``; None where the form needs none.
-            update: Norms of U, likewise.
+            previous: The Influence before it, ``[batch, groups, tokens]``.
+            reduced: ``influence_out`` of the kernel, ``[batch, channels, heads, tokens]``.
+            residual: Norms of E, ``[batch, 1, tokens]``; None if the form needs none.
+            update: Norms of U, ``[batch, 1, tokens]``; None if the form needs none.
 
         Raises:
-            TypeError: If one of them is something else.
+            TypeError: If an argument is not a tensor.
 
         Example:
             >>> seed = torch.tensor([[[1.0, 0.0]]])                     # [batch, groups, tokens]
@@ -120,7 +129,7 @@ def _require_tensor(name: str, value: object) -> None:
 
 
 def _weighted(previous: Tensor, attended: Tensor, residual: Tensor, update: Tensor) -> Tensor:
-    """Equation 8: both parts by the norms of their vectors; 0/0 (padding) keeps what was."""
+    """Weigh both parts by the norms of their vectors (equation 8); keep `previous` for 0/0."""
     total = residual + update
     mean = (residual * previous + update * attended) / total
     return torch.where(total > 0, mean, previous)
@@ -149,22 +158,22 @@ FORMS: Mapping[str, Form] = MappingProxyType(
 
 
 def form_named(name: str) -> Form:
-    """Look a form up.
+    """Return the form with this name.
 
     Args:
         name: One of:
 
             * ``"paper"``: equation 5 of the paper,
               ``I' = (r I + mean_h Σ A I) / (1 + r)`` with ``r = ‖E‖ / ‖U‖`` in L2;
-            * ``"exact"``: the same without the approximation of appendix B.2 that all keys have one
-              norm: ``Σ A ‖E‖ I / Σ A ‖E‖`` in place of ``Σ A I``;
-            * ``"authors"``: as the authors' code computes it: L1, normalised states in place of the
-              residual stream, and those of the layer before;
+            * ``"exact"``: the same with ``Σ A ‖E‖ I / Σ A ‖E‖`` in place of ``Σ A I``; the paper
+              drops the norms by assuming that all keys have the same one (appendix B.2);
+            * ``"authors"``: as the authors' code computes it: with L1 norms, and with normalised
+              states of the layer before in place of the residual stream;
             * ``"rollout"``: Attention Rollout, ``I' = (I + mean_h Σ A I) / 2``;
             * ``"raw"``: every layer's attention to the marked tokens themselves.
 
     Raises:
-        ValueError: If it names no form.
+        ValueError: If there is no such form.
 
     Example:
         >>> form_named("paper").norm

@@ -1,28 +1,28 @@
 # SPDX-License-Identifier: MIT
-"""The record of one measurement: its format, checked when it is read, and what reports ask of it.
+"""The record of one measurement: its format, checks of it, and the numbers that reports need.
 
-`guide_ext.integration.compare.measure_prompt` makes records. They are plain data,
-which ``json.dumps`` saves:
+`guide_ext.integration.compare.measure_prompt` makes records. They are plain data, ready for
+``json.dumps``:
 
 ============  ======================================================================================
 ``kind``      ``"guide_ext influence"``, with ``format``, a number that changes with the layout
 ``model``     name
 ``settings``  ``delta`` (nats), ``form``, ``max_new_tokens``, ``temperature``, ``seed``, and
-              ``end_tokens``: over how many tokens, from the end of the prompt, the summary goes
+              ``end_tokens``: how many tokens at the end of the prompt the summary averages
 ``groups``    names; ``layers``: their number
 ``prompt``    ``text`` that the model read, ``tokens``, ``nats`` of the guided run (one per token),
-              ``groups``: name to one flag per token
-``runs``      plain, then guided; plain alone where nothing steers. Each with ``name``, ``delta``,
+              ``groups``: for each name one flag per token
+``runs``      plain, then guided; only plain if nothing steers. Each has ``name``, ``delta``,
               ``answer``, ``tokens`` of the answer, ``values[group][level][token]`` over prompt and
               answer, and ``summary``: for each group ``end_of_prompt`` and ``answer``, means after
               the last layer
-``versions``  of what ran
-``machine``   where
+``versions``  of the packages that ran
+``machine``   processor, threads and GPU
 ============  ======================================================================================
 
-A token is ``id``, ``token`` (its name), ``text`` (what it adds to the text) and ``special``. Values
-have six digits; level 0 are the marks themselves; the last token was written and not read, so its
-values are null.
+A token has ``id``, ``token`` (its name), ``text`` (what it adds to the text) and ``special``.
+Values are rounded to six digits. Level 0 holds the marks themselves. The model writes the last
+token but never reads it, so its values are null.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from functools import cached_property
 from typing import Any
 
 from guide_ext.support import plain_data
-from guide_ext.support.visible import visible as visible  # all of the report takes it from here
+from guide_ext.support.visible import visible as visible  # the reports import it from here
 
 KIND, FORMAT = "guide_ext influence", 1
 PLAIN, GUIDED = "plain", "guided"
-# Ends of scales that read well, times a power of ten.
-_SMALL = 0.001  # from here on four digits say enough
+_SMALL = 0.001  # numbers below this get six digits instead of four
 _NOTHING = 1e-9
+# Round numbers that a scale may end at, times a power of ten.
 _ROUND = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 
 
 def number_text(value: float | None, *, is_signed: bool = False) -> str:
-    """Return Influence, or a difference of it, as a number that small values do not vanish from.
+    """Format Influence, or a difference of it, with more digits where it is small; "–" for None.
 
     Example:
         >>> number_text(0.03125), number_text(0.00004), number_text(None)
@@ -67,12 +67,12 @@ def number_text(value: float | None, *, is_signed: bool = False) -> str:
 
 @dataclass(frozen=True)
 class Token:
-    """One token as it is shown.
+    """One token, as reports show it.
 
     Attributes:
-        text: The characters that it adds to the text; empty where it adds none.
-        name: What the vocabulary calls it.
-        is_special: Whether it stands for no text.
+        text: The characters that it adds to the text; may be empty.
+        name: Its name in the vocabulary.
+        is_special: Whether it is a special token, which stands for no text.
 
     """
 
@@ -82,12 +82,12 @@ class Token:
 
     @property
     def is_raw(self) -> bool:
-        """Whether its name must be shown, because it has no text of its own."""
+        """Whether reports show its name, because it has no text of its own."""
         return self.is_special or not self.text
 
     @property
     def label(self) -> str:
-        """What to call it in one line."""
+        """Its text, or its name if it is raw, on one line and with control characters visible."""
         return visible(self.name if self.is_raw else self.text)
 
 
@@ -98,12 +98,13 @@ class Run:
     Attributes:
         name: ``"plain"`` or ``"guided"``.
         delta: Δ of a level-2 mark, nats.
-        answer: What it wrote, without special tokens.
-        tokens: Of prompt and answer.
+        answer: The answer, without special tokens.
+        tokens: Tokens of prompt and answer.
         values: Influence, ``[group][level][token]``; None where it was not measured.
-        at_end: For each group the mean at the end of the prompt, after the last layer; None where a
-            model computed NaN.
-        in_answer: For each group the mean over the answer; None without any measured token.
+        at_end: For each group, the mean over the end of the prompt, after the last layer; None if
+            the model computed NaN.
+        in_answer: For each group, the mean over the answer, after the last layer; None if no token
+            of it was measured.
 
     """
 
@@ -117,7 +118,7 @@ class Run:
 
     @property
     def label(self) -> str:
-        """What to call it."""
+        """Its name, with Δ if there is one."""
         return f"{self.name} (Δ = {self.delta:g})" if self.delta else self.name
 
 
@@ -127,15 +128,15 @@ class Record:
 
     Attributes:
         model: Name of the model.
-        form: Which recursion.
+        form: Name of the recursion.
         groups: Names of the groups.
         layers: Number of layers; there is one more level.
         prompt_tokens: Number of tokens of the prompt.
-        end_tokens: Over how many of them, from the end, ``at_end`` is the mean.
+        end_tokens: How many tokens at the end of the prompt ``at_end`` averages.
         nats: Bias of every token of the prompt in the guided run.
-        members: For each group, whether it holds each token of the prompt.
-        runs: Plain, then guided; plain alone where nothing steers.
-        version: Of the package that measured.
+        members: For each group, one flag per token of the prompt: whether the group holds it.
+        runs: Plain, then guided; only plain if nothing steers.
+        version: Version of guide_ext that measured.
 
     """
 
@@ -152,10 +153,10 @@ class Record:
 
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> Record:
-        """Read what ``measure_prompt`` returned or what was saved of it as JSON.
+        """Read what ``measure_prompt`` returned, or the same loaded from JSON.
 
         Raises:
-            ValueError: If it is no such record.
+            ValueError: If it is not such a record.
 
         """
         if not isinstance(data, Mapping):
@@ -169,23 +170,23 @@ class Record:
         return _read(data)
 
     def is_member(self, group: int, token: int) -> bool:
-        """Whether a token belongs to a group; no token of an answer does."""
+        """Return whether a token belongs to a group; tokens of an answer never do."""
         return token < self.prompt_tokens and self.members[group][token]
 
     def top(self, group: int, level: int | None = None) -> float:
-        """Return where the scale of a group ends: a round number that no other token exceeds.
+        """Return the end of the scale for a group: a round number from its largest Influence up.
 
         The tokens of the group itself are left out: they begin at 1 and would hide all others.
 
         Args:
-            group: Which group.
-            level: After which layer; None for all layers together.
+            group: Index of the group.
+            level: The layer after which to look; None for all layers together.
 
         """
         return self._end(self._largest, group, level)
 
     def difference_top(self, group: int, level: int | None = None) -> float:
-        """Return the same for guided minus plain: neither sign exceeds it."""
+        """Return the end of the scale for guided minus plain, for the size of the difference."""
         return self._end(self._largest_difference, group, level)
 
     @property
@@ -195,9 +196,9 @@ class Record:
 
     @cached_property
     def compared_tokens(self) -> int:
-        """Number of tokens, from the start, that both runs read after the same text.
+        """Number of tokens, from the start, that are the same in both runs.
 
-        Behind them the runs hold other words, of which no difference says anything.
+        After them the runs hold different words, so a difference of Influence means nothing.
 
         """
         if not self.is_compared:
@@ -207,7 +208,7 @@ class Record:
         return self.prompt_tokens + sum(1 for _ in same)
 
     def difference(self, group: int, level: int, token: int) -> float | None:
-        """Return guided minus plain; None where it was not measured or is not compared."""
+        """Return guided minus plain; None if either was not measured or the tokens differ."""
         if token >= self.compared_tokens:
             return None
         plain, guided = (run.values[group][level][token] for run in self.runs)
@@ -233,7 +234,7 @@ class Record:
     def _over_levels(
         self, rows: Callable[[int, int], Sequence[Sequence[float | None]]]
     ) -> list[list[float]]:
-        """Return for every group and level the largest value outside the group; 0 without any."""
+        """Return for every group and level the largest size outside the group; 0 if none."""
         return [
             [
                 max(
@@ -269,11 +270,11 @@ class Record:
 
 
 def _round_up(value: float) -> float:
-    """Return the next round number, at most 1; 1 where there is nothing to see."""
+    """Return the next larger round number, at most 1; 1 if the value is as good as 0."""
     if value < _NOTHING:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
-    # Differences of numbers of six digits have noise far behind them.
+    # A difference of numbers with six digits may exceed a round number by rounding alone.
     value -= _NOTHING
     found = next((step * power for step in _ROUND if step * power >= value), 10 * power)
     return min(1.0, float(f"{found:.3g}"))

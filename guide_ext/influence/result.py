@@ -12,20 +12,23 @@ from guide_ext.support.values import is_int
 
 @dataclass(frozen=True)
 class Influence:
-    """What was measured.
+    """Influence of groups of tokens on every token of a batch, at every layer.
 
     Attributes:
-        values: ``[batch, layers + 1, groups, tokens]``, float32, on the CPU: level 0 is 1 on marked
-            tokens and 0 elsewhere, level l is after layer l. 0 on padding. Between 0 and 1; over
-            groups that cover the whole text it sums to 1, but for models with attention sinks,
-            whose share belongs to no token and which ``"exact"`` alone leaves out of account.
+        values: ``[batch, layers + 1, groups, tokens]``, float32, on the CPU, from 0 to 1. Level 0
+            is 1 on marked tokens and 0 elsewhere; level l is after layer l. 0 on padding. If the
+            groups divide the whole text among them, their values sum to 1. With attention sinks the
+            sum is smaller, because the share of a sink belongs to no token; only the form
+            ``"exact"`` does not count that share.
         groups: Names of the groups.
-        form: Which recursion.
+        form: Name of the recursion, see `guide_ext.influence.form_named`.
         mask: ``[batch, tokens]``, bool: False on padding.
-        prompt_tokens: Slots of the prompt; what follows was generated.
-        by_head: Attention of every head to the groups, ``[batch, layers, groups, heads, tokens]``,
-            float32, as the recursion saw it before it took the mean; None unless asked for.
-        token_ids: ``[batch, tokens]``, int64, of the text that was measured.
+        prompt_tokens: Length of the prompts, padding included; the tokens after it were generated.
+        by_head: Attention of every head to the groups, before the recursion takes the mean over
+            heads, ``[batch, layers, groups, heads, tokens]``, float32; None unless it was asked
+            for.
+        token_ids: Ids of the measured text, ``[batch, tokens]``, int64; None if it was given as
+            embeddings.
 
     """
 
@@ -40,18 +43,19 @@ class Influence:
     def at_end_of_prompt(self, tokens: int = 10) -> Tensor:
         """Return the mean over the last tokens of the prompt, after the last layer.
 
-        The paper predicts from it whether an instruction will be followed.
+        The paper uses it to predict whether an instruction will be followed.
 
         Args:
-            tokens: How many, from the end; fewer where a prompt is shorter.
+            tokens: How many tokens to average; a shorter prompt has fewer.
 
         Returns:
             ``[batch, groups]``, float32.
 
         Raises:
-            ValueError: If `tokens` is no whole number from 1.
+            ValueError: If `tokens` is not a whole number from 1.
 
         Example:
+            >>> import torch
             >>> values = torch.tensor([0.0, 1.0, 0.5, 0.25]).view(1, 1, 1, 4)
             >>> mask = torch.ones(1, 4, dtype=torch.bool)
             >>> Influence(values, ("rule",), "paper", mask, 4).at_end_of_prompt(2)

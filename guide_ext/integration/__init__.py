@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Steering for transformers models.
 
-Importing this registers ``attn_implementation="guide"``; `enable` prepares a loaded model, and
-`encode` turns marked text into what its `generate()` takes::
+Importing this registers ``attn_implementation="guide"``. `enable` prepares a loaded model, and
+`encode` turns marked text into arguments for its `generate()`::
 
     import guide_ext.integration as guide
 

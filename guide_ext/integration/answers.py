@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""From prompts to answers: load a checkpoint, steer it, read what it writes."""
+"""From prompts to answers: steer a model, generate, return the new text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from guide_ext.support.values import is_int
 def as_prompt(
     tokenizer: Any, text: str, *, system: str | None = None, chat: bool = True
 ) -> str | Chat:
-    """Wrap text as a chat where the tokenizer has a chat template, else leave it as it is.
+    """Wrap text as a chat if the tokenizer has a chat template, else return it as it is.
 
     Args:
         tokenizer: The model's tokenizer.
@@ -37,7 +37,7 @@ def as_prompt(
         Messages for :func:`encode`, or the text itself.
 
     Raises:
-        ValueError: ``system`` was given but the prompt is not a chat.
+        ValueError: If ``system`` is given but the prompt is not a chat.
 
     """
     if chat and getattr(tokenizer, "chat_template", None):
@@ -66,44 +66,45 @@ def complete(
 ) -> list[str]:
     """Answer prompts in left-padded batches and return the new text of each.
 
-    One answer a prompt, decoded greedily or by plain sampling from the model's own probabilities.
-    Of the checkpoint's ``generation_config`` only what the model knows of its texts holds: which
-    tokens and words end one, and which tokens may never come. Beams, penalties, cut-offs, other
-    numbers of answers and the rest do not; `guide_ext.integration.decoding` lists every field.
+    Each prompt gets one answer, decoded greedily or by plain sampling from the model's own
+    probabilities. Of the checkpoint's ``generation_config``, only fields that describe the model's
+    texts count: which tokens and words end a text, and which tokens may never come. Beams,
+    penalties, cut-offs, numbers of answers and the rest do not count.
+    `guide_ext.integration.decoding` lists every field.
 
-    A sampled answer depends on the seed, the prompt and the model alone: its noise is drawn on the
-    CPU for each prompt from a generator of its own, so that neither other prompts, their order,
-    the size of the batches nor other threads change it, and torch's global random state is
-    neither read nor changed. A prompt that comes several times, with the same marks, gets as many
-    answers; with other marks or another strength it is answered with the same noise, as fits a
-    comparison. One thing is out of reach: a row in a padded batch has the logits that it has alone
-    only up to rounding, so that an answer, sampled or greedy, may part from the one that it is
-    alone where two tokens are as good as equally likely. The same batches give the same bits.
+    A sampled answer depends only on the seed, the prompt and the model. Its noise is drawn on the
+    CPU, from a generator for each prompt. So other prompts, their order, the size of the batches
+    and other threads do not change it, and torch's global random state is neither read nor changed.
+    A prompt that is given several times with the same marks is sampled anew each time. With other
+    marks or another strength it is answered with the same noise, so that answers can be compared.
+
+    There is one exception: the logits of a row in a padded batch equal those of the same prompt
+    alone only up to rounding. Where two tokens are nearly equally likely, an answer, sampled or
+    greedy, may therefore differ from the one outside the batch. The same batches give the same
+    bits.
 
     Args:
         model: An enabled model, in evaluation mode.
         tokenizer: Its tokenizer.
         prompts: Texts or chats, with tags.
-        delta: Strength of level 2 in nats; levels 1 and 3 are half and twice of it.
-        steering: Another way to steer than GUIDE on all layers and heads; overrides ``delta``.
-        max_new_tokens: Most tokens to write per prompt; fewer where the model knows no further
-            positions.
+        delta: Δ of a level-2 mark, nats; levels 1 and 3 mean half and twice as much.
+        steering: Replaces ``delta``; for other methods than GUIDE on all layers and heads.
+        max_new_tokens: Longest answer, in tokens; shorter if the model has too few positions.
         temperature: 0 for greedy decoding, else multinomial sampling at this temperature.
-        seed: Seed of the sampling, of 64 bits.
+        seed: Seed of the sampling, a whole number of 64 bits.
         batch_size: Prompts per call of ``generate``.
-        stream: Print tokens to standard output while they come; needs a single prompt. On a
-            terminal control characters are shown as symbols; a file or a pipe gets them as they
-            are.
-        on_batch: Called after every batch with the number of prompts that it answered.
+        stream: Print the answer to standard output while it is written; needs a single prompt. A
+            terminal gets control characters as symbols; a file or a pipe gets them unchanged.
+        on_batch: Called after every batch with the number of prompts in it.
         on_token: Called after every step of a batch with the number of tokens that each of its
-            answers has by then.
+            answers has so far.
 
     Returns:
-        One string per prompt, special tokens removed.
+        One string per prompt, without special tokens.
 
     Raises:
-        ValueError: A prompt's tags are wrong, a prompt has more tokens than the model knows
-            positions, an argument is out of range, or the model is in training mode.
+        ValueError: If a prompt's tags are wrong, a prompt leaves no position for an answer, an
+            argument is out of range, or the model is in training mode.
 
     Example:
         >>> from guide_ext import integration as guide

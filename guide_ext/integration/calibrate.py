@@ -24,10 +24,10 @@ from guide_ext.support.values import as_float
 
 _GROUP = "emphasised"
 
-# What rounding in the model does to Influence, relative, in units of the model's dtype: half a unit
-# of bfloat16 was seen on 4 layers, as the scatter about a smooth curve; more layers scatter more.
+# Relative error of Influence through rounding in the model, in units of the model's dtype. On 4
+# layers in bfloat16, points scatter by half a unit about a smooth curve; with more layers by more.
 _ULPS = 2
-# Influence itself is float32, of which sums over tokens and heads lose some units.
+# Influence itself is float32; sums over tokens and heads lose some units of it.
 _LEAST_NOISE = 1e-6
 
 
@@ -49,42 +49,42 @@ def calibrate(
 ) -> Calibration:
     r"""Find the Δ that gives marked text the Influence of an emphasis in plain writing.
 
-    Measured is the text inside ``<!->``, ``<!!->`` and ``<!!!->``, which get Δ/2, Δ and 2Δ; marks
-    that state their own strength keep it in every pass and are not measured. All prompts run in one
-    batch, and an evaluation is one forward pass per `batch_size` prompts.
+    The text inside ``<!->``, ``<!!->`` and ``<!!!->`` is measured; it gets Δ/2, Δ and 2Δ. Marks
+    that state their own strength keep it in every pass and are not measured. To measure all prompts
+    at one Δ each takes one forward pass per `batch_size` prompts.
 
     Args:
         model: An enabled model, in evaluation mode.
         tokenizer: Its fast tokenizer.
         prompts: One prompt with emphasis tags, or several: text, `MarkedText` or chats, as for
-            `encode`. Several give one Δ for all, from the mean of their Influence, and that of
-            each.
+            `encode`. Several give one Δ for all, from the mean of their Influence, and one Δ for
+            each prompt alone.
         target: ``"uppercase"``: the Influence of the same text in upper case, at Δ = 0. A number:
             that many times the Influence at Δ = 0.
-        form: Which Influence: see `guide_ext.influence.form_named`.
-        last_tokens: Over how many tokens at the end of each prompt it is averaged.
-        min_delta: Lowest Δ, nats. Below 0 it allows for an emphasis that makes text count less.
+        form: Form of Influence, see `guide_ext.influence.form_named`.
+        last_tokens: How many tokens at the end of each prompt the Influence averages.
+        min_delta: Lowest Δ, nats. It must be below 0 to match an emphasis that lowers Influence.
         max_delta: Highest Δ, nats.
-        tolerance: How closely to look for Δ, nats.
+        tolerance: Width of the interval that Δ is narrowed to, nats.
         batch_size: Most prompts in one forward pass.
         trusted_roles: Roles of a chat whose tags act.
-        on_pass: Called after every forward pass with the number of them so far.
+        on_pass: Called after every forward pass with the number of passes so far.
         **template_kwargs: Passed on to the chat template.
 
     Returns:
-        Δ, how sure it is, the curve it was read from, and the Δ of every prompt. The same arguments
-        give the same result.
+        Δ, its interval, the curve that it was read from, and the Δ of every prompt. The same
+        arguments give the same result.
 
     Raises:
         CalibrationError: If no Δ in the range meets the target, or Influence does not rise with Δ.
         TagError: If a tag cannot be read.
-        ValueError: If the model is not enabled or trains, a prompt has no emphasis or none that
-            upper case changes, or an argument is out of range.
+        ValueError: If the model is not enabled or in training mode, a prompt has no emphasis or
+            none that upper case changes, or an argument is out of range.
 
     Source:
         GUIDE, section 2: "match the influence increase from Δ to a "natural" level that could be
-        achieved through conventional prompting, such as using uppercase". The paper leaves open
-        where Influence is read, and the search; its predictions average the last 10 tokens.
+        achieved through conventional prompting, such as using uppercase". The paper does not say
+        where Influence is read, nor how to search; its predictions average the last 10 tokens.
 
     Example:
         >>> from guide_ext import integration as guide
@@ -99,14 +99,7 @@ def calibrate(
     """
     goal = _goal(target)
     form_named(form)
-    for name, value in (("last_tokens", last_tokens), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
-    if model.training:
-        raise ValueError(
-            "model must be in evaluation mode, or dropout makes every pass another one, got one "
-            "that trains; call model.eval()"
-        )
+    _check(model, last_tokens=last_tokens, batch_size=batch_size)
     noise = max(_LEAST_NOISE, _ULPS * torch.finfo(model.dtype).eps)
     search = Search(min_delta, max_delta, tolerance, noise)
     texts = [
@@ -118,19 +111,15 @@ def calibrate(
     meter = _Meter(model, tokenizer, form, last_tokens, batch_size, on_pass)
     written = [_encode(tokenizer, *text) for text in texts]
     if goal == UPPERCASE:
-        louder = [
-            _encode(tokenizer, _in_upper_case(text, index), of_chat)
-            for index, (text, of_chat) in enumerate(texts)
-        ]
         at_zero: dict[int, float] = {}
-        targets = meter(louder, [0.0] * len(louder))
+        targets = _of_upper_case(tokenizer, texts, meter)
     else:
         plain = meter(written, [0.0] * len(written))
         at_zero = dict(enumerate(plain))
         targets = [float(goal) * value for value in plain]
 
     def measure(deltas: Mapping[int, float]) -> dict[int, float]:
-        # The search begins at Δ = 0, which a factor has measured already.
+        # The search begins at Δ = 0. With a factor as the target, that has been measured already.
         if at_zero and not any(deltas.values()):
             return {row: at_zero[row] for row in deltas}
         rows = list(deltas)
@@ -179,6 +168,28 @@ class _Meter:
         return found
 
 
+def _of_upper_case(
+    tokenizer: Any, texts: Sequence[tuple[MarkedText, bool]], meter: _Meter
+) -> list[float]:
+    """Return the Influence of each text with its emphasis in upper case, at Δ = 0."""
+    louder = [
+        _encode(tokenizer, _in_upper_case(text, index), of_chat)
+        for index, (text, of_chat) in enumerate(texts)
+    ]
+    return meter(louder, [0.0] * len(louder))
+
+
+def _check(model: Any, **counts: int) -> None:
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if model.training:
+        raise ValueError(
+            "model must be in evaluation mode, or dropout makes every pass another one, got one "
+            "that trains; call model.eval()"
+        )
+
+
 def _goal(target: str | float) -> str | float:
     factor = as_float(target)
     if target == UPPERCASE:
@@ -203,7 +214,7 @@ def _read(
     trusted_roles: Collection[str],
     template_kwargs: dict[str, Any],
 ) -> tuple[MarkedText, bool]:
-    """Return the marked text of a prompt, rendered if it is a chat, and whether it is one."""
+    """Return a prompt as marked text, with a chat rendered, and whether it is a chat."""
     of_chat = is_chat(prompt)
     if of_chat:
         text = render_chat(tokenizer, prompt, trusted_roles=trusted_roles, **template_kwargs)
@@ -228,7 +239,7 @@ def _read(
 
 
 def _encode(tokenizer: Any, text: MarkedText, of_chat: bool) -> Encoding:
-    """Tokenise, with emphasised text as the one Influence group."""
+    """Tokenise a text; its emphasised text becomes the only Influence group."""
     emphasis = [span for span in text.spans if span.group is None]
     watched = [Span(span.start, span.end, group=_GROUP) for span in emphasis if span.level]
     marked = MarkedText(text.text, (*emphasis, *watched))
@@ -237,7 +248,7 @@ def _encode(tokenizer: Any, text: MarkedText, of_chat: bool) -> Encoding:
 
 
 def _in_upper_case(text: MarkedText, index: int) -> MarkedText:
-    """Return the text with what is emphasised in upper case, and its spans where it then lies."""
+    """Return the text with its emphasis in upper case, and its spans moved accordingly."""
     raised = covered([span for span in text.spans if span.level], len(text.text))
     letters = [
         letter.upper() if is_raised else letter

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Read checkpoints: what is wrong with one, in one sentence; which dtype suits the processor."""
+"""Read checkpoints; say in one sentence why one cannot be read; choose a dtype for the CPU."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from guide_ext.machine.processor import why_slow
 T = TypeVar("T")
 
 _EXPECTED = "model must be a checkpoint folder or a hub id"
-# One of these is in every folder that a tokenizer was saved to.
+# Every folder that a tokenizer was saved to has one of these.
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json",
                     "vocab.txt", "spiece.model", "tekken.json")  # fmt: skip
 
 
 def read_tokenizer(name: str) -> Any:
-    """Load a tokenizer, padding left.
+    """Load a tokenizer with padding on the left.
 
     Args:
         name: A local folder or a hub id.
 
     Raises:
-        OSError: It cannot be found or read; in one sentence.
+        OSError: If it cannot be found or read; the message is one sentence.
 
     """
     _check_place(name)
@@ -56,13 +56,14 @@ def read_model(name: str, *, dtype: str, device: torch.device) -> PreTrainedMode
 
     Args:
         name: A local folder or a hub id.
-        dtype: Of the weights; ``"auto"`` for that of the checkpoint, or float32 where the model is
-            to run on a processor that is slow in it.
-        device: Where it is to run.
+        dtype: Dtype of the weights. ``"auto"`` is the one that they are stored in, or float32 if
+            the model is to run on a processor that is slow in that dtype.
+        device: Where the model is to run.
 
     Raises:
-        OSError: It cannot be found or read, or its weights are not all there; in one sentence.
-        ValueError: It is no causal language model.
+        OSError: If it cannot be found or read, or weights are missing or of another size; the
+            message is one sentence.
+        ValueError: If it is not a causal language model.
 
     """
     check_model(name)
@@ -86,9 +87,9 @@ def read_model(name: str, *, dtype: str, device: torch.device) -> PreTrainedMode
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Keep transformers and the hub from drawing bars, inside a ``with`` block.
+    """Keep transformers and the hub from drawing progress bars inside a ``with`` block.
 
-    In a file they are lines without end, and beside bars of others neither can be read.
+    In a file, bars become endless lines; next to bars of our own, neither can be read.
     """
     was_on = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
@@ -100,7 +101,7 @@ def without_bars() -> Iterator[None]:
 
 
 def check_model(name: str) -> None:
-    """Raise OSError where no model can be, before anything is read."""
+    """Raise OSError if a name cannot be that of a model, before anything is read."""
     _check_place(name)
     folder = Path(name)
     if folder.is_dir() and not _is_adapter(name) and not (folder / "config.json").is_file():
@@ -111,7 +112,7 @@ def check_model(name: str) -> None:
 
 
 def _is_adapter(name: str) -> bool:
-    """Tell whether a folder holds an adapter alone, which names its model."""
+    """Return whether a folder holds only an adapter, whose configuration names its model."""
     folder = Path(name)
     return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
 
@@ -124,7 +125,7 @@ def _load(name: str, dtype: str) -> PreTrainedModel:
         return found
 
     model, report = _read(name, "weights", load)
-    # transformers makes random numbers of what is not there or does not fit, and says so in a note.
+    # transformers replaces weights that are missing or do not fit by random numbers, with a note.
     missing = sorted(set(report["missing_keys"]) & {key for key, _ in model.named_parameters()})
     if missing:
         raise OSError(
@@ -141,14 +142,14 @@ def _load(name: str, dtype: str) -> PreTrainedModel:
 
 
 def _is_slow(config: Any, dtypes: set[torch.dtype]) -> bool:
-    """Tell whether the processor is slow in one of these; quantised weights stay as they are."""
+    """Return whether the processor is slow in one of these dtypes; False for quantised weights."""
     if getattr(config, "quantization_config", None) is not None:
         return False
     return any(why_slow(dtype) is not None for dtype in dtypes)
 
 
 def _stored(config: Any) -> set[torch.dtype]:
-    """Return the dtypes that a configuration names, its parts' too."""
+    """Return the dtypes that a configuration and its parts name."""
     return {
         part.dtype
         for part in _parts(config)
@@ -165,21 +166,21 @@ def _parts(config: Any) -> Iterator[Any]:
 
 
 def _check_place(name: str) -> None:
-    """Raise OSError where a name can be neither a folder here nor an id of the hub."""
+    """Raise OSError if a name is neither a local folder nor possibly a hub id."""
     path = Path(name)
     if name and path.is_dir():
         return
     if name and path.exists():
         raise NotADirectoryError(f"{_EXPECTED}, got the file {name!r}")
-    # "a/b" may be both; what no id can be was meant as a path.
+    # "a/b" may be either; a name that cannot be an id was meant as a path.
     if not name or name.count("/") > 1 or name.startswith((".", "~", "/")) or name.endswith("/"):
         raise FileNotFoundError(f"{_EXPECTED}, got {name!r}: there is no such folder")
 
 
 def _read(name: str, what: str, load: Callable[[], T]) -> T:
-    """Load something of a checkpoint; raise OSError that says in one sentence what went wrong.
+    """Load a part of a checkpoint; on failure, raise OSError that gives the reason in one sentence.
 
-    The libraries below raise nearly everything: KeyError, TypeError, their own exceptions.
+    The libraries below raise many kinds of errors: KeyError, TypeError, exceptions of their own.
     """
     try:
         return load()
@@ -198,7 +199,7 @@ def _read(name: str, what: str, load: Callable[[], T]) -> T:
 
 
 def _reason(error: Exception) -> str:
-    """Return the first line of an error; its kind where that says nothing by itself."""
+    """Return the first line of an error, after its type if the line alone says too little."""
     line = next(iter(str(error).strip().splitlines()), "").strip()
     kind = type(error).__name__
     return line if " " in line and isinstance(error, OSError | ValueError) else f"{kind}: {line}"

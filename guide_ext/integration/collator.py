@@ -14,22 +14,22 @@ from guide_ext.integration.inputs import pad_token_id
 from guide_ext.integration.model.state import is_enabled
 
 _IGNORED = -100  # a label that no loss of transformers or torch counts
-# What is padded, and with what; token ids and the attention mask besides.
+# Columns that are padded, and with what. Token ids and the attention mask are padded, too.
 _PADDING = {"labels": _IGNORED, "guide_bias": 0.0, "guide_share": 0.0}
 _KNOWN = ("input_ids", "attention_mask", "labels", "guide_bias", "guide_share", "guide_strength")
 
 
 class SteeringCollator:
-    """Pads examples with ``guide_bias`` into a batch, and refuses to lose it.
+    """Pads examples with ``guide_bias`` into a batch, and raises an error if the bias got lost.
 
-    The collators of transformers know no such column and cannot pad it. Trainer hands a collator
-    only those columns that the model's `forward` names; where ``guide_bias`` is not among them the
-    loss would be the unsteered one.
+    The collators of transformers cannot pad this column. Trainer passes a collator only the columns
+    that the model's `forward` names; without ``guide_bias`` among them, the model would be trained
+    unsteered.
 
     Args:
         model: The enabled model that is trained, or a wrapper of it: peft's, `torch.compile`'s,
             `DataParallel`, `DistributedDataParallel`.
-        tokenizer: Its tokenizer; decides the side and the token of padding.
+        tokenizer: Its tokenizer; gives the side and the token of padding.
 
     Raises:
         ValueError: If the model is not enabled.
@@ -47,32 +47,33 @@ class SteeringCollator:
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
-        """Check the model."""
         self._model = _inner(model)
         self._padding_side: str = tokenizer.padding_side
         self._padding_token = pad_token_id(tokenizer)
         self._check_model()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the model behind: processes that load data get a collator, not weights."""
+        """Leave out the model, so that processes that load data do not get its weights."""
         return {**self.__dict__, "_model": None}
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Make a batch.
 
         Args:
-            features: Examples with ``input_ids``; ``guide_bias`` or ``guide_share``, one number for
-                each token; if they like ``labels`` and ``attention_mask``, likewise, and
-                ``guide_strength``, ``[layers, heads]``. All with the same columns.
+            features: Examples, all with the same columns. Each has ``input_ids``, and
+                ``guide_bias`` or ``guide_share`` or both; it may have ``labels`` and
+                ``attention_mask``. All of these hold one number per token. It may also have
+                ``guide_strength``, ``[layers, heads]``.
 
         Returns:
-            ``input_ids``, ``attention_mask`` and ``labels``, int64 ``[batch, tokens]``;
-            ``guide_bias`` and ``guide_share``, float32 ``[batch, tokens]``, 0 on padding;
-            ``guide_strength``, float32 ``[batch, layers, heads]``.
+            ``input_ids`` and ``attention_mask``, int64 ``[batch, tokens]``, and the other columns
+            of the examples: ``labels``, int64 ``[batch, tokens]``; ``guide_bias`` and
+            ``guide_share``, float32 ``[batch, tokens]``, 0 on padding; ``guide_strength``, float32
+            ``[batch, layers, heads]``.
 
         Raises:
-            ValueError: If the model was disabled, a column is missing, unknown or of another length
-                than the tokens.
+            ValueError: If there is no example, the model was disabled, or a column is missing,
+                unknown or has another length than ``input_ids``.
 
         """
         self._check_model()
@@ -151,7 +152,7 @@ class SteeringCollator:
 
 
 def _inner(model: Any) -> Any:
-    """Return the model inside wrappers, whichever of them there are."""
+    """Return the enabled model inside any wrappers."""
     while not is_enabled(model):
         inner = getattr(model, "_orig_mod", getattr(model, "module", None))
         if inner is None and hasattr(model, "get_base_model"):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The Influence of one prompt, plain and guided, as a record of plain data.
+"""Measure the Influence of one prompt, plain and guided, as a record of plain data.
 
-`guide_ext.influence.record` says what a record holds.
+`guide_ext.influence.record` describes the record.
 """
 
 from __future__ import annotations
@@ -31,17 +31,21 @@ from guide_ext.marking.spans import DEFAULT_GROUP, MarkedText, Span, parse
 from guide_ext.marking.tokens import Encoding, encode_text
 from guide_ext.support.version import VERSION
 
-END_TOKENS = 10  # the mean at the end of a prompt that the paper predicts from
+END_TOKENS = 10  # the paper predicts from the mean over this many tokens at the end of a prompt
 _NOTHING_MARKED = (
     "prompt must mark the text whose Influence is wanted: <?-> ... <-?> measures, <!!-> ... <-!!> "
     "steers and measures; got no mark"
 )
-# A character has at most four bytes and so at most four tokens; two more see what is around it.
+# Tokens of context for decoding one: a character has at most four bytes and so at most four tokens,
+# and two more tokens show what is around it.
 _CONTEXT = 6
 
 
 def check_marked(*texts: str | None) -> None:
-    """Raise ValueError where no text has a mark, before anybody loads a model for nothing.
+    """Check that some text has a mark, so that no model is loaded in vain.
+
+    Args:
+        *texts: Texts with tags; None is skipped.
 
     Raises:
         ValueError: If nothing is marked.
@@ -68,23 +72,25 @@ def measure_prompt(
     model_name: str | None = None,
     on_token: Callable[[str, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Answer a prompt plainly and guided, and measure the Influence of its marks in both.
+    """Answer a prompt twice, plain and guided, and measure the Influence of its marks in both runs.
 
-    Groups are those of ``<?name-> ... <-?name>``. A prompt without any gets one, ``"marked"``, of
-    all text that it steers.
+    The groups are those of ``<?name-> ... <-?name>``. A prompt without such tags gets one group,
+    ``"marked"``, of all text whose marks steer.
 
     Args:
         model: An enabled model.
         tokenizer: Its fast tokenizer.
-        prompt: Text with tags, taken as it stands; or a chat, which the template renders.
-        delta: Δ of a level-2 mark in the guided run, nats. In the plain one no mark steers, not
+        prompt: Text with tags or a `MarkedText`, which gets no chat template; a chat, which the
+            template renders; or an `Encoding`.
+        delta: Δ of a level-2 mark in the guided run, nats. In the plain run no mark steers, not
             even one that states its own Δ.
-        form: Which recursion: see `guide_ext.influence.form_named`.
+        form: Name of the recursion, see `guide_ext.influence.form_named`.
         max_new_tokens: Longest answer, in tokens.
         temperature: 0 for greedy decoding, else multinomial sampling at this temperature.
         seed: Seed of the sampling, the same for both runs.
-        model_name: What to call the model; None for the name in its configuration.
-        on_token: Called after every token with the name of its run and the tokens of its answer.
+        model_name: Name of the model in the record; None for the name in its configuration.
+        on_token: Called after every token with the name of the run and the number of tokens of its
+            answer so far.
 
     Returns:
         A JSON-ready record, see `guide_ext.influence.record`.
@@ -111,14 +117,9 @@ def measure_prompt(
     form_named(form)
     encoding = _watched(_encoded(tokenizer, prompt))
     inputs = encode(model, tokenizer, encoding, delta=delta)
-    plain = {
-        name: value
-        for name, value in inputs.items()
-        if name == "guide_seed" or not name.startswith("guide_")
-    }
     tokens, seeds = inputs["input_ids"].shape[1], PromptSeeds(seed).of(inputs)
     nats = encoding.nats(delta)
-    ways: list[tuple[str, float, Mapping[str, Any]]] = [(PLAIN, 0.0, plain)]
+    ways: list[tuple[str, float, Mapping[str, Any]]] = [(PLAIN, 0.0, _unsteered(inputs))]
     if any(nats):
         ways.append((GUIDED, delta, inputs))
     runs = []
@@ -154,25 +155,42 @@ def measure_prompt(
             "groups": encoding.groups(),
         },
         "runs": runs,
-        "versions": {
-            "guide_ext": VERSION,
-            "torch": torch.__version__,
-            "transformers": importlib.metadata.version("transformers"),
-            "python": platform.python_version(),
-        },
+        "versions": _versions(),
         "machine": machine_facts(),
+    }
+
+
+def _unsteered(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the inputs without what steers; the groups to measure stay."""
+    return {
+        name: value
+        for name, value in inputs.items()
+        if name == "guide_seed" or not name.startswith("guide_")
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "guide_ext": VERSION,
+        "torch": torch.__version__,
+        "transformers": importlib.metadata.version("transformers"),
+        "python": platform.python_version(),
     }
 
 
 def token_texts(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
     """Return what each token adds to the text.
 
-    Decoded one by one, tokens of many vocabularies lose their spaces and the bytes of characters
-    that several tokens share. Here the last of them has the character and the others are empty.
+    Tokens are decoded in context. Decoded alone, tokens of many vocabularies lose their spaces, and
+    a character that several tokens share is lost. Here the last of these tokens gets the character,
+    and the others get an empty text.
 
     Args:
         tokenizer: The tokenizer.
-        token_ids: Ids, special ones too.
+        token_ids: Ids, including those of special tokens.
+
+    Returns:
+        One text per token.
 
     Example:
         >>> from guide_ext.integration import load_embedded
@@ -195,7 +213,7 @@ def token_texts(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
 
 
 def _decode(tokenizer: Any, token_ids: Sequence[int]) -> str:
-    """Decode without the placeholder of a character whose bytes are not complete."""
+    """Decode tokens; leave out the placeholder at the end for a character with bytes missing."""
     text: str = tokenizer.decode(
         list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
     )
@@ -204,7 +222,7 @@ def _decode(tokenizer: Any, token_ids: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class _Run:
-    """One answer: whole sequence ``[tokens]`` and what was measured on it, a batch of one."""
+    """One run: prompt and answer as one sequence, ``[tokens]``, and its Influence (one row)."""
 
     name: str
     delta: float
@@ -221,7 +239,7 @@ class _Run:
         last = levels[:, -1, prompt_tokens:]
         answer = last.mean(-1).tolist() if last.shape[1] else [None] * len(at_end)
         new = ids[prompt_tokens:]
-        # Texts depend on the tokens before them, so those of the answer come from the whole.
+        # The text of a token depends on those before it, so the whole sequence is decoded.
         return {
             "name": self.name,
             "delta": self.delta,
@@ -236,7 +254,7 @@ class _Run:
 
 
 def _rounded(value: float | None) -> float | None:
-    """Return six digits; None for what JSON cannot say, where a model computed NaN."""
+    """Round to six digits; return None for NaN and infinity, which JSON does not have."""
     return None if value is None or not math.isfinite(value) else round(value, 6)
 
 
@@ -249,7 +267,12 @@ def _encoded(tokenizer: Any, prompt: str | MarkedText | Chat | Encoding) -> Enco
 
 
 def _watched(encoding: Encoding) -> Encoding:
-    """Return the prompt with a group to measure."""
+    """Return the prompt with at least one group to measure.
+
+    Raises:
+        ValueError: If nothing is marked.
+
+    """
     if encoding.groups():
         return encoding
     if not encoding.token_spans:
@@ -268,6 +291,6 @@ def _described_tokens(tokenizer: Any, ids: Sequence[int]) -> list[dict[str, Any]
 
 
 def _name_of(model: Any) -> str:
-    """Return a hub id as it is, and of a folder its own name alone."""
+    """Return the name of a model: a hub id as it is, an absolute path without its parents."""
     name = str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
     return os.path.basename(os.path.normpath(name)) if os.path.isabs(name) else name

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""How answers are decoded: greedily or by plain sampling, whatever a checkpoint would like.
+"""How answers are decoded: greedily or by plain sampling, whatever a checkpoint prefers.
 
 A checkpoint's ``generation_config`` fills every option of ``generate()`` that a call leaves open.
-What it knows about its texts, such as the tokens that end one, is kept; what would make another
-thing of an answer than this package promises is put back. Every field is in one of the tables here.
+Here, fields that describe the model's texts, such as the tokens that end one, keep their values.
+Fields that would change how answers are chosen are reset. Every field is in one of the tables here.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _LOWEST_TEMPERATURE = 1e-4
 # What torch.Generator.manual_seed takes.
 _SEEDS = range(-(1 << 63), 1 << 64)
 
-_IDLE = "does nothing without a second model or an n-gram lookup, which are put back"
+_IDLE = "does nothing without a second model or an n-gram lookup, which are reset"
 KEPT = {
     "eos_token_id": "the model's own knowledge: which tokens end a text",
     "stop_strings": "the model's own knowledge: which words end a text",
-    "pad_token_id": "the model's own knowledge: what stands behind the end",
+    "pad_token_id": "the model's own knowledge: what follows the end",
     "bos_token_id": "the model's own knowledge: what a text begins with",
-    "decoder_start_token_id": "the model's own knowledge: likewise, of encoder-decoder models",
+    "decoder_start_token_id": "the model's own knowledge: what a text of the decoder begins with",
     "bad_words_ids": "the model's own knowledge: which tokens may never come",
-    "suppress_tokens": "the model's own knowledge: likewise",
+    "suppress_tokens": "the model's own knowledge: which tokens may never come",
     "begin_suppress_tokens": "the model's own knowledge: which tokens may never come first",
     "use_cache": "how the answer is computed, not which",
     "prefill_chunk_size": "how the answer is computed, not which",
@@ -47,14 +47,14 @@ KEPT = {
     "assistant_lookbehind": _IDLE,
     "assistant_ensemble_weight": _IDLE,
     "target_lookbehind": _IDLE,
-    "low_memory": "does nothing without contrastive search, which is put back",
+    "low_memory": "does nothing without contrastive search, which is reset",
     "_from_model_config": "where the configuration comes from",
     "transformers_version": "where the configuration comes from",
 }
-"""Fields of a checkpoint's ``generation_config`` that hold, each with the reason."""
+"""Fields that keep the value of a checkpoint's ``generation_config``, each with the reason."""
 
 _ONE = "a prompt has one answer, a row of tokens"
-_GREEDY = "greedy decoding takes the likeliest token, and takes it for good"
+_GREEDY = "greedy decoding takes the likeliest token and never changes it"
 _LOGITS = "the logits are the model's own: no penalty, no bonus"
 _SAMPLING = "sampling is by the model's own probabilities at the caller's temperature"
 _LENGTH = "max_new_tokens alone says how long an answer may be"
@@ -110,21 +110,22 @@ RESET: dict[str, tuple[Any, str]] = {
     "max_cache_len": (None, _CACHE),
     "continuous_batching_config": (None, "generate() has no use for it, and says so each time"),
 }
-"""Fields that are put back, each with the value that does nothing and the reason."""
+"""Fields that are reset, each with its neutral value and the reason."""
 
 STATED = {
-    "do_sample": "off: sampling is by noise that each row draws from its own seed, `RowSampling`",
-    "max_new_tokens": "the caller's, as far as the model knows positions",
+    "do_sample": "off: `RowSampling` samples by noise that each row draws from its own seed",
+    "max_new_tokens": "the caller's; less if the model knows too few positions",
 }
-"""Fields that every call states."""
+"""Fields that every call sets."""
 
 
 class RowSampling(LogitsProcessor):  # type: ignore[misc]
     """Sample by greedy decoding: add Gumbel noise, drawn for each row from its own seed.
 
-    The largest of ``logits / temperature + noise`` is distributed as softmax says, so that greedy
-    decoding of it is multinomial sampling. `generate()` draws for a whole batch from torch's global
-    generator: there an answer depends on what else is in its batch, and on other threads.
+    The index of the largest of ``logits / temperature + noise`` is distributed as the softmax of
+    ``logits / temperature``, so greedy decoding with noise is multinomial sampling. `generate()`
+    itself draws for a whole batch from torch's global generator; then an answer would depend on the
+    other prompts of its batch, and on other threads.
 
     Args:
         seeds: One for each row.
@@ -142,29 +143,28 @@ class RowSampling(LogitsProcessor):  # type: ignore[misc]
     """
 
     def __init__(self, seeds: Sequence[int], temperature: float) -> None:
-        """Make a generator for every row."""
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         self._temperature = temperature
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Return the noisy logits, ``[rows, vocabulary]``."""
+        """Return the logits with noise, ``[rows, vocabulary]``."""
         size = scores.shape[-1]
         drawn = [torch.empty(size).exponential_(generator=g) for g in self._generators]
         return scores.float() / self._temperature - torch.stack(drawn).log().to(scores.device)
 
 
 class PromptSeeds:
-    """Makes a seed for each prompt, from the caller's and from the prompt alone.
+    """Makes a seed for each prompt from the caller's seed and the tokens of the prompt.
 
-    Neither other prompts nor their order matter. Marks do not either, so that a plain and a guided
-    answer are drawn with the same noise. A prompt that comes again, marks and all, gets another
-    seed each time.
+    Other prompts and their order do not matter. Marks do not matter either, so that a plain and a
+    guided answer are drawn with the same noise. If a prompt comes again with the same marks, it
+    gets another seed each time.
 
     Args:
-        seed: The caller's.
+        seed: The caller's seed.
 
     Raises:
-        ValueError: If it is no whole number of 64 bits.
+        ValueError: If it is not a whole number of 64 bits.
 
     Example:
         >>> from guide_ext import integration as guide
@@ -177,7 +177,6 @@ class PromptSeeds:
     """
 
     def __init__(self, seed: int) -> None:
-        """Begin with no prompt seen."""
         self._seed = check_seed(seed)
         self._seen: Counter[tuple[Any, ...]] = Counter()
 
@@ -207,17 +206,17 @@ def decoding_options(
 
     Args:
         model: The model.
-        tokens: Tokens of the prompt.
-        max_new_tokens: Most tokens to write; fewer where the model knows no further positions.
+        tokens: Number of tokens in the prompt.
+        max_new_tokens: Most tokens to write; fewer if the model knows too few positions.
         temperature: 0 for greedy decoding, else multinomial sampling at this temperature.
-        seeds: For sampling, one for each prompt.
-        tokenizer: The model's, for checkpoints with words that end a text.
+        seeds: For sampling, one seed per prompt.
+        tokenizer: The model's tokenizer; needed if the checkpoint has ``stop_strings``.
 
     Raises:
-        ValueError: If the temperature or the number of new tokens is out of range, the prompt has
-            more tokens than the model knows positions, the model is in training mode, or its
-            ``generation_config`` has a field that nobody has decided about, or words that end a
-            text and no such token.
+        ValueError: If the temperature or the number of new tokens is out of range, the prompt
+            leaves no position for an answer, the model is in training mode, or its
+            ``generation_config`` has a field that is in none of the tables here, or has
+            ``stop_strings`` without an ``eos_token_id``.
 
     Example:
         >>> from guide_ext import integration as guide
@@ -255,16 +254,16 @@ def decoding_options(
 
 
 class CompleteConfig(GenerationConfig):  # type: ignore[misc]
-    """Settings that are complete: `generate()` fills nothing in from the checkpoint's."""
+    """Complete settings: `generate()` adds nothing from the checkpoint's ``generation_config``."""
 
     def update(self, defaults_only: bool = False, **fields: Any) -> dict[str, Any]:
-        """Take what a caller states, and no defaults."""
+        """Update fields that a caller sets; ignore defaults."""
         found: dict[str, Any] = {} if defaults_only else super().update(**fields)
         return found
 
 
 def _decided(wishes: Any, max_new_tokens: int) -> GenerationConfig:
-    """Make the settings of an answer from a checkpoint's."""
+    """Return the settings for an answer, given those of the checkpoint."""
     for name in sorted(set(vars(GenerationConfig())) - {*KEPT, *RESET, *STATED}):
         if getattr(wishes, name, None) is not None:
             raise ValueError(
@@ -281,10 +280,10 @@ def _decided(wishes: Any, max_new_tokens: int) -> GenerationConfig:
 
 
 def check_seed(seed: int) -> int:
-    """Return a seed.
+    """Return the seed.
 
     Raises:
-        ValueError: If it is no whole number of 64 bits.
+        ValueError: If it is not a whole number of 64 bits.
 
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or seed not in _SEEDS:
@@ -294,13 +293,13 @@ def check_seed(seed: int) -> int:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed torch's global random state inside a ``with`` block, and put the caller's back after it.
+    """Seed torch's global random state inside a ``with`` block, and restore it afterwards.
 
-    For training, which draws from that state; threads share it. Answers have generators of their
-    own, see `complete`.
+    This is for training, which draws from the global state. Threads share that state; answers have
+    generators of their own, see `complete`.
 
     Raises:
-        ValueError: If it is no whole number of 64 bits.
+        ValueError: If the seed is not a whole number of 64 bits.
 
     Example:
         >>> with seeded(3):
@@ -311,7 +310,7 @@ def seeded(seed: int) -> Iterator[None]:
 
     """
     check_seed(seed)
-    # Naming every device keeps fork_rng from warning.
+    # fork_rng warns unless the devices are given.
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
@@ -324,7 +323,7 @@ def check_temperature(temperature: float) -> None:
         ValueError: If it is neither 0 nor a finite number that logits can be divided by.
 
     """
-    number = as_float(temperature)  # NaN for what is none
+    number = as_float(temperature)  # NaN if it is not a number
     if not (number == 0 or _LOWEST_TEMPERATURE <= number < math.inf):
         msg = (
             f"temperature must be 0 (greedy) or a finite number from {_LOWEST_TEMPERATURE}, "
@@ -334,12 +333,12 @@ def check_temperature(temperature: float) -> None:
 
 
 def has_room(model: PreTrainedModel, tokens: int, wanted: int) -> bool:
-    """Say whether the model knows positions for a prompt of so many tokens and its whole answer."""
+    """Return whether the model has positions for a prompt of `tokens` and `wanted` new tokens."""
     return is_int(wanted) and _new_tokens(model, tokens, wanted) == wanted
 
 
 def _new_tokens(model: PreTrainedModel, tokens: int, wanted: int) -> int:
-    """Return how many tokens a prompt may be continued by; raise ValueError if by none."""
+    """Return how many tokens fit after the prompt, at most `wanted`; raise ValueError if none."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if not isinstance(positions, int) or positions <= 0:
         return wanted

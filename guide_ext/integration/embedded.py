@@ -17,9 +17,9 @@ def load_embedded(
     """Load the embedded model, enabled and on the CPU, and its tokenizer.
 
     Args:
-        path: Folder of another model of the same kind, for example one that was retrained; None for
-            the one in the package.
-        dtype: Of the weights in memory: ``"auto"`` as stored, or a torch dtype's name.
+        path: Folder of another model of the same kind, for example a retrained one; None for the
+            model in the package.
+        dtype: Dtype of the weights in memory, see `load`.
 
     Returns:
         The model, in evaluation mode, and the tokenizer.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Prepare a loaded transformers model for steering, and put it back."""
+"""Prepare a loaded transformers model for steering, and undo that."""
 
 from __future__ import annotations
 
@@ -35,20 +35,22 @@ _METHODS = (GuidedGenerate, PrepareInputs)
 
 
 def enable(model: Model) -> Model:
-    """Let a model take ``guide_bias`` and ``guide_strength`` in `forward()` and `generate()`.
+    """Make a model accept ``guide_bias`` and the other steering arguments.
 
-    The model is compared with eager attention on a tiny input first. A model that reworks its
-    attention mask gets dense masks (slower, exact); a model that still differs is refused, and so
-    is one that computes another thing from a cache than from the whole text when steered. Without
-    steering arguments an enabled model computes what it computes under
-    ``attn_implementation="guide"``, bit for bit. Enable before `torch.compile`. Enabling twice does
-    nothing more.
+    The arguments are ``guide_bias``, ``guide_strength``, ``guide_share`` and ``guide_seed``, as
+    `encode` returns them. Both `forward()` and `generate()` accept them.
+
+    First the model is compared with eager attention on a tiny input. A model that reworks its
+    attention mask gets dense masks, which are slower but exact. A model that still differs is
+    refused, and so is a model whose steered output with a cache differs from that without. Without
+    steering arguments, an enabled model computes the same bits as under
+    ``attn_implementation="guide"``. Enable before `torch.compile`. Enabling twice changes nothing.
 
     The signature of `forward()` names the steering arguments, so that transformers' Trainer keeps
-    the columns of a data set that hold them; for that the model gets a class of the same name that
-    is derived from its own. A model that was never enabled refuses steering arguments in
-    `generate()`; its `forward()` ignores any unknown keyword argument unless it runs under
-    ``attn_implementation="guide"``, and Trainer drops them: `SteeringCollator` notices.
+    the columns of a data set that hold them. For that, the model gets a class that is derived from
+    its own and has the same name. A model that was never enabled refuses steering arguments in
+    `generate()`. Its `forward()` ignores them, as any unknown keyword argument, unless it runs
+    under ``attn_implementation="guide"``. Trainer drops them; `SteeringCollator` notices that.
 
     Args:
         model: A decoder-only model of transformers, loaded in any way and on any device.
@@ -58,8 +60,8 @@ def enable(model: Model) -> Model:
 
     Raises:
         UnsupportedModelError: If the model cannot be steered exactly; it is left as it was.
-        ValueError: If `model` is not a transformers model, or a part of it, or a model that it is
-            a part of, is enabled.
+        ValueError: If `model` is not a transformers model; or if a part of it, or a model that it
+            is a part of, is enabled already.
 
     Example:
         >>> import torch
@@ -101,14 +103,15 @@ def enable(model: Model) -> Model:
 
 
 def disable(model: Model) -> Model:
-    """Undo `enable`: hooks, keyword arguments and the attention implementation of before.
+    """Undo `enable`: remove hooks and steering arguments, restore the attention implementation.
 
-    Only the class stays, and the wrapper of a `forward` that stood on the model (accelerate's
-    hooks), so that `forward()` refuses steering arguments from now on: nobody shall take the loss
-    of a disabled model for a steered one. A copy and a pickle have the old class.
+    The class that `enable` gave the model stays, and so does the wrapper of a `forward` that was an
+    attribute of the model (accelerate's hooks). So `forward()` refuses steering arguments from now
+    on, and nobody can mistake the loss of a disabled model for a steered one. Copies and pickles
+    have the old class.
 
     Args:
-        model: An enabled model; any other is left alone.
+        model: An enabled model; any other model is left as it is.
 
     Returns:
         The same object.
@@ -172,11 +175,11 @@ def _attach(model: Any, state: ModelState) -> None:
     model.set_attn_implementation(findings.implementation)
     count, most = len(findings.layers), findings.num_heads
     for index, layer in enumerate(findings.layers):
-        # No table fits a layer of fewer heads: handed all numbers, the op refuses them.
+        # A layer with fewer heads than the table gets all numbers of its row; the op refuses them.
         own = findings.heads[index]
         here = own.here if own.total == most else slice(most)
         setattr(layer, LAYER_ATTRIBUTE, TablePlace(index, count, most, here))
-    # First of all hooks, so that whatever fails later finds the frame pushed.
+    # The first of all hooks, so that the frame has been pushed when a later hook fails.
     state.handles.append(
         model.register_forward_pre_hook(_before_forward, prepend=True, with_kwargs=True)
     )
@@ -233,7 +236,7 @@ def _before_forward(
 
 
 def _values_are_known(frame: Frame, bias: torch.Tensor) -> bool:
-    """Say whether `generate()` has looked at the values, or nobody can, as a graph is recorded."""
+    """Return whether values need no check: `generate()` did it, or a graph is being recorded."""
     if torch.compiler.is_compiling():
         return True
     if bias.is_cuda and torch.cuda.is_current_stream_capturing():
@@ -242,9 +245,16 @@ def _values_are_known(frame: Frame, bias: torch.Tensor) -> bool:
 
 
 def _refuse_lost_gradients(model: Any, implementation: str) -> None:
-    """Activation checkpointing runs layers again after the call, when its frame is gone."""
+    """Refuse activation checkpointing with dense masks.
+
+    It runs layers again after the call, when the frame with the bias is gone.
+
+    Raises:
+        ValueError: If it is on and the model trains.
+
+    """
     if implementation == "guide" or not (model.training and torch.is_grad_enabled()):
-        return  # a carrier is an argument of the layer, so it is there again
+        return  # a carrier is an argument of the layer, which gets it again
     if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         raise ValueError(
             f"activation checkpointing must be off to train a steered {type(model).__name__}, "
@@ -253,7 +263,7 @@ def _refuse_lost_gradients(model: Any, implementation: str) -> None:
 
 
 def _note_carried(frame: Frame, masks: object) -> None:
-    """Find out whether the masks of this call carry the bias, since `generate()` made them."""
+    """Note in the frame that the masks of this call carry the bias, if `generate()` made them."""
     outer = frame.outer
     if outer is not None and masks is not None and masks is outer.masks:
         frame.carried = True
@@ -261,7 +271,12 @@ def _note_carried(frame: Frame, masks: object) -> None:
 
 
 def _after_forward(model: nn.Module, args: tuple[Any, ...], output: object) -> None:
-    """Drop the frame, and never let a bias be lost in silence."""
+    """Drop the frame of a call.
+
+    Raises:
+        RuntimeError: If the call was steered and the bias did not reach every layer.
+
+    """
     frame = pop()
     if output is None or frame is None or not frame.is_steered:
         return
@@ -279,10 +294,10 @@ def _after_forward(model: nn.Module, args: tuple[Any, ...], output: object) -> N
 
 
 def _leaves_layers_out(model: Any, num_hidden_layers: int | None) -> bool:
-    """Say whether a call may run without some layers: drafts of an early exit, and layerdrop."""
+    """Return whether this call may leave out layers: an early-exit draft, or layerdrop."""
     config = model.config.get_text_config()
     present = getattr(config, "num_hidden_layers", None)
     if isinstance(present, int) and num_hidden_layers is not None and present < num_hidden_layers:
-        return True  # generate(assistant_early_exit=...) lowers it for as long as it drafts
+        return True  # generate(assistant_early_exit=...) lowers it while it drafts
     names = ("layerdrop", "decoder_layerdrop", "encoder_layerdrop")
     return model.training and any(getattr(config, name, 0) for name in names)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How steering reaches every step of `generate()`."""
+"""Carry steering arguments to every step of `generate()`."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from guide_ext.integration.modes import check_mode, setting_of
 
 
 class _Method:
-    """Stand-in for a method of one model, found on the model and not on its class.
+    """Replaces a method of one model, as an attribute of the model and not of its class.
 
-    An object and not a closure, so that a copied or pickled model calls itself and not the first.
+    It is an object and not a closure, so that a copied or pickled model calls itself and not the
+    model that it was copied from.
     """
 
     name: str
 
     def __init__(self, model: Any) -> None:
-        """Stand in for the method of `model`."""
         self._model = model
 
     @property
     def _wrapped(self) -> Callable[..., Any]:
-        """What stood there before: somebody else's stand-in, or the method of the class."""
+        """The replaced method: an attribute that the model had before, or that of the class."""
         before: Callable[..., Any] | None = state_of(self._model).methods_before[self.name]
         if before is not None:
             return before
@@ -47,7 +47,7 @@ class _Method:
 class GuidedGenerate(_Method):
     """Checks the steering arguments of `generate()` before anything runs.
 
-    Here the length of the prompt is known, and looking at values waits for the device only once.
+    Here the length of the prompt is known, and checking the values waits for the device only once.
     """
 
     name = "generate"
@@ -58,8 +58,8 @@ class GuidedGenerate(_Method):
         if share is not None:
             kwargs["guide_bias"] = arguments.bias_beside(share, kwargs.get("guide_bias"))
         arguments.check_companions(kwargs.get("guide_bias"), kwargs.get("guide_strength"), [])
-        # An assistant is called by the generate() of the main model, with that one's bias, which is
-        # the prompt's and was looked at, and with a text that grows.
+        # The generate() of a main model calls that of its assistant with its own bias, which covers
+        # the prompt and has been checked, and with a text that has grown.
         outer = current()
         is_assistant = outer is not None and outer.is_generation
         is_steered = kwargs.get("guide_bias") is not None
@@ -85,8 +85,8 @@ class GuidedGenerate(_Method):
         rows, tokens = arguments.input_size(args or (kwargs.get("inputs"),), kwargs)
         mask = kwargs.get("attention_mask")
         arguments.check_own_mask(mask)
-        # A given cache may hold the beginning of the text. Then the mask counts all of it, whether
-        # the input does or not; without a mask transformers takes the input for all of it.
+        # A given cache may hold the beginning of the text. Then the mask covers the whole text,
+        # whether or not the input does. Without a mask, transformers takes the input as the whole.
         caches.check_cache(findings.cache_argument, kwargs)
         seen = _seen(caches.cache_of(findings.cache_argument, kwargs))
         whole = mask.shape[1] if isinstance(mask, Tensor) else tokens
@@ -110,7 +110,7 @@ class GuidedGenerate(_Method):
             )
 
     def _implied_mask(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-        """Make the mask that `generate()` takes for granted where a prompt has padding tokens."""
+        """Return the mask that `generate()` will infer from padding tokens in the prompt."""
         prompt = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs"))
         padding = setting_of("pad_token_id", self._model, kwargs)
         end = setting_of("eos_token_id", self._model, kwargs)
@@ -121,14 +121,15 @@ class GuidedGenerate(_Method):
 
 
 class PrepareInputs(_Method):
-    """Takes the steering arguments through every step of `generate()`.
+    """Carries the steering arguments through every step of `generate()`.
 
     `generate()` accepts the keyword arguments that the signature of this method names, repeats
-    their rows for beams and return sequences, and passes them on at every step. With a static cache
-    transformers makes the masks here, outside the compiled forward; then the bias travels in them.
+    their rows for beams and return sequences, and passes them to this method at every step. With a
+    static cache, transformers makes the masks here, outside the compiled forward, and the masks
+    carry the bias.
 
-    The bias is that of the prompt at every step: longer than the text so far while a prompt is read
-    in chunks, shorter as soon as the model has written a token.
+    At every step the bias is that of the whole prompt. It is longer than the text so far while a
+    prompt is read in chunks, and shorter once the model has written a token.
     """
 
     name = "prepare_inputs_for_generation"
@@ -161,7 +162,7 @@ class PrepareInputs(_Method):
         if outer is not None:
             outer.has_steps = True
         if frame.bias is not None and kwargs.get("is_first_iteration") and not in_generate:
-            arguments.check_values(frame.bias, frame.strength)  # a loop that somebody wrote
+            arguments.check_values(frame.bias, frame.strength)  # called from a loop of a user
         with using(frame):
             inputs: dict[str, Any] = self._wrapped(input_ids, *args, **kwargs)
         if frame.bias is not None and not frame.applied:
@@ -169,7 +170,7 @@ class PrepareInputs(_Method):
         elif frame.applied and outer is not None:
             outer.masks = inputs.get("attention_mask")
             outer.folded_lengths = frame.folded_lengths
-        # Here, outside a compiled forward, the cache is made ready for what the step measures.
+        # Done here, outside a compiled forward: make room for the Influence of this step.
         state_of_call(model, guide_seed, (), inputs)
         if guide_seed is not None and caches.cache_of(findings.cache_argument, inputs) is None:
             inputs["guide_seed"] = guide_seed
@@ -182,14 +183,14 @@ class PrepareInputs(_Method):
         strength: Tensor | None,
         share: Tensor | None,
     ) -> None:
-        """Give the steering arguments to the forward call that will make the masks."""
+        """Pass the steering arguments on to the forward call, which will make the masks."""
         mask = inputs.get("attention_mask")
         if isinstance(mask, dict) or getattr(mask, "ndim", 2) == 4:
             raise ValueError(
                 f"cache_implementation must be dynamic to steer {type(self._model).__name__}, "
                 "which reworks its own masks, got a static cache"
             )
-        # Exactly the slots of this step: new tokens have no bias, later chunks are still to come.
+        # Exactly the slots of this step: 0 for new tokens, and nothing for later chunks.
         name = state_of(self._model).findings.cache_argument
         caches.check_cache(name, inputs)
         seen = caches.seen_tokens(caches.cache_of(name, inputs))
@@ -209,5 +210,5 @@ class PrepareInputs(_Method):
 
 
 def _seen(cache: Any) -> int:
-    """Count the slots of a cache, waiting for its device if need be: once per prompt."""
+    """Return the number of slots in a cache; this may wait for the device, once per prompt."""
     return int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""From prompts with tags to the keyword arguments of `generate()`."""
+"""Turn prompts with tags into the keyword arguments of `generate()`."""
 
 from __future__ import annotations
 
@@ -49,31 +49,35 @@ def encode(
         model: An enabled model; decides the device and the number of layers and heads.
         tokenizer: Its fast tokenizer.
         prompts: A text with tags, a chat (list of messages, rendered with the tokenizer's template
-            and a generation prompt), a `MarkedText` or an `Encoding`; or a list of such, which
+            and a generation prompt), a `MarkedText` or an `Encoding`; or a list of these, which
             becomes a left-padded batch.
-        delta: Δ of a level-2 mark, nats; short for ``steering=Steering.guide(delta)``. 1 if neither
-            is given.
-        steering: What marks mean, for all prompts or one per prompt.
-        min_share: Instead of either: the share of the attention, from 0 to below 1, that the marked
-            tokens of a prompt shall have at least, in every row of every head.
+        delta: Δ of a level-2 mark, nats; short for ``steering=Steering.guide(delta)``. Without
+            `delta`, `steering` and `min_share` it is 1.
+        steering: What marks mean, one for all prompts or one per prompt.
+        min_share: Instead of `delta` or `steering`: the minimum share of the attention, from 0 to
+            below 1, that the marked tokens of a prompt get together, in every row of every head.
         trusted_roles: Roles of a chat whose tags act.
-        max_length: Longest prompt in tokens. Cutting a marked token off is an error; so is an
-            `Encoding` that is longer.
+        max_length: Longest prompt, in tokens; a longer text is truncated. To cut off a marked token
+            is an error, and so is an `Encoding` that is longer.
         **template_kwargs: Passed on to the chat template; see `guide_ext.chat.encode_chat`.
 
     Returns:
-        ``input_ids`` and ``attention_mask``, int64 ``[batch, tokens]``; ``guide_bias``, float32
-        ``[batch, tokens]``, nats; unless every layer and head is steered also ``guide_strength``,
-        float32 ``[batch, layers, heads]``. With `min_share` also ``guide_share``, float32 ``[batch,
-        tokens]``, `min_share` on marked tokens. With ``<?->`` tags ``guide_seed``, float32
-        ``[batch, groups, tokens]``, 1 on the tokens of each group, whose names are ``.groups``:
-        for `influence` and `generate_with_influence`; other calls have no use for it.
+        ``input_ids`` and ``attention_mask``, int64 ``[batch, tokens]``, and
+
+        * ``guide_bias``, float32 ``[batch, tokens]``, nats; with `min_share` instead
+          ``guide_share``, float32 ``[batch, tokens]``, `min_share` on marked tokens;
+        * ``guide_strength``, float32 ``[batch, layers, heads]``, unless every layer and head is
+          steered;
+        * with ``<?->`` tags ``guide_seed``, float32 ``[batch, groups, tokens]``, 1 on the tokens of
+          each group; the names of the groups are ``.groups``. Only `influence` and
+          `generate_with_influence` use it.
 
     Raises:
         TagError: If tags do not match, or stand where none is read: in a role that is not trusted,
             a field that is not the content, an argument of the chat template.
-        ValueError: If the model is not enabled, the tokenizer is slow, a mark matches no token,
-            `delta` is not finite or comes with `steering`, or a layer or head is not in the model.
+        ValueError: If the model is not enabled, the tokenizer is not fast, a mark matches no token,
+            `delta` is not finite, a layer or head is not in the model, or more than one of `delta`,
+            `steering` and `min_share` is given.
 
     Example:
         >>> from tokenizers import Tokenizer, models, pre_tokenizers
@@ -123,7 +127,7 @@ def encode(
     if min_share is not None:
         tensors |= {"guide_bias": None, "guide_share": min_share * batch.bias}
     if batch.strength is not None:
-        strength_size(model)  # refuses a model of which the table would miss a part
+        strength_size(model)  # raises if some layers or heads of the model are not known here
     device = _input_device(model)
     inputs = Inputs((name, t.to(device)) for name, t in tensors.items() if t is not None)
     inputs.groups = batch.groups
@@ -131,7 +135,7 @@ def encode(
 
 
 def _marks_alone(min_share: float, delta: float | None, steering: object) -> Steering:
-    """Return a steering that puts 1 on every marked token."""
+    """Return a steering whose bias is 1 on every marked token and 0 elsewhere."""
     if delta is not None or steering is not None:
         raise ValueError(
             "min_share must come without delta and steering, which say otherwise how strong a mark "
@@ -187,7 +191,7 @@ def is_chat(prompt: object) -> TypeGuard[Chat]:
 
 
 def pad_token_id(tokenizer: Any) -> int:
-    """Any token does: attention never sees it."""
+    """Return a token id for padding. Any id will do, because attention never sees it."""
     for name in ("pad_token_id", "eos_token_id"):
         token = getattr(tokenizer, name, None)
         if token is not None:
@@ -196,5 +200,5 @@ def pad_token_id(tokenizer: Any) -> int:
 
 
 def _input_device(model: Any) -> Any:
-    """Where the embedding is; the rest of a spread-out model follows."""
+    """Return the device of the embedding, where a model that is spread over devices begins."""
     return model.get_input_embeddings().weight.device

@@ -11,18 +11,18 @@ from transformers import PreTrainedModel
 from guide_ext.integration.checkpoint import check_model, read_model, read_tokenizer
 from guide_ext.integration.enable import enable
 
-# What models compute in; torch has other dtypes, for storage.
+# The dtypes that models can compute in.
 DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
 
 
 def load_tokenizer(name: str) -> Any:
-    """Load a tokenizer ready for generation: left padding, a padding token.
+    """Load a tokenizer for generation: with left padding and a padding token.
 
     Args:
         name: A local folder or a hub id.
 
     Raises:
-        OSError: The tokenizer cannot be found or read.
+        OSError: If the tokenizer cannot be found or read.
 
     Example:
         >>> from importlib.resources import files
@@ -41,22 +41,22 @@ def load_tokenizer(name: str) -> Any:
 def load(
     name: str, *, dtype: str = "auto", device: str | None = None, steerable: bool = True
 ) -> tuple[PreTrainedModel, Any]:
-    """Load a checkpoint and its tokenizer and prepare the model for steering.
+    """Load a checkpoint and its tokenizer, and enable the model.
 
     Args:
         name: A local folder or a hub id, as ``from_pretrained`` takes it.
         dtype: ``"auto"``, ``"float32"``, ``"bfloat16"``, ``"float16"`` or ``"float64"``. Auto is
-            as stored, and on a CPU that has no instructions for products in that dtype float32,
-            which is many times as fast there.
+            the stored dtype. On a CPU that has no instructions for products in that dtype, auto is
+            float32, which is many times as fast there.
         device: Where to put the model, e.g. ``"cuda:0"``. Default: a GPU if there is one, else CPU.
-        steerable: False leaves the model as it was loaded, as the baseline of a comparison.
+        steerable: Whether to enable the model; False for the baseline of a comparison.
 
     Returns:
-        The model, in evaluation mode, enabled where ``steerable``; the tokenizer, padding left.
+        The model, in evaluation mode, and the tokenizer, with left padding.
 
     Raises:
-        ValueError: There is no such dtype or device, or the model cannot be steered exactly.
-        OSError: The checkpoint cannot be found or read, or lacks weights.
+        ValueError: If there is no such dtype or device, or the model cannot be steered exactly.
+        OSError: If the checkpoint cannot be found or read, or lacks weights.
 
     Example:
         >>> from importlib.resources import files
@@ -78,7 +78,7 @@ def load(
 
 
 def _device(name: str) -> torch.device:
-    """Return a device of this machine; raise ValueError where there is no such one."""
+    """Return a device of this machine; raise ValueError if there is no such device."""
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Low-rank adapters (LoRA) by the library peft: attach, train on packed samples, save, merge.
 
-peft is needed by what trains and loads adapters and by nothing else, so it is imported on use.
+peft is imported on use, because only code that trains or loads adapters needs it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 
 _SAMPLE = 6  # tokens of each sample of the check
-# Of what other tokens do to their own sample; only rounding may be left of it in another one.
+# Exchanged tokens may change the logits of another sample by at most this fraction of the change in
+# their own sample: only rounding.
 _LARGEST_LEAK = 1e-2
 
 
@@ -36,15 +37,15 @@ def attach_adapter(
 ) -> Any:
     """Freeze a model and put an adapter on every linear module but the output head.
 
-    A weight ``W`` becomes ``W + alpha / rank · B A``. ``B`` starts at zero, so that the adapted
-    model starts as the model itself.
+    A weight ``W`` becomes ``W + alpha / rank · B A``. ``B`` starts at zero, so at first the adapted
+    model computes the same as the model itself.
 
     Args:
         model: A model that is not enabled; it is changed in place.
-        rank: Rows of ``A`` and columns of ``B``.
+        rank: Number of rows of ``A`` and of columns of ``B``.
         alpha: Scale of the adapter, relative to the rank.
-        dropout: Share of the inputs of ``A`` that training drops, in [0, 1).
-        seed: Of the first values of ``A``.
+        dropout: Share of the inputs of ``A`` that is dropped in training, in [0, 1).
+        seed: Seed of the initial values of ``A``.
 
     Returns:
         peft's model, ready for training; the adapter's weights are float32.
@@ -78,7 +79,7 @@ def save_adapter(adapted: Any, folder: Path) -> None:
     """Write the adapter of a model into a folder that exists, in peft's own format.
 
     Args:
-        adapted: A model of :func:`attach_adapter`.
+        adapted: A model that :func:`attach_adapter` returned.
         folder: Gets ``adapter_model.safetensors`` and ``adapter_config.json``.
 
     """
@@ -92,7 +93,7 @@ def save_adapter(adapted: Any, folder: Path) -> None:
 
 
 def read_adapter(adapted: Any, folder: Path) -> None:
-    """Give a model of :func:`attach_adapter` the weights that :func:`save_adapter` wrote."""
+    """Load weights that :func:`save_adapter` wrote into a model of :func:`attach_adapter`."""
     _peft().set_peft_model_state_dict(adapted, load_file(folder / WEIGHTS_FILE))
 
 
@@ -119,7 +120,7 @@ def load_adapted(
     Raises:
         ImportError: If peft is not installed.
         FileNotFoundError: If there is no adapter in the folder.
-        ValueError: If the adapter is one of another model, or as ``load`` raises it.
+        ValueError: If the adapter belongs to another model, or as in ``load``.
         OSError: If the model cannot be found or read.
 
     Example:
@@ -146,20 +147,21 @@ def load_adapted(
 
 
 def packed_logits(adapted: Any, input_ids: Tensor, position_ids: Tensor, columns: Tensor) -> Tensor:
-    """Run several samples in one row, in which attention never leaves a sample.
+    """Run several samples in one row, with attention only inside each sample.
 
-    transformers sees the samples from positions that start again, and makes the mask
-    block-diagonal; :func:`check_packing` tells whether a model does.
+    transformers recognises the samples by positions that start again at 0, and makes the mask
+    block-diagonal. :func:`check_packing` checks that a model does so.
 
     Args:
-        adapted: A model of transformers, or peft's around one.
+        adapted: A model of transformers, or peft's wrapper of one.
         input_ids: Samples one after another, int64 ``[tokens]``.
-        position_ids: Place of each token in its own sample, int64 ``[tokens]``.
-        columns: Tokens whose logits are wanted, int64 ``[kept]``; the output head, which is the
-            largest part of a long row, runs on them alone where the model can do so.
+        position_ids: Position of each token in its own sample, int64 ``[tokens]``.
+        columns: Indices of the tokens whose logits are wanted, int64 ``[kept]``. If the model
+            supports it, the output head runs on these tokens only; on all tokens of a long row it
+            would cost most.
 
     Returns:
-        ``[kept, vocab_size]``, in the dtype of the model.
+        Logits, ``[kept, vocab_size]``, in the dtype of the model.
 
     """
     inner = adapted.get_base_model() if hasattr(adapted, "get_base_model") else adapted
@@ -174,13 +176,14 @@ def packed_logits(adapted: Any, input_ids: Tensor, position_ids: Tensor, columns
 def check_packing(model: nn.Module) -> None:
     """Refuse a model in which packed samples see each other.
 
-    Two samples share a row; the first one is exchanged, and the logits of the second must stay.
+    Two samples share a row. The first one is replaced, and the logits of the second must not
+    change.
 
     Args:
-        model: As for :func:`packed_logits`; its mode is left as it was.
+        model: A model of transformers, or peft's wrapper of one. Its mode is left as it was.
 
     Raises:
-        UnsupportedModelError: If they change.
+        UnsupportedModelError: If the logits change.
 
     Example:
         >>> from guide_ext import integration as guide

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Ways of generating that steering cannot follow: each is an error, and none an unsteered answer.
+"""Refuse modes of generation that cannot be steered, so that none gives an unsteered answer.
 
-`generate()` checks steering arguments against the prompt that it is given. Some of its modes write
-another prompt inside, run code from elsewhere, or hand the prompt to an engine that knows nothing
-of these arguments.
+Steering arguments are checked against the prompt that `generate()` is given. Some of its modes
+rewrite that prompt, run code from elsewhere, or pass the prompt to an engine that does not know
+these arguments.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from transformers.generation.continuous_batching import ContinuousMixin
 from guide_ext.integration.call.arguments import STEERING_ARGUMENTS
 from guide_ext.integration.decoding import CompleteConfig
 
-# The doors to continuous batching, which packs the prompts of many requests into one row.
+# The entry points of continuous batching, which packs the prompts of many requests into one row.
 _BATCHING = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
 
 
 def setting_of(name: str, model: Any, kwargs: Mapping[str, Any]) -> Any:
-    """Return what `generate()` goes by: its argument, its config's, the model's, or None."""
+    """Return a setting as `generate()` finds it: its argument, its config's, the model's, or None.
+
+    The first of these that is not None counts.
+    """
     given = kwargs.get("generation_config")
     configs = (given,) if isinstance(given, CompleteConfig) else (given, model.generation_config)
     values = (kwargs.get(name), *(getattr(config, name, None) for config in configs))
@@ -31,14 +34,14 @@ def setting_of(name: str, model: Any, kwargs: Mapping[str, Any]) -> Any:
 
 
 def check_mode(model: Any, kwargs: Mapping[str, Any]) -> None:
-    """Refuse what `generate()` would do to a prompt after its marks were counted.
+    """Refuse modes of `generate()` that cannot be steered.
 
     Args:
         model: An enabled model.
-        kwargs: Arguments of its `generate()`, with steering arguments among them.
+        kwargs: Arguments of its `generate()`, including steering arguments.
 
     Raises:
-        ValueError: If a mode was asked for that steering cannot follow.
+        ValueError: If such a mode was asked for.
 
     """
     given = ", ".join(name for name in STEERING_ARGUMENTS if kwargs.get(name) is not None)
@@ -69,11 +72,11 @@ def check_mode(model: Any, kwargs: Mapping[str, Any]) -> None:
 
 
 def refuse_in_continuous_batching() -> None:
-    """Let every model refuse steering arguments in continuous batching, enabled or not.
+    """Make every model, enabled or not, refuse steering arguments in continuous batching.
 
-    Its entry points drop any argument that they do not know, and transformers switches the
-    attention of a model for it, so that nothing of ours would run. Called when
-    `guide_ext.integration` is imported; calls without such arguments go on as ever.
+    The entry points of continuous batching drop unknown arguments, and transformers switches the
+    attention of the model, so none of our code would run. Importing `guide_ext.integration` calls
+    this. Calls without steering arguments are not affected.
     """
     for name in _BATCHING:
         entry = getattr(ContinuousMixin, name, None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Makes ``attn_implementation="guide"`` known to transformers; importing this does it."""
+"""Importing this module makes ``attn_implementation="guide"`` known to transformers."""
 
 from transformers import AttentionInterface, AttentionMaskInterface
 
@@ -7,7 +7,7 @@ from guide_ext.integration.call.attention import guide_attention
 from guide_ext.integration.call.masks import guide_dense_mask, guide_mask
 from guide_ext.integration.modes import refuse_in_continuous_batching
 
-# Always both: transformers drops every mask, padding included, for a name without a mask function.
+# Always both: for a name without a mask function transformers makes no mask, not even for padding.
 AttentionInterface.register("guide", guide_attention)
 AttentionMaskInterface.register("guide", guide_mask)
 AttentionInterface.register("guide_dense", guide_attention)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Batches whose rows do not depend on each other: every row has random numbers of its own."""
+"""Answer a batch with a random seed for each row, so that rows do not depend on each other."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def answer_rows(
     Args:
         model: An enabled model.
         tokenizer: Its tokenizer.
-        prompts: Texts or chats; marks state their own Δ, those with a level have 1 nat.
+        prompts: Texts or chats. Marks should state their own Δ; a mark of level 2 means 1 nat.
         seeds: One for each prompt.
-        max_new_tokens: Most tokens to write.
+        max_new_tokens: Longest answer, in tokens.
         temperature: 0 for greedy decoding, else multinomial sampling at this temperature.
 
     Returns:
-        For each prompt the new text and its number of tokens.
+        For each prompt, the new text and its number of tokens.
 
     Raises:
-        ValueError: If the model knows too few positions for a prompt and its answer, or an argument
+        ValueError: If the model has too few positions for a prompt and its answer, or an argument
             is out of range.
 
     Example:
@@ -62,7 +62,7 @@ def answer_rows(
     texts = tokenizer.batch_decode(new, skip_special_tokens=True)
     written = [_written(model.generation_config, tokenizer, row) for row in new.tolist()]
     if allowed < max_new_tokens and None in written:
-        # Where an answer is cut off would depend on the longest prompt of its batch.
+        # Otherwise the longest prompt of a batch would decide where an answer is cut off.
         raise ValueError(
             f"answers must end, or have {max_new_tokens} tokens, within the "
             f"{length + allowed} positions that the model knows, got one that goes "
@@ -73,7 +73,7 @@ def answer_rows(
 
 
 def _written(config: Any, tokenizer: Any, row: list[int]) -> int | None:
-    """Count the tokens up to the end of the text, or return None where it does not end."""
+    """Return the number of tokens up to the end of the text, or None if it does not end."""
     ends, stops = _listed(config.eos_token_id), _listed(config.stop_strings)
     found = next((index for index, token in enumerate(row) if token in ends), None)
     if found is not None:

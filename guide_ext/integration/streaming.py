@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What follows an answer while it is written: its text on standard output, a count of tokens."""
+"""Follow an answer while it is written: print its text, count its tokens."""
 
 from __future__ import annotations
 
@@ -15,24 +15,23 @@ from guide_ext.support.visible import TerminalStream
 
 
 class AnswerStream(BaseStreamer):  # type: ignore[misc]
-    """Follows one call of ``generate``, of one prompt or a batch.
+    """A streamer that follows one call of ``generate``, for one prompt or a batch.
 
     Args:
-        tokenizer: Prints the text of a single prompt by it; None to print nothing.
-        on_token: Called after every step with the number of tokens that each answer has by then.
+        tokenizer: To print the text of the answer to a single prompt; None to print nothing.
+        on_token: Called after every step with the number of tokens that each answer has so far.
 
     """
 
     def __init__(
         self, tokenizer: Any | None = None, on_token: Callable[[int], None] | None = None
     ) -> None:
-        """Wait for the prompt, which comes first."""
         self._text = None if tokenizer is None else _TextStream(tokenizer)
         self._on_token = on_token
         self._steps = -1
 
     def put(self, value: Tensor) -> None:
-        """Take the prompt, then the tokens of every step."""
+        """Take the prompt first, then the tokens of each step."""
         self._steps += 1
         if self._text is not None:
             self._text.put(value)
@@ -40,14 +39,14 @@ class AnswerStream(BaseStreamer):  # type: ignore[misc]
             self._on_token(self._steps)
 
     def end(self) -> None:
-        """Print what is left."""
+        """Print the rest of the text."""
         self._steps = -1
         if self._text is not None:
             self._text.end()
 
 
 class _TextStream(TextStreamer):  # type: ignore[misc]
-    """Prints text as it is into files and pipes; a terminal shows it and does not obey it."""
+    """Prints text unchanged into files and pipes; on a terminal with control characters visible."""
 
     def __init__(self, tokenizer: Any) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)

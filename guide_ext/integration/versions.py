@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The versions of transformers that are known here; importing this refuses all others.
+"""The versions of transformers that are supported; importing this module refuses all others.
 
-Every version is tried before it is let in: 5.24 renamed the cache, of which a bias must know.
+A version is tested before it is added, as a change may matter: 5.24 renamed the cache, which must
+be found for the bias to reach the right tokens.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ OLDEST, FIRST_UNKNOWN = "5.23", "5.25"
 
 
 def check_transformers() -> None:
-    """Check that transformers is there, in a version that is known.
+    """Check that transformers is installed, in a supported version.
 
     Raises:
         MissingPackageError: If it is not installed.
-        ImportError: If it is another version.
+        ImportError: If its version is not supported.
 
     """
     found = require("transformers", "to steer models").__version__

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What is installed, what was compiled, which kernel would serve this machine, and why."""
+"""Find out what is installed and compiled, which kernel would serve this machine, and why."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PACKAGES = ("guide_ext", "torch", "transformers", "tokenizers", "numpy")
 
 @dataclass(frozen=True)
 class KernelChoice:
-    """Which kernel serves one kind of input on one device, and what keeps it from a faster one."""
+    """The kernel that serves one kind of input on one device, and why no faster one does."""
 
     device: str
     dtype: str
@@ -30,18 +30,18 @@ class KernelChoice:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Everything ``guide-ext doctor`` tells.
+    """Everything that ``guide-ext doctor`` prints.
 
     Attributes:
-        versions: Package name to version; ``"not installed"`` where it is missing.
+        versions: Version by package name; ``"not installed"`` for a missing package.
         machine: Facts about processor, threads and GPU.
-        library_loaded: True where the compiled library serves the op.
-        library_reason: Why it does, or why it does not.
+        library_loaded: Whether the compiled library serves the op.
+        library_reason: Where it was loaded from, or why it does not serve.
         cuda_library_reason: The same for the library of the CUDA kernels.
-        build: ``_C.build_info()``; empty where the extension was not built.
+        build: ``_C.build_info()``; empty if the extension was not built.
         kernels: One entry per device and dtype.
-        auto_dtypes: In what ``--dtype auto`` computes on the CPU, by the dtype that a checkpoint is
-            stored in, and why not in that.
+        auto_dtypes: For each dtype of a stored checkpoint, the dtype that ``--dtype auto`` computes
+            in on the CPU, and the reason if it is another one.
 
     """
 

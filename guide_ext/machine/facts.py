@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Facts about the machine that a measurement must be read with."""
+"""Facts about the machine, which every saved measurement carries."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def machine_facts() -> dict[str, str]:
-    """Describe processor, threads and GPUs.
+    """Return processor, cores, threads, system and GPUs, by name.
 
     Example:
         >>> sorted(machine_facts())

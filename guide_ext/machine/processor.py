@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """In which dtypes this processor multiplies matrices at full rate, and why not in others.
 
-torch computes bfloat16 and float16 everywhere, but without instructions for their products it
-converts or emulates: measured with torch 2.13 on one core, matrix products run at 104 GFLOP/s in
-float32 and at 222 in bfloat16 with AVX512_BF16; with oneDNN held below that, bfloat16 falls to 38
-with AVX-512 and to 19 with AVX2, and float16 is at 15 in all three.
+torch computes in bfloat16 and float16 on every processor, but without instructions for their
+products it converts or emulates. Measured with torch 2.13 on one core, matrix products run at 104
+GFLOP/s in float32, and at 222 in bfloat16 with AVX512_BF16. If oneDNN may not use that, bfloat16
+falls to 38 with AVX-512 and to 19 with AVX2. float16 runs at 15 in all three cases.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ _X86: _ByDtype = {
 }
 _ARM: _ByDtype = {torch.bfloat16: ("bf16",), torch.float16: ("fp16_arith", "asimdhp")}
 _INSTRUCTIONS = {"x86_64": _X86, "amd64": _X86, "aarch64": _ARM, "arm64": _ARM}
-# torch's products are oneDNN's, which obeys these variables, in this order, whatever the case.
+# torch multiplies by oneDNN, which obeys the first of these variables that is set; it ignores the
+# case of the value.
 # https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html
 _CAPS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 _WITHOUT_BF16 = (
@@ -36,17 +37,17 @@ def why_slow(
     capabilities: Mapping[str, object] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> str | None:
-    """Tell why matrix products in a dtype are slower than in float32 on this processor.
+    """Return why matrix products in a dtype are slower than in float32 on this processor.
 
-    Attention by the compiled library is not meant: it has its own ways, see `explain_dispatch`.
+    This is about torch's products. For attention by the compiled library see `explain_dispatch`.
 
     Args:
-        dtype: Of the weights.
-        capabilities: Of the processor, as `capabilities` returns them; None for this one.
-        environment: None for that of this process.
+        dtype: The dtype of the weights.
+        capabilities: What a processor can do, as `this_processor` returns it; None for this one.
+        environment: Environment variables; None for those of this process.
 
     Returns:
-        The reason; None where they are as fast at least, or nothing is known of the architecture.
+        The reason; None if they are at least as fast, or nothing is known of the architecture.
 
     Example:
         >>> why_slow(torch.float16, {"architecture": "x86_64", "avx512_bf16": True}, {})
@@ -74,7 +75,7 @@ def why_slow(
 
 
 def this_processor() -> dict[str, object]:
-    """Return what this processor can do: names of instructions, and its ``"architecture"``.
+    """Return the ``"architecture"`` of this processor, and a flag per kind of instruction.
 
     Example:
         >>> bool(this_processor()["architecture"])
@@ -87,7 +88,7 @@ def this_processor() -> dict[str, object]:
 
 
 def _from_linux(path: str = "/proc/cpuinfo") -> dict[str, object]:
-    """Read the first processor's flags, which Linux calls as torch does."""
+    """Read the flags of the first processor; Linux gives them the same names as torch."""
     try:
         with open(path, encoding="utf-8") as lines:
             flags = [line for line in lines if line.startswith(("flags", "Features"))]

@@ -41,7 +41,7 @@ Message = Mapping[str, Any]
 Chat = Sequence[Message]
 
 _UNTRUSTED = ("error", "literal")
-# Decided here, so not for the caller to pass on to apply_chat_template.
+# render_chat sets these or relies on their defaults, so a caller must not pass them on.
 _RESERVED = ("tokenize", "padding", "truncation", "return_tensors", "return_dict")
 
 
@@ -132,7 +132,7 @@ def render_chat(
 
     Args:
         tokenizer: A tokenizer with a chat template; need not be fast.
-        messages: As for :func:`encode_chat`, like all other arguments.
+        messages: See :func:`encode_chat`.
         trusted_roles: See :func:`encode_chat`.
         untrusted_tags: See :func:`encode_chat`.
         add_generation_prompt: See :func:`encode_chat`.
@@ -151,30 +151,13 @@ def render_chat(
     if add_generation_prompt is None:
         add_generation_prompt = not template_kwargs.get("continue_final_message")
 
-    # The chat is rendered more than once, so what can be read only once is read here.
+    # The chat is rendered more than once, so iterators, which can be read only once, become lists.
     arguments = {
         name: list(value) if isinstance(value, Iterator) else value
         for name, value in template_kwargs.items()
     }
-    texts: list[MarkedText] = []
-    where: list[str] = []
-
-    for index, message in enumerate(_checked(messages)):
-        place = f"messages[{index}] (role {message['role']!r})"
-        is_trusted = message["role"] in trusted_roles
-        texts += [
-            _read(text, place, untrusted_tags, is_trusted=is_trusted) for text in _texts(message)
-        ]
-        others = _replace_texts(message, lambda _: "")
-        if is_trusted or untrusted_tags == "error":
-            refuse_tags_outside_content(others, place)
-        texts += _marked_texts(others, place)
-        where += [place] * (len(texts) - len(where))
-    for name, value in arguments.items():
-        if untrusted_tags == "error":
-            refuse_tags_in_argument(value, name)
-        texts += _marked_texts(value, name)
-        where += [name] * (len(texts) - len(where))
+    found = _found_texts(_checked(messages), arguments, trusted_roles, untrusted_tags)
+    texts = [text for _, text in found]
 
     def render(plain: Iterable[str]) -> str:
         following = iter(plain)
@@ -195,11 +178,7 @@ def render_chat(
     if untrusted_tags == "error":
         hidden = [without_tags(text) for text in plain]
         refuse_tags_of_template(clean if hidden == plain else render(hidden))
-    marks = [
-        Mark(place, text.text, span)
-        for place, text in zip(where, texts, strict=True)
-        for span in text.spans
-    ]
+    marks = [Mark(place, text.text, span) for place, text in found for span in text.spans]
     if not marks:
         return MarkedText(clean)
     sentinels = unused({*clean, *chain.from_iterable(plain)}, len(marks))
@@ -218,8 +197,8 @@ def mark_message(
 ) -> list[Message]:
     """Mark a whole message of a chat, without tags.
 
-    Plain text is taken literally, tags in it too; give the message ``parse(text)`` as content to
-    keep what they say.
+    Plain text is taken literally, including tags in it; give the message ``parse(text)`` as content
+    to make them act.
 
     Args:
         messages: The chat; it is not changed.
@@ -255,6 +234,37 @@ def mark_message(
     )
     marked[index] = _replace_texts(marked[index], lambda _: next(following))
     return marked
+
+
+def _found_texts(
+    messages: Sequence[Message],
+    arguments: Mapping[str, Any],
+    trusted_roles: Collection[str],
+    untrusted_tags: str,
+) -> list[tuple[str, MarkedText]]:
+    """Return every text that can be marked, with its place, in the order of the rendering.
+
+    Raises:
+        TagError: If a tag cannot be read, or is refused at its place.
+
+    """
+    found: list[tuple[str, MarkedText]] = []
+    for index, message in enumerate(messages):
+        place = f"messages[{index}] (role {message['role']!r})"
+        is_trusted = message["role"] in trusted_roles
+        texts = [
+            _read(text, place, untrusted_tags, is_trusted=is_trusted) for text in _texts(message)
+        ]
+        others = _replace_texts(message, lambda _: "")
+        if is_trusted or untrusted_tags == "error":
+            refuse_tags_outside_content(others, place)
+        texts += _marked_texts(others, place)
+        found += [(place, text) for text in texts]
+    for name, value in arguments.items():
+        if untrusted_tags == "error":
+            refuse_tags_in_argument(value, name)
+        found += [(name, text) for text in _marked_texts(value, name)]
+    return found
 
 
 def _check_options(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The two data classes of marked text; :mod:`guide_ext.spans` is where they are used from."""
+"""`Span` and `MarkedText`, the data classes of marked text; import them from `guide_ext.spans`."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _LEVEL_FACTORS = {1: 0.5, 2: 1.0, 3: 2.0}
 
 @dataclass(frozen=True)
 class Span:
-    """A half-open range of characters or tokens, and what is asked of it.
+    """A half-open range of characters or tokens, and its mark.
 
     Exactly one of ``level``, ``delta`` and ``group`` is set.
 
     Attributes:
         start: First character or token.
-        end: One behind the last.
+        end: One past the last.
         level: Emphasis 1, 2 or 3, relative to the ``delta_mid`` of the call.
         delta: Bias in nats, stated outright; negative plays the text down.
         group: Name of an Influence group; the text is measured, not steered.
 
     Raises:
         ValueError: If the range is empty or negative, not exactly one of the three is set, the
-            level is not 1 to 3, delta is not finite, or no tag could name the group.
+            level is not 1 to 3, delta is not finite, or group is not a name that a tag can hold.
         TypeError: If a value has the wrong type.
 
     Example:
@@ -81,7 +81,7 @@ class Span:
 
     @property
     def kind(self) -> tuple[int | None, float | None, str | None]:
-        """What is asked, apart from where: ``(level, delta, group)``."""
+        """The mark without its range: ``(level, delta, group)``."""
         return self.level, self.delta, self.group
 
     def nats(self, delta_mid: float) -> float:
@@ -91,8 +91,8 @@ class Span:
             delta_mid: What level 2 means, in nats; level 1 is half of it and level 3 twice.
 
         Returns:
-            Nats: a share of ``delta_mid`` for a level, ``delta`` itself where it was stated, 0 for
-            an Influence group.
+            Nats: for a level half, once or twice ``delta_mid``; for a stated ``delta`` that number;
+            for an Influence group 0.
 
         Raises:
             ValueError: If ``delta_mid`` is not finite.
@@ -113,7 +113,7 @@ class Span:
         return self.delta if self.delta is not None else 0.0
 
     def at(self, start: int, end: int) -> Span:
-        """Return the same request for another range.
+        """Return a span with the same mark on another range.
 
         Example:
             >>> Span(0, 4, delta=2.5).at(7, 11)
@@ -177,7 +177,7 @@ def quote(text: str, span: Span) -> str:
 
 
 def covered(spans: Iterable[Span], length: int) -> list[bool]:
-    """Return for each of so many characters or tokens whether any span holds it.
+    """Return, for each of `length` characters or tokens, whether any span covers it.
 
     Example:
         >>> covered([Span(1, 3, level=1), Span(2, 3, level=2)], 4)
@@ -193,9 +193,9 @@ def covered(spans: Iterable[Span], length: int) -> list[bool]:
 
 
 def _tightened(text: str, spans: Iterable[Span]) -> list[Span]:
-    """Return spans that begin and end with a character that is no white space."""
+    """Shrink spans until they begin and end with a character that is not white space."""
     tightened = []
-    # Found once: to strip each span by itself would take the square of the time where spans nest.
+    # Words are found once: stripping each span by itself takes quadratic time where spans nest.
     words = [match.span() for match in re.finditer(r"\S+", text)] if spans else []
     for span in spans:
         if not isinstance(span, Span):

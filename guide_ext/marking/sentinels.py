@@ -29,7 +29,12 @@ class Mark:
 
 
 def unused(used: Collection[str], pairs: int) -> list[str]:
-    """Return two private-use characters for every mark, none of them in use."""
+    """Return two private-use characters for every pair, none of them in use.
+
+    Raises:
+        ValueError: If there are not enough of them.
+
+    """
     free = (char for char in map(chr, chain(*_PRIVATE_USE)) if char not in used)
     sentinels = list(islice(free, 2 * pairs))
     if len(sentinels) < 2 * pairs:
@@ -41,7 +46,7 @@ def unused(used: Collection[str], pairs: int) -> list[str]:
 
 
 def with_edges(text: MarkedText, edges: Iterator[str]) -> str:
-    """Return the text with the next two sentinels at the edges of each of its spans."""
+    """Return the text with two sentinels from `edges` around each of its spans."""
     inserts = [(place, next(edges)) for span in text.spans for place in (span.start, span.end)]
     inserts.sort(key=itemgetter(0))
     pieces = []
@@ -55,7 +60,19 @@ def with_edges(text: MarkedText, edges: Iterator[str]) -> str:
 def located(
     clean: str, rendered: str, marks: Sequence[Mark], sentinels: Sequence[str]
 ) -> MarkedText:
-    """Return the clean rendering with the spans that the sentinels show in the other one."""
+    """Return the clean rendering with a span wherever the other one has a pair of sentinels.
+
+    Args:
+        clean: The chat, rendered without sentinels.
+        rendered: The same chat, rendered with them.
+        marks: The spans that were asked for.
+        sentinels: Two for each mark, in the order of the marks.
+
+    Raises:
+        ValueError: If the template changes its output because of the sentinels, or drops, cuts or
+            reorders a marked text.
+
+    """
     places: dict[str, list[int]] = {sentinel: [] for sentinel in sentinels}
     kept: list[str] = []
     for char in rendered:
@@ -77,7 +94,7 @@ def located(
 
 
 def _copies(mark: Mark, starts: list[int], ends: list[int]) -> list[tuple[int, int]]:
-    """Return every place of one span in the rendered text."""
+    """Return every range that one span has in the rendered text; templates may repeat a text."""
     if not starts and not ends:
         raise mark.error(
             "the chat template leaves out",

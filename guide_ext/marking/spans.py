@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Marked text: what a user stressed, as character spans beside clean text.
+"""Marked text: clean text, and what a user stressed in it as spans of characters.
 
-Two ways lead to the same :class:`MarkedText`: :func:`parse` reads tags, :func:`mark` takes ranges
-and substrings. Pure text; :mod:`guide_ext.tokens` turns characters into tokens.
+Two functions make the same :class:`MarkedText`: :func:`parse` reads tags, :func:`mark` takes ranges
+and substrings. Here are characters only; :mod:`guide_ext.tokens` finds their tokens.
 """
 
 from __future__ import annotations
@@ -68,17 +68,18 @@ def parse(text: str) -> MarkedText:
 def escape(text: str) -> str:
     r"""Make every tag in a text literal, so that text from elsewhere can be put into a prompt.
 
-    ``parse(escape(text))`` is the text itself, without spans, for every text. Escape a text as a
-    whole: pieces of a tag are no tags, so pieces that are escaped apart and then joined may make
-    one, and a backslash that stands before an escaped text belongs to its first tag. White
-    space between them keeps them apart. Adding a string to a `MarkedText` has no such edges: it is
-    taken literally.
+    ``parse(escape(text))`` is the text itself, without spans, for every text.
+
+    Escape a text as a whole. A piece of a tag is not escaped, so pieces that are escaped separately
+    can form a tag when they are joined. A backslash right before an escaped text undoes the escape
+    of a tag at its start. White space in between prevents both. A string that is added to a
+    `MarkedText` needs no escape: it is taken literally.
 
     Args:
         text: Any text.
 
     Returns:
-        The text with backslashes before whatever :func:`parse` could take for a tag.
+        The text with backslashes before everything that :func:`parse` could take for a tag.
 
     Raises:
         TypeError: If ``text`` is not a string.
@@ -112,8 +113,8 @@ def mark(
 ) -> MarkedText:
     """Mark text without tags: by substring, by character range, or all of it.
 
-    A plain string is taken literally, tags in it too; pass ``parse(text)`` to keep what its tags
-    say. The result can be marked again; what is marked twice gets the sum.
+    A plain string is taken literally, including tags in it; pass ``parse(text)`` to make them act.
+    The result can be marked again, and emphasis on text that is marked twice adds up.
 
     Args:
         text: The text, or an already marked one to add to.

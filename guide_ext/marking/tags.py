@@ -74,7 +74,6 @@ class TagError(ValueError):
     def __init__(
         self, problem: str, advice: str, text: str, position: int, length: int, where: str = ""
     ) -> None:
-        """Store the parts of the message; see the attributes of the class."""
         super().__init__(problem, advice, text, position, length, where)
         self.problem = problem
         self.advice = advice
@@ -136,7 +135,7 @@ class Tag:
         level: Emphasis level, for ``<!->``, ``<!!->`` and ``<!!!->``.
         delta: Stated bias in nats, for ``<!2.5->``.
         group: Name of the Influence group, for ``<?->`` and ``<?name->``.
-        problem: Why it is not a tag after all; empty for a good one.
+        problem: Why it cannot be read; empty for a well-formed tag.
         advice: What to do about the problem.
 
     """
@@ -153,7 +152,7 @@ class Tag:
 
     @property
     def end(self) -> int:
-        """Offset behind the last character."""
+        """Offset just past the last character."""
         return self.position + len(self.source)
 
     @property

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What a chat template may print beside the text of messages: fields, documents, tools, keywords.
+"""Search what a chat template may print besides texts: other fields, documents, tools, keywords.
 
 transformers hands templates mappings, sequences, dataclasses and pydantic models as plain data, and
-makes schemas of functions from their docstrings; so these are looked into, and nothing else.
+makes the schema of a function from its docstring. These types are searched, and no others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from guide_ext.marking.marked_text import MarkedText
 
 
 def strings(value: object, where: str) -> Iterator[tuple[str, str]]:
-    """Yield every string inside a value, with its place; none of a marked text, which is literal.
+    """Yield the place and the text of every string inside a value; skip `MarkedText`.
 
     Example:
         >>> for place, text in strings([{"tags": ("pets", 1)}], "documents"):
@@ -44,10 +44,10 @@ def strings(value: object, where: str) -> Iterator[tuple[str, str]]:
 
 
 def with_texts(value: Any, convert: Callable[[MarkedText], str], where: str = "value") -> Any:
-    """Return a value with every marked text inside it converted, in order; the rest as it is.
+    """Return a value in which `convert` has replaced every `MarkedText`, in order.
 
     Raises:
-        TypeError: If a marked text is where none can be replaced.
+        TypeError: If a `MarkedText` is a key of a mapping or in a set, where it cannot be replaced.
 
     Example:
         >>> with_texts([{"text": MarkedText("a")}, 1], lambda marked: marked.text.upper())

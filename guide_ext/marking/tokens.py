@@ -2,8 +2,8 @@
 """From marked characters to marked tokens, without touching the tokenization.
 
 The clean text is tokenised once, as it would be without any marks; spans then find their tokens by
-the character offsets that fast tokenizers report. Neither torch nor transformers is imported: a
-tokenizer is whatever is called like a fast one of transformers.
+the character offsets that fast tokenizers report. Neither torch nor transformers is imported: any
+object that can be called like a fast tokenizer of transformers will do.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ __all__ = ["Encoding", "FastTokenizer", "encode_text", "mark_tokens"]
 
 # Half-open ranges, ascending.
 _Ranges: TypeAlias = list[tuple[int, int]]
-# Every float is a whole number of these: the smallest above 0 is 2^-1074 (IEEE 754, binary64).
+# Units in one nat. Every float is a whole number of units, because the smallest one above 0 is
+# 2^-1074 (IEEE 754, binary64).
 _UNITS = 1 << 1074
 
 
@@ -41,7 +42,7 @@ class FastTokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Encoding:
-    """A tokenised prompt and what is asked of its tokens.
+    """A tokenised prompt and the marks on its tokens.
 
     Attributes:
         input_ids: Token ids, the same as without marks.
@@ -49,8 +50,8 @@ class Encoding:
             tokens that the tokenizer added.
         text: The text that was tokenised, without tags.
         spans: Character spans in ``text``.
-        token_spans: The same requests as ranges of tokens. One span of characters may need several,
-            as special tokens are never marked.
+        token_spans: The same spans as ranges of tokens. One span of characters may become several,
+            because special tokens inside it are not marked.
 
     """
 
@@ -81,8 +82,8 @@ class Encoding:
             [0.5, 2.5, 0.0]
 
         """
-        # Sums of the nats that begin and end at a token, exact, so that nothing is left of a span
-        # behind its end.
+        # The nats that begin or end at each token. Sums are exact, so that no rounding error of a
+        # span is left after its end.
         changes: dict[int, int] = {}
         for span in self.token_spans:
             units = _in_units(span.nats(delta_mid))
@@ -124,8 +125,9 @@ def encode_text(
 ) -> Encoding:
     """Tokenise marked text once and find the tokens of every span.
 
-    A token belongs to a span if it stands for at least one of its characters; of neighbouring spans
-    that ask the same, the first has a token that both touch. Special tokens are never marked.
+    A token belongs to a span if it stands for at least one of its characters. Where neighbouring
+    spans of the same level, delta or group touch one token, only the first gets it. Special tokens
+    are never marked.
 
     Args:
         tokenizer: A fast tokenizer.
@@ -202,7 +204,7 @@ def mark_tokens(
     Args:
         encoding: The prompt; it is not changed.
         start: First token.
-        end: One behind the last.
+        end: One past the last token.
         level: Emphasis 1, 2 or 3. Exactly one of level, delta and group is needed.
         delta: Bias in nats.
         group: Influence group.
@@ -274,7 +276,7 @@ def _tokenise(
     ]
     found = _tokens_of_spans(marked.spans, [offsets[index] for index in textual])
     own = _without_shared(marked.spans, found)
-    # Where text stops being in consecutive tokens, as a special one lies between.
+    # Places where special tokens interrupt the tokens of text.
     gaps = [place for place in range(1, len(textual)) if textual[place] != textual[place - 1] + 1]
     token_spans = [
         span.at(textual[first], textual[last - 1] + 1)
@@ -302,7 +304,7 @@ def _check_offsets(
             problem = f"token {index} at ({start}, {end}), before the token that precedes it"
         if problem:
             break
-        if start < end:  # a prefix space that was trimmed away may lie behind its word
+        if start < end:  # an empty range may lie after the next token: a trimmed prefix space
             latest = max(latest, start)
     if problem:
         msg = (
@@ -328,7 +330,7 @@ def _tokens_of_spans(spans: Iterable[Span], offsets: Sequence[tuple[int, int]]) 
 
 
 def _without_shared(spans: Sequence[Span], found: list[_Ranges]) -> list[_Ranges]:
-    """Leave a token to the first of several side-by-side spans that ask the same.
+    """Give a token that side-by-side spans of the same kind share to the first of them alone.
 
     Emphasis adds up where spans nest, that is where they share characters. Two neighbours that
     only share a token must not count twice.
@@ -349,7 +351,7 @@ def _without_shared(spans: Sequence[Span], found: list[_Ranges]) -> list[_Ranges
 
 
 def _joined(ranges: _Ranges) -> _Ranges:
-    """Return ascending ranges without empty ones, those that touch as one."""
+    """Drop empty ranges and merge those that touch; the given ranges must ascend."""
     joined: _Ranges = []
     for start, end in ranges:
         if joined and joined[-1][1] == start:
@@ -367,9 +369,10 @@ def _split(ranges: _Ranges, gaps: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _in_units(nats: float) -> int:
-    """Return a float as a whole number of the smallest one, exactly.
+    """Return a float exactly, as a whole number of units.
 
-    Levels of a huge delta_mid are infinite, all of one sign: more than any sum of finite ones.
+    A level of a huge delta_mid can be infinite. It becomes a number that is larger than any sum of
+    finite ones; infinite levels all have the same sign.
     """
     if math.isinf(nats):
         return (_UNITS << 1100) * (1 if nats > 0 else -1)
@@ -378,7 +381,7 @@ def _in_units(nats: float) -> int:
 
 
 def _from_units(units: int) -> float:
-    """Return the float next to so many units, infinite where none is large enough."""
+    """Return the float closest to a number of units; infinity where it is too large."""
     try:
         return units / _UNITS
     except OverflowError:

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Tags where none is read: beside the text of messages, and in what a template itself writes."""
+"""Refuse tags in places where no tag is parsed.
+
+These places are the fields of a message other than its content, arguments of the chat template, and
+the template itself. A tag there would reach the model as text.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,20 @@ from typing import Any
 from guide_ext.marking.tags import Tag, scan
 from guide_ext.marking.template_values import strings
 
-# Stands for the "<" of a tag where it is asked what a template writes by itself.
+# Replaces the "<" of tags, so that any tag in the rendering was written by the template itself.
 _HIDDEN = "\ue000"
 
 
 def unread_tags(text: str) -> Iterator[Tag]:
-    """Yield the tags of a text that nobody will parse; what could not be read is no tag there."""
+    """Yield the well-formed tags of a text that will not be parsed; the others are plain text."""
     return (tag for tag in scan(text) if not tag.problem)
 
 
 def refuse_tags_outside_content(message: Mapping[str, Any], where: str) -> None:
-    """Templates print other fields too, such as tool calls; a tag there would reach the model."""
+    """Raise TagError for a tag in a message whose texts in the content have been blanked.
+
+    Templates print other fields too, such as tool calls.
+    """
     for name, field in message.items():
         if name == "content":
             place = "a part of the content that is no text"
@@ -36,7 +43,7 @@ def refuse_tags_outside_content(message: Mapping[str, Any], where: str) -> None:
 
 
 def refuse_tags_in_argument(value: object, name: str) -> None:
-    """Templates print documents, tools and keywords of their own."""
+    """Raise TagError for a tag in an argument of the chat template: documents, tools, keywords."""
     for where, text in strings(value, name):
         for tag in unread_tags(text):
             raise tag.error(
@@ -48,7 +55,7 @@ def refuse_tags_in_argument(value: object, name: str) -> None:
 
 
 def refuse_tags_of_template(rendered: str) -> None:
-    """Refuse what is left where the tags of all texts are hidden: none of them has written it."""
+    """Raise TagError for a tag in a rendering of texts without tags: the template wrote it."""
     for tag in unread_tags(rendered):
         raise tag.error(
             rendered,
@@ -59,7 +66,7 @@ def refuse_tags_of_template(rendered: str) -> None:
 
 
 def without_tags(text: str) -> str:
-    """Return a text of the same length in which no tag is left."""
+    """Return a text of the same length in which no tag is left: each loses its "<"."""
     pieces = []
     cursor = 0
     for tag in unread_tags(text):

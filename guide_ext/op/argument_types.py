@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Refuses what is no tensor or no number where one must be, in words of ours.
+"""Refuses arguments of a wrong Python type before torch sees them.
 
-`_checks` looks at the metadata of tensors; here is what would otherwise fail inside of torch, or,
-worse, be taken for something: a bool for a number, a tensor for a scale that has a gradient.
+`checks` looks at the metadata of tensors. This module catches what torch would reject in obscure
+words or, worse, accept: a bool as a number, or a tensor as the scale, whose gradient would be lost.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def check_types(
     scale: object,
     softcap: object,
 ) -> None:
-    """Raise for the first argument of a wrong type; a few isinstance checks a call.
+    """Raise for the first argument of a wrong type. Costs a few isinstance checks a call.
 
     Args:
         function: Whose arguments they are, for the message.
@@ -93,21 +93,21 @@ def refuse_tensor(function: str, name: str, value: object, expected: str) -> NoR
 
 
 def is_whole(value: object) -> bool:
-    """Whether something is a whole number, symbolic ones and numpy's too, and no bool."""
+    """Say whether a value is a whole number: Python's, numpy's or a symbol, but no bool."""
     if isinstance(value, _INTEGERS):
         return not isinstance(value, bool)
     return isinstance(value, numbers.Integral)
 
 
 def is_number(value: object) -> bool:
-    """Whether something is a real number, symbolic ones and numpy's too, and no bool."""
+    """Say whether a value is a real number: Python's, numpy's or a symbol, but no bool."""
     if isinstance(value, _NUMBERS):
         return not isinstance(value, bool)
     return isinstance(value, numbers.Real)
 
 
 def described(value: object) -> str:
-    """Name the type of something, and show it where that is short."""
+    """Name the type of a value, and show the value if it is short."""
     kind = type(value)
     name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
     if value is None:

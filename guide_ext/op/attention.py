@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The documented face of the op: attention with a bias per key and a read-out per key."""
+"""The public functions of the op: `biased_attention` and `explain_dispatch`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from guide_ext.op import dispatch, registration
 from guide_ext.op.argument_types import check_types
+from guide_ext.op.call import AttentionCall
 from guide_ext.op.checks import check_arguments
 
 _SHORTHAND_DIMS = 2  # [1 or batch, seqlen_k]
@@ -30,7 +31,7 @@ def biased_attention(
     scale: float | None = None,
     softcap: float = 0,  # no float: torch.compile would make a symbol of it, and compile twice
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Attend with a bias on chosen keys and read off how much of a mark each query gathers.
+    """Attention with a bias on every key, which also sums up what marked keys contribute.
 
     One pass over the keys, O(seqlen) memory, computes for row ``i``, in this order::
 
@@ -45,25 +46,23 @@ def biased_attention(
     operands all of it is float64, and ``key_bias`` and ``influence`` may be float64 too. A row that
     sees no key gives out 0, influence 0 and lse -inf. A `key_bias` of zeros gives the same bits as
     none, and two equal calls give the same bits. Values are not checked: NaN or +inf in `key_bias`
-    makes the rows that see it NaN. Whatever its dot products are, a hidden key has weight 0, but
-    its `value` and `influence` must be finite: 0 times NaN is NaN. The gradients are those of what
-    is seen: a hidden key takes no part in them, whatever its dot products are, and its own are
-    0.
+    makes the rows that see it NaN. A hidden key has weight 0 even if its dot products are NaN or
+    infinite, but its `value` and `influence` must be finite: 0 times NaN is NaN. A hidden key takes
+    no part in any gradient, and its own gradients are 0.
 
-    Of all biases -inf alone hides a key: a row whose keys all carry
-    ``torch.finfo(torch.float32).min`` averages them. Beyond 2.3e38 in magnitude, though, numbers
-    may saturate, as the kernels need not compute in nats: biases and sinks count as equal there,
-    lse says no more than that it is so large, and `key_bias` and `attn_bias` of a key together
-    should not get there.
+    Only -inf hides a key: a row whose keys all carry ``torch.finfo(torch.float32).min`` averages
+    them. Magnitudes above 2.3e38 may saturate, as kernels may compute in bits instead of nats: such
+    biases and sinks compare equal, lse is only a bound there, and the sum of `key_bias` and
+    `attn_bias` of a key should stay below.
 
     Differentiable once, in reverse mode, with respect to every floating input; `torch.func.grad`,
     `vjp`, `jacrev` and `vmap` work too. Forward-mode and second derivatives raise
     `NotImplementedError`. Works under `torch.compile`, `torch.export`, `torch.autocast` (which
     casts query, key and value alone) and inference mode.
-    Sizes and windows may be symbols under the compiler, sizes that the data decides too; `scale`
-    and `softcap` are compiled in, as the scale of SDPA is: another value compiles again.
-    Inputs that no kernel takes are computed block by block in PyTorch: same results, slower;
-    `explain_dispatch` tells.
+    Under the compiler sizes and windows may be symbols, even sizes that depend on data; `scale` and
+    `softcap` are constants, as the scale of SDPA is: another value compiles again.
+    Calls that no kernel takes are computed block by block in PyTorch: same results, but slower.
+    `explain_dispatch` tells which implementation runs.
 
     Args:
         query: ``[batch, num_heads, seqlen_q, head_dim]``, bfloat16, float16, float32 or float64;
@@ -75,16 +74,16 @@ def biased_attention(
         key_bias: Added to the scores of a key, nats: +1 multiplies its odds by e, -inf hides it.
             float32, ``[1 or batch, 1 or num_heads, seqlen_k]``, or ``[1 or batch, seqlen_k]`` for
             all heads.
-        influence: What a key is worth in `influence_out`, float32,
+        influence: Number of a key in the weighted sum `influence_out`, float32,
             ``[1 or batch, channels, seqlen_k]``, or ``[1 or batch, seqlen_k]`` for one channel.
         attn_bias: ``[1 or batch, 1 or num_heads, seqlen_q, seqlen_k]``, bool (True = visible) or
-            floating (added to the scores, nats). The general and slower way.
-        sinks: Logits that join the denominator alone, floating, ``[num_heads]``, nats.
+            floating (added to the scores, nats). Says any mask, but is slower.
+        sinks: Logits that are added to the denominator only, floating, ``[num_heads]``, nats.
         q_start: Position on the key axis of query row 0, int32, ``[1 or batch]``, on the device of
             `query` and read there, without a synchronisation. Default: ``seqlen_k - seqlen_q``, so
             that the last query stands at the last key.
         is_causal: A query sees no key to the right of its own position.
-        window_left: Number of keys visible to the left of the own position, -1 for all.
+        window_left: Number of keys visible to the left of a query's position, -1 for all.
         window_right: Number of keys visible to the right of it, -1 for all.
         scale: Factor of the dot products; default ``1 / sqrt(head_dim)``.
         softcap: Bound of the scores before the biases, as in Gemma 2; 0 for none.
@@ -205,7 +204,7 @@ def explain_dispatch(
 
     Raises:
         ValueError: If `biased_attention` would raise it.
-        TypeError: Likewise.
+        TypeError: If `biased_attention` would raise it.
 
     Example:
         >>> import torch
@@ -224,36 +223,28 @@ def explain_dispatch(
         scale,
         softcap,
     )
-    check_arguments(
-        query,
-        key,
-        value,
-        _with_middle_dim(key_bias),
-        _with_middle_dim(influence),
-        attn_bias,
-        sinks,
-        q_start,
-        window_left,
-        window_right,
-        scale,
-        softcap,
+    call = AttentionCall(
+        *(query, key, value, _with_middle_dim(key_bias), _with_middle_dim(influence)),
+        *(attn_bias, sinks, q_start),
+        is_causal=is_causal,
+        window_left=window_left,
+        window_right=window_right,
+        scale=scale,
+        softcap=softcap,
     )
-    obstacles = dispatch.obstacles(query, key, value)
-    reasons = list(obstacles)
+    check_arguments(call)
+    kernel, reasons = dispatch.choose(call)
     if attn_bias is not None:
         reasons.append(
             "attn_bias is dense: every score reads it from memory; key_bias, is_causal, the "
             "windows and q_start say most masks without it"
         )
     limited = is_causal or window_left >= 0 or window_right >= 0
-    if obstacles and q_start is not None and limited:
+    if kernel is None and q_start is not None and limited:
         reasons.append(
             "q_start is read on the device: chunked PyTorch visits hidden blocks of keys too"
         )
-    if obstacles:
-        return Dispatch("chunked PyTorch", tuple(reasons))
-    kernel, slower_because = dispatch.compiled_kernel(query, key, value, influence)
-    return Dispatch(kernel, (*slower_because, *reasons))
+    return Dispatch(kernel or "chunked PyTorch", tuple(reasons))
 
 
 def _with_middle_dim(tensor: Tensor | None) -> Tensor | None:

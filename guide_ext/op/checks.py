@@ -14,103 +14,39 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from guide_ext.op.call import AttentionCall
+
 _SMALLEST_SOFTCAP = torch.finfo(torch.float32).tiny
 _LARGEST_FACTOR = 2.35e38
 QUERY_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def check_arguments(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    key_bias: Tensor | None,
-    influence: Tensor | None,
-    attn_bias: Tensor | None,
-    sinks: Tensor | None,
-    q_start: Tensor | None,
-    window_left: int,
-    window_right: int,
-    scale: float | None,
-    softcap: float,
-) -> None:
-    """Raise `ValueError` for the first argument that the op cannot take.
+def check_arguments(call: AttentionCall) -> None:
+    """Raise for the first argument that the op cannot take.
 
     Raises:
         ValueError: ``biased_attention: <argument> must ..., got ...``.
 
     """
-    _check_operands(query, key, value)
-    optional = {
-        "key_bias": key_bias,
-        "influence": influence,
-        "attn_bias": attn_bias,
-        "sinks": sinks,
-        "q_start": q_start,
-    }
-    for name, tensor in optional.items():
+    _check_operands(call.query, call.key, call.value)
+    for name in ("key_bias", "influence", "attn_bias", "sinks", "q_start"):
+        tensor = getattr(call, name)
         if tensor is not None:
             _check_layout(name, tensor)
-            _check_device(name, tensor, query)
-    batch, num_heads, seqlen_q, _ = query.shape
-    seqlen_k = key.shape[2]
-    if key_bias is not None:
-        _check_float32("key_bias", key_bias, query)
-        shape = key_bias.shape
-        if not (
-            key_bias.dim() == 3
-            and broadcasts(shape[0], batch)
-            and broadcasts(shape[1], num_heads)
-            and holds(shape[2] == seqlen_k)
-        ):
-            _fail(
-                "key_bias must be [1 or batch, 1 or num_heads, seqlen_k] = "
-                f"[1 or {batch}, 1 or {num_heads}, {seqlen_k}], got shape {_list(shape)}"
-            )
-    if influence is not None:
-        _check_float32("influence", influence, query)
-        shape = influence.shape
-        if not (
-            influence.dim() == 3
-            and broadcasts(shape[0], batch)
-            and holds(shape[1] >= 1)
-            and holds(shape[2] == seqlen_k)
-        ):
-            _fail(
-                "influence must be [1 or batch, channels >= 1, seqlen_k] = "
-                f"[1 or {batch}, channels >= 1, {seqlen_k}], got shape {_list(shape)}"
-            )
-    if attn_bias is not None:
-        if attn_bias.dtype not in (torch.bool, *QUERY_DTYPES):
-            _fail(
-                "attn_bias must be bool (True = visible), float16, bfloat16, float32 or float64, "
-                f"got {_name(attn_bias.dtype)}"
-            )
-        shape = attn_bias.shape
-        if not (
-            attn_bias.dim() == 4
-            and broadcasts(shape[0], batch)
-            and broadcasts(shape[1], num_heads)
-            and holds(shape[2] == seqlen_q)
-            and holds(shape[3] == seqlen_k)
-        ):
-            _fail(
-                "attn_bias must be [1 or batch, 1 or num_heads, seqlen_q, seqlen_k] = "
-                f"[1 or {batch}, 1 or {num_heads}, {seqlen_q}, {seqlen_k}], "
-                f"got shape {_list(shape)}"
-            )
-    if sinks is not None:
-        if sinks.dtype not in QUERY_DTYPES:
-            _fail(f"sinks must be float16, bfloat16, float32 or float64, got {_name(sinks.dtype)}")
-        if not (sinks.dim() == 1 and holds(sinks.shape[0] == num_heads)):
-            _fail(f"sinks must be [num_heads] = [{num_heads}], got shape {_list(sinks.shape)}")
-    if q_start is not None:
-        if q_start.dtype != torch.int32:
-            _fail(f"q_start must be int32, got {_name(q_start.dtype)}")
-        if not (q_start.dim() == 1 and broadcasts(q_start.shape[0], batch)):
-            _fail(
-                f"q_start must be [1 or batch] = [1 or {batch}], got shape {_list(q_start.shape)}"
-            )
-    _check_numbers(window_left, window_right, scale, softcap)
+            _check_device(name, tensor, call.query)
+    if call.key_bias is not None:
+        _check_key_bias(call.key_bias, call)
+    if call.influence is not None:
+        _check_influence(call.influence, call)
+    if call.attn_bias is not None:
+        _check_attn_bias(call.attn_bias, call)
+    if call.sinks is not None:
+        _check_sinks(call.sinks, call)
+    if call.q_start is not None:
+        _check_q_start(call.q_start, call)
+    _check_window("window_left", call.window_left)
+    _check_window("window_right", call.window_right)
+    _check_factors(call.scale, call.softcap)
 
 
 def _check_operands(query: Tensor, key: Tensor, value: Tensor) -> None:
@@ -170,12 +106,81 @@ def _check_operands(query: Tensor, key: Tensor, value: Tensor) -> None:
             )
 
 
-def _check_numbers(
-    window_left: int, window_right: int, scale: float | None, softcap: float
-) -> None:
-    for name, window in (("window_left", window_left), ("window_right", window_right)):
-        if not holds(window >= -1):
-            _fail(f"{name} must be -1 (no limit) or at least 0, got {window}")
+def _check_key_bias(key_bias: Tensor, call: AttentionCall) -> None:
+    _check_float32("key_bias", key_bias, call.query)
+    batch, num_heads = call.query.shape[:2]
+    seqlen_k, shape = call.key.shape[2], key_bias.shape
+    if not (
+        key_bias.dim() == 3
+        and broadcasts(shape[0], batch)
+        and broadcasts(shape[1], num_heads)
+        and holds(shape[2] == seqlen_k)
+    ):
+        _fail(
+            "key_bias must be [1 or batch, 1 or num_heads, seqlen_k] = "
+            f"[1 or {batch}, 1 or {num_heads}, {seqlen_k}], got shape {_list(shape)}"
+        )
+
+
+def _check_influence(influence: Tensor, call: AttentionCall) -> None:
+    _check_float32("influence", influence, call.query)
+    batch, seqlen_k, shape = call.query.shape[0], call.key.shape[2], influence.shape
+    if not (
+        influence.dim() == 3
+        and broadcasts(shape[0], batch)
+        and holds(shape[1] >= 1)
+        and holds(shape[2] == seqlen_k)
+    ):
+        _fail(
+            "influence must be [1 or batch, channels >= 1, seqlen_k] = "
+            f"[1 or {batch}, channels >= 1, {seqlen_k}], got shape {_list(shape)}"
+        )
+
+
+def _check_attn_bias(attn_bias: Tensor, call: AttentionCall) -> None:
+    if attn_bias.dtype not in (torch.bool, *QUERY_DTYPES):
+        _fail(
+            "attn_bias must be bool (True = visible), float16, bfloat16, float32 or float64, "
+            f"got {_name(attn_bias.dtype)}"
+        )
+    batch, num_heads, seqlen_q, _ = call.query.shape
+    seqlen_k, shape = call.key.shape[2], attn_bias.shape
+    if not (
+        attn_bias.dim() == 4
+        and broadcasts(shape[0], batch)
+        and broadcasts(shape[1], num_heads)
+        and holds(shape[2] == seqlen_q)
+        and holds(shape[3] == seqlen_k)
+    ):
+        _fail(
+            "attn_bias must be [1 or batch, 1 or num_heads, seqlen_q, seqlen_k] = "
+            f"[1 or {batch}, 1 or {num_heads}, {seqlen_q}, {seqlen_k}], "
+            f"got shape {_list(shape)}"
+        )
+
+
+def _check_sinks(sinks: Tensor, call: AttentionCall) -> None:
+    num_heads = call.num_heads
+    if sinks.dtype not in QUERY_DTYPES:
+        _fail(f"sinks must be float16, bfloat16, float32 or float64, got {_name(sinks.dtype)}")
+    if not (sinks.dim() == 1 and holds(sinks.shape[0] == num_heads)):
+        _fail(f"sinks must be [num_heads] = [{num_heads}], got shape {_list(sinks.shape)}")
+
+
+def _check_q_start(q_start: Tensor, call: AttentionCall) -> None:
+    batch = call.query.shape[0]
+    if q_start.dtype != torch.int32:
+        _fail(f"q_start must be int32, got {_name(q_start.dtype)}")
+    if not (q_start.dim() == 1 and broadcasts(q_start.shape[0], batch)):
+        _fail(f"q_start must be [1 or batch] = [1 or {batch}], got shape {_list(q_start.shape)}")
+
+
+def _check_window(name: str, window: int) -> None:
+    if not holds(window >= -1):
+        _fail(f"{name} must be -1 (no limit) or at least 0, got {window}")
+
+
+def _check_factors(scale: float | None, softcap: float) -> None:
     # Kernels compute in float32 and may do so in bits: a number that leaves its range there would
     # change its meaning.
     # Comparisons instead of math.isfinite: they are false for NaN and work on symbolic floats.
@@ -214,13 +219,13 @@ def _check_float32(name: str, tensor: Tensor, query: Tensor) -> None:
 
 
 def broadcasts(size: int, full: int) -> bool:
-    """Say whether a dimension is 1 or as large as another, which may be symbols."""
+    """Say whether a size is 1 or equal to `full`. Both may be symbols."""
     # Equality first: equal symbols are equal whatever they stand for.
     return holds(size == full) or holds(size == 1)
 
 
 def holds(condition: bool) -> bool:
-    """Decide; True where only the data of a compiled graph's run could: the kernel checks again."""
+    """Evaluate a condition; True if only the data of a later run can tell: kernels check again."""
     if isinstance(condition, torch.SymBool):
         from torch.fx.experimental.symbolic_shapes import guard_or_true
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Biased attention in plain PyTorch, block by block: any device, any float dtype, O(n) memory.
 
-This serves every device and dtype that has no kernel of its own; `_chunked_backward` serves the
+This serves every device and dtype that has no kernel of its own; `chunked_backward` serves the
 backward pass of all of them. Query rows and keys are cut into blocks so that no temporary exceeds
 `SCRATCH_ELEMENTS`; the softmax runs online over the key blocks. The heads that share a key/value
 head are folded into the rows of one matrix product, so keys and values are never expanded.
@@ -16,48 +16,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from guide_ext.op.call import AttentionCall
+
 SCRATCH_ELEMENTS = 1 << 22
 MAX_BLOCK_K = 512
 MAX_BLOCK_Q = 512
 
-# Where biases saturate, by the dtype of the scores. Kernels whose scores are in bits cannot go
-# beyond ln(2) times the largest number either, and the backward pass compares scores computed here
-# with their lse. Few digits: the same number in every dtype that can hold it.
+# Magnitude at which biases saturate, by the dtype of the scores: just below ln(2) times the largest
+# number, the limit of kernels whose scores are in bits. The limit is theirs because the backward
+# pass compares scores computed here with their lse. A number of few digits is the same in every
+# dtype that can hold it.
 _LARGEST_BIAS = {torch.float32: 1.375 * 2.0**127, torch.float64: 1.375 * 2.0**1023}
 
 
 @dataclass(frozen=True)
-class AttentionCall:
-    """The arguments of one `biased_attention` call, after every check has passed."""
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    key_bias: Tensor | None
-    influence: Tensor | None
-    attn_bias: Tensor | None
-    sinks: Tensor | None
-    q_start: Tensor | None
-    is_causal: bool
-    window_left: int
-    window_right: int
-    scale: float | None
-    softcap: float
-
-    @property
-    def num_heads(self) -> int:
-        """Query heads."""
-        return self.query.shape[1]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of every accumulator, of influence_out and of lse."""
-        return accumulation_dtype(self.query)
-
-    @property
-    def factor(self) -> float:
-        """Factor of the dot product."""
-        return self.query.shape[3] ** -0.5 if self.scale is None else self.scale
+class ChunkedCall(AttentionCall):
+    """A call that has passed every check, and how it is cut into blocks."""
 
     def row_blocks(self) -> Iterator[tuple[slice, slice]]:
         """Cut the output into (batch slice, row slice) blocks."""
@@ -164,19 +138,12 @@ class AttentionCall:
         return tensor.reshape(batch, self.num_heads, -1, dim)
 
 
-def accumulation_dtype(query: Tensor) -> torch.dtype:
-    """Dtype of softmax, influence and lse: float32, or float64 for a float64 query."""
-    return torch.float64 if query.dtype == torch.float64 else torch.float32
-
-
-def allocate_outputs(
-    query: Tensor, value: Tensor, influence: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def allocate_outputs(call: AttentionCall) -> tuple[Tensor, Tensor, Tensor]:
     """Allocate (out, influence_out, lse) with the strides that every backend returns."""
+    query, dtype = call.query, call.dtype
     batch, num_heads, seqlen_q, _ = query.shape
-    channels = 0 if influence is None else influence.shape[1]
-    dtype = accumulation_dtype(query)
-    dim = value.shape[3]
+    channels = 0 if call.influence is None else call.influence.shape[1]
+    dim = call.value.shape[3]
     # Memory order batch, seqlen_q, num_heads, head_dim_v. Not the transpose of another tensor: a
     # view that a custom op returns cannot be changed in place under autograd.
     out = query.new_empty_strided(
@@ -186,9 +153,9 @@ def allocate_outputs(
     return out, influence_out, query.new_empty(batch, num_heads, seqlen_q, dtype=dtype)
 
 
-def forward(call: AttentionCall) -> tuple[Tensor, Tensor, Tensor]:
+def forward(call: ChunkedCall) -> tuple[Tensor, Tensor, Tensor]:
     """Compute (out, influence_out, lse)."""
-    outputs = allocate_outputs(call.query, call.value, call.influence)
+    outputs = allocate_outputs(call)
     out, influence_out, lse = outputs
     for batch, rows in call.row_blocks():
         out_block, influence_block, lse_block = _forward_rows(call, batch, rows)
@@ -200,7 +167,7 @@ def forward(call: AttentionCall) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _forward_rows(
-    call: AttentionCall, batch: slice, rows: slice
+    call: ChunkedCall, batch: slice, rows: slice
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Run the online softmax over all keys for one block of rows."""
     query_block = call.fold(call.query[batch, :, rows])
@@ -250,7 +217,7 @@ def of_batch(tensor: Tensor, batch: slice) -> Tensor:
 
 
 def saturated(bias: Tensor, dtype: torch.dtype) -> Tensor:
-    """Bound the finite entries of biases, sinks or lse that go with scores of `dtype`."""
+    """Clamp finite biases, sinks or lse to what scores of `dtype` may hold; infinite ones stay."""
     largest = _LARGEST_BIAS[dtype]
     if torch.finfo(bias.dtype).max <= largest:
         return bias

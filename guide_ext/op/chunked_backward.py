@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guide_ext.op.chunked import AttentionCall, of_batch, saturated
+from guide_ext.op.chunked import ChunkedCall, of_batch, saturated
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class OutputGradients:
 
 
 def backward(
-    call: AttentionCall,
+    call: ChunkedCall,
     outputs: tuple[Tensor, Tensor, Tensor],
     gradients: OutputGradients,
     wanted: list[bool],
@@ -33,9 +33,9 @@ def backward(
     ``δ = dO·O + Σ_c dI_c·I_c - dlse``, the gradient of a score is ``P · (dP - δ)``; a sink is a
     score whose dP is 0.
 
-    What a row does not see has no part in its gradients: a hidden key may hold NaN or inf, and so
-    may its value and its influence, the query of a row that sees nothing, and what reaches the
-    outputs of such a row. All of these count as 0, because 0 times NaN would be NaN.
+    What a row does not see takes no part in its gradients. These may hold NaN or inf and count as
+    0: a hidden key, its value and its influence; the query of a row that sees nothing, and the
+    gradients that reach the outputs of such a row.
 
     Args:
         call: The arguments of the forward call.
@@ -85,7 +85,7 @@ class _GradientSums:
 
 
 def _backward_rows(
-    call: AttentionCall,
+    call: ChunkedCall,
     outputs: tuple[Tensor, Tensor, Tensor],
     gradients: OutputGradients,
     sums: _GradientSums,
@@ -141,7 +141,7 @@ def _backward_rows(
 
 
 def _normalisers(
-    call: AttentionCall, query_block: Tensor, lse: Tensor, batch: slice, rows: slice
+    call: ChunkedCall, query_block: Tensor, lse: Tensor, batch: slice, rows: slice
 ) -> tuple[Tensor, Tensor]:
     """Find what turns the recomputed scores of a block of rows into probabilities.
 
@@ -166,7 +166,7 @@ def _prob_sink(sinks: Tensor, lse: Tensor) -> Tensor:
 
 
 def _add_dot_gradients(
-    call: AttentionCall,
+    call: ChunkedCall,
     sums: _GradientSums,
     query_block: Tensor,
     grad_score: Tensor,
@@ -188,7 +188,7 @@ def _add_dot_gradients(
 
 
 def _finite(operand: Tensor) -> Tensor:
-    """Put 0 for NaN and inf; whoever sees them has a score or an output that is not finite."""
+    """Replace NaN and inf by 0; a row that sees them has scores that are not finite anyway."""
     return operand.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""How an operator of ours is differentiated: autograd, `torch.func`, and what is refused.
+"""The derivatives of our operators: autograd, `torch.func`, and which ones are refused.
 
-`torch.library.register_autograd` is not used: what it registers takes no part in `torch.func`
-transforms and drops the tangents of forward-mode derivatives, whose results are then zeros.
+`torch.library.register_autograd` is not used. What it registers does not work in `torch.func`
+transforms, and it drops the tangents of forward-mode derivatives: their results would be zeros.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Attention(torch.autograd.Function):
         call, *tensors = inputs
         ctx.call = call
         ctx.save_for_backward(*tensors, *output)
-        # Whoever ignores influence_out and lse shall not pay for gradients of zeros.
+        # A caller who ignores influence_out and lse pays for no gradients of zeros.
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -144,7 +144,7 @@ def register(
 
     """
     arguments = operator._schema.arguments
-    # The dispatcher leaves trailing arguments out that equal their defaults.
+    # The dispatcher leaves out trailing arguments that equal their defaults.
     defaults = {
         a.name: a.default_value for a in arguments if a.kwarg_only and a.has_default_value()
     }
@@ -165,7 +165,7 @@ def register(
             return operator.redispatch(keys, *tensors, **options)
 
     def transformed_kernel(*tensors: Tensor | None, **options: Any) -> Any:
-        """Serve a call within `torch.func.grad`, `vmap` and the like, the outermost first."""
+        """Apply the outermost transform of `torch.func` (grad, vmap, ...) to a call."""
         tensors = filled(tensors)
         transform = retrieve_current_functorch_interpreter()
         if transform.key() == TransformType.Functionalize:  # for which Functions have no rule

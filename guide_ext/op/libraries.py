@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Finds and loads the compiled libraries, and says what became of them."""
+"""Finds and loads the compiled libraries, and reports why one is missing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LibraryStatus:
     Attributes:
         loaded: Whether `libguide_ext.so` was found and loaded.
         reason: Why not, in words; where it was loaded from otherwise.
-        instruction_set: What the CPU kernels use, as "avx512"; None when there is none to use.
+        instruction_set: That of the CPU kernels, as "avx512"; None if none can be used.
 
     """
 
@@ -88,10 +88,10 @@ def load_libraries(ops: Any, names: Iterable[str]) -> bool:
 
 
 def keep_errors(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """Let what the kernel of an operator raises pass through the libraries that call it.
+    """Let an exception of a Python kernel pass through the compiled library that called it.
 
-    torch's C interface tells a library that a call has failed, not why: without this, Ctrl-C or a
-    lack of memory would become a RuntimeError of other words.
+    torch's C interface tells a library that a call has failed, but not why: without this, Ctrl-C
+    or a lack of memory would become an unrelated RuntimeError.
     """
     if _load_error is not None or (extension := _extension()) is None:
         return kernel
@@ -100,7 +100,7 @@ def keep_errors(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def connect_errors(path: Path) -> None:
-    """Let a loaded library throw what `keep_errors` has kept.
+    """Let a loaded library throw the exceptions that `keep_errors` has kept.
 
     Raises:
         ImportError: If the library or `_C` was built from other sources.
@@ -143,10 +143,10 @@ def _why_cuda_was_skipped() -> str:
 
 
 def library_status() -> LibraryStatus:
-    """Say whether the compiled library was loaded, why not, and what its CPU kernels use."""
+    """Say whether the compiled library was loaded, or why not, and its instruction set."""
     if _load_error is not None:
         return LibraryStatus(loaded=False, reason=_load_error, instruction_set=None)
-    query = ctypes.CDLL(str(LIBRARY_PATH)).guide_ext_cpu_instruction_set
+    query = _function(LIBRARY_PATH, "guide_ext_cpu_instruction_set")
     query.restype = ctypes.c_char_p
     name = query()
     if name is None:
@@ -170,16 +170,39 @@ def build_info() -> dict[str, Any]:
 
 
 def cuda_status() -> CudaStatus:
-    """Say whether the CUDA kernels were loaded, and why not."""
+    """Say whether the CUDA kernels were loaded, or why not."""
     if _cuda_load_error is not None:
         return CudaStatus(loaded=False, reason=_cuda_load_error)
     return CudaStatus(loaded=True, reason=f"loaded from {CUDA_LIBRARY_PATH}")
 
 
-@functools.cache
-def cuda_device_obstacle(index: int) -> str | None:
-    """Say why the CUDA kernels, which were loaded, cannot run on a device; None if they can."""
-    query = ctypes.CDLL(str(CUDA_LIBRARY_PATH)).guide_ext_cuda_obstacle
-    query.restype = ctypes.c_char_p
-    obstacle = query(index)
-    return None if obstacle is None else obstacle.decode()
+def ask_for_kernel(device: torch.device, call: ctypes.Structure) -> str | None:
+    """Ask the library of a device, which was loaded, for its choice of a kernel.
+
+    Args:
+        device: On the CPU or of CUDA.
+        call: `CallDescription` of csrc/attention/explain.h.
+
+    Returns:
+        The kernel, empty if none takes the call, and one reason a line; None if GUIDE_EXT_CPU_ISA
+        names no instruction set that can be used.
+
+    """
+    path = LIBRARY_PATH if device.type == "cpu" else CUDA_LIBRARY_PATH
+    choose = _function(path, f"guide_ext_{device.type}_choose")
+    choose.restype = ctypes.c_char_p
+    answer: bytes | None = choose(ctypes.byref(call), ctypes.c_int(device.index or 0))
+    return None if answer is None else answer.decode()
+
+
+def _function(path: Path, name: str) -> Any:
+    """Find a C function of a loaded library.
+
+    Raises:
+        ImportError: If the library was built from other sources and lacks it.
+
+    """
+    try:
+        return getattr(ctypes.CDLL(str(path)), name)
+    except AttributeError as error:
+        raise ImportError(_OTHER_SOURCES.format(path=path, what=str(error))) from error

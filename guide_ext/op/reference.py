@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The oracle: what `biased_attention` means, in plain float64 PyTorch.
 
-Every backend is judged against this page, so it shares no code with any of them and allocates the
-whole ``[batch, num_heads, seqlen_q, seqlen_k]`` matrix. It is there to understand and to test.
+Tests compare every backend with this page, so it shares no code with any of them. It allocates the
+whole ``[batch, num_heads, seqlen_q, seqlen_k]`` matrix: use it to understand the op and to test.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Makes `torch.ops.guide` complete.
+"""Registers what `torch.ops.guide` needs besides the compiled kernels.
 
-The compiled library defines the schemas and the kernels. What torch needs besides is registered
-here: fake kernels, autograd, autocast, and the chunked PyTorch implementation that serves every
-other device and dtype. Without a library the schemas are defined here, in the same words, and
-everything works, slower.
+The compiled library defines the schemas and the kernels. This module adds fake kernels, autograd,
+autocast, and the chunked PyTorch implementation, which serves every other device and dtype. Where
+no library was built it defines the same schemas itself, and everything works, but slower.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from guide_ext.op import chunked, chunked_backward, derivatives
+from guide_ext.op.call import AttentionCall
 from guide_ext.op.checks import check_arguments
 from guide_ext.op.libraries import keep_errors, load_libraries
 
@@ -50,33 +50,17 @@ if not load_libraries(torch.ops.guide, SCHEMAS):
 
 
 def _float32_products(query: Tensor) -> AbstractContextManager[object]:
-    """Switch autocast off: it would take the accumulating products to half precision."""
+    """Switch autocast off: it would compute the accumulating products in half precision."""
     device_type = query.device.type
     if not torch.amp.is_autocast_available(device_type):
         return nullcontext()
     return torch.autocast(device_type, enabled=False)
 
 
-def _chunked_kernel(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    key_bias: Tensor | None = None,
-    influence: Tensor | None = None,
-    attn_bias: Tensor | None = None,
-    sinks: Tensor | None = None,
-    q_start: Tensor | None = None,
-    *,
-    is_causal: bool = False,
-    window_left: int = -1,
-    window_right: int = -1,
-    scale: float | None = None,
-    softcap: float = 0.0,
-) -> tuple[Tensor, Tensor, Tensor]:
-    tensors = (query, key, value, key_bias, influence, attn_bias, sinks, q_start)
-    check_arguments(*tensors, window_left, window_right, scale, softcap)
-    call = chunked.AttentionCall(*tensors, is_causal, window_left, window_right, scale, softcap)
-    with _float32_products(query):
+def _chunked_kernel(*tensors: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    call = chunked.ChunkedCall(*tensors, **options)
+    check_arguments(call)
+    with _float32_products(call.query):
         return chunked.forward(call)
 
 
@@ -86,69 +70,20 @@ def _new_empty_strided(
     return self.new_empty_strided(size, stride, dtype=dtype)
 
 
-def _fake_kernel(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    key_bias: Tensor | None = None,
-    influence: Tensor | None = None,
-    attn_bias: Tensor | None = None,
-    sinks: Tensor | None = None,
-    q_start: Tensor | None = None,
-    *,
-    is_causal: bool = False,
-    window_left: int = -1,
-    window_right: int = -1,
-    scale: float | None = None,
-    softcap: float = 0.0,
-) -> tuple[Tensor, Tensor, Tensor]:
-    tensors = (query, key, value, key_bias, influence, attn_bias, sinks, q_start)
-    check_arguments(*tensors, window_left, window_right, scale, softcap)
-    return chunked.allocate_outputs(query, value, influence)
+def _fake_kernel(*tensors: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    call = AttentionCall(*tensors, **options)
+    check_arguments(call)
+    return chunked.allocate_outputs(call)
 
 
-def _backward_kernel(
-    grad_out: Tensor | None,
-    grad_influence_out: Tensor | None,
-    grad_lse: Tensor | None,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    key_bias: Tensor | None,
-    influence: Tensor | None,
-    attn_bias: Tensor | None,
-    sinks: Tensor | None,
-    q_start: Tensor | None,
-    out: Tensor,
-    influence_out: Tensor,
-    lse: Tensor,
-    *,
-    is_causal: bool,
-    window_left: int,
-    window_right: int,
-    scale: float | None,
-    softcap: float,
-    wanted: list[bool],
-) -> tuple[Tensor, ...]:
-    call = chunked.AttentionCall(
-        query,
-        key,
-        value,
-        key_bias,
-        influence,
-        attn_bias,
-        sinks,
-        q_start,
-        is_causal,
-        window_left,
-        window_right,
-        scale,
-        softcap,
-    )
-    gradients = chunked_backward.OutputGradients(grad_out, grad_influence_out, grad_lse)
-    with _float32_products(query):
-        results = chunked_backward.backward(call, (out, influence_out, lse), gradients, wanted)
-    return tuple(query.new_empty(0) if result is None else result for result in results)
+def _backward_kernel(*tensors: Any, wanted: list[bool], **options: Any) -> tuple[Tensor, ...]:
+    gradients, inputs, outputs = tensors[:3], tensors[3:-3], tensors[-3:]
+    call = chunked.ChunkedCall(*inputs, **options)
+    with _float32_products(call.query):
+        results = chunked_backward.backward(
+            call, outputs, chunked_backward.OutputGradients(*gradients), wanted
+        )
+    return tuple(call.query.new_empty(0) if result is None else result for result in results)
 
 
 def _fake_backward_kernel(*args: Any, wanted: list[bool], **_: Any) -> tuple[Tensor, ...]:
@@ -195,8 +130,8 @@ _AUTOCAST_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 
 _library.impl("biased_attention", _chunked_kernel, "CompositeExplicitAutograd")
-# Compiled kernels call these two: the one where they have no instance, the other for the error of
-# an allocation that failed.
+# Compiled code calls these two: the first for calls that no kernel takes, the second to raise the
+# error of an allocation that failed.
 for _name, _kernel in (
     ("biased_attention_chunked", _chunked_kernel),
     ("new_empty_strided", _new_empty_strided),

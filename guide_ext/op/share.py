@@ -10,6 +10,7 @@ from torch import Tensor
 
 from guide_ext.op.argument_types import check_types, described, is_number
 from guide_ext.op.attention import biased_attention
+from guide_ext.op.call import AttentionCall
 from guide_ext.op.checks import broadcasts, check_arguments, holds
 from guide_ext.op.chunked import saturated
 
@@ -31,21 +32,22 @@ def attention_with_share(
     scale: float | None = None,
     softcap: float = 0,  # no float, as in `biased_attention`
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Attention with the smallest Δ ≥ 0 on the marked keys that gives them a share of a row.
+    """Attention with the smallest Δ ≥ 0 that gives the marked keys a stated share of each row.
 
-    Every row of every head gets its own Δ: where the marked keys have share c of the weights, it
-    takes ``Δ = logit(min_share) - logit(c)`` nats to raise it to `min_share`, and none if c is
-    larger already. Two calls of `biased_attention`, of the marked keys alone and of the others
-    alone, hold the answer for every Δ: their results are weighed by the share. Nothing n×n.
+    Every row of every head gets its own Δ. If the marked keys have share c of the weights, adding
+    ``Δ = logit(min_share) - logit(c)`` nats raises it to `min_share`; if c is larger already, Δ is
+    0. Two calls of `biased_attention`, one of the marked keys and one of all others, hold the
+    answer for every Δ: their results are mixed by the share. Nothing n×n is allocated.
 
     Args:
         query: As in `biased_attention`, like all that is not explained here.
         key: See `biased_attention`.
         value: See `biased_attention`.
         marked: Marked keys, bool, ``[1 or batch, seqlen_k]``.
-        min_share: The share that they shall have at least, from 0 to below 1; or one for every row
-            of the batch, floating, ``[1 or batch]``, whose values are not looked at.
-        key_bias: See `biased_attention`; counts before the share is looked at.
+        min_share: Minimum share of the marked keys, from 0 to below 1; or a floating tensor
+            ``[1 or batch]``, one for each row of the batch. A tensor is not read on the host, so
+            its range is not checked.
+        key_bias: See `biased_attention`; it is part of the weights whose share is raised.
         influence: See `biased_attention`.
         sinks: See `biased_attention`; they belong to what is not marked.
         q_start: See `biased_attention`.
@@ -57,12 +59,13 @@ def attention_with_share(
 
     Returns:
         ``out``, ``influence_out`` and ``lse`` as `biased_attention` returns them, with Δ;
-        ``delta``: ``[batch, num_heads, seqlen_q]``, float32, nats. A row that sees no marked key
-        has no Δ that would help: 0; nor does one need any that sees nothing else, no sink either.
+        ``delta``: ``[batch, num_heads, seqlen_q]``, float32, nats. It is 0 for a row that
+        sees no marked key, where no Δ would help, and for one that sees nothing else, not even a
+        sink, where none is needed.
 
     Raises:
         ValueError: If `marked` or `min_share` is not of that kind, or as `biased_attention` does.
-        TypeError: Likewise, for what is no tensor or number where it must be one.
+        TypeError: If an argument is no tensor or number where it must be one.
 
     Source:
         The aim is Spotlight's (attention steering by proportion), which adds log(min_share / c),
@@ -91,8 +94,13 @@ def attention_with_share(
     if key_bias is not None:  # before it is added to something that would hide its faults
         key_bias = key_bias[:, None] if key_bias.dim() == 2 else key_bias
         check_arguments(
-            *(query, key, value, key_bias, None, None, sinks, q_start),
-            *(window_left, window_right, scale, softcap),
+            AttentionCall(
+                *(query, key, value, key_bias, None, None, sinks, q_start),
+                window_left=window_left,
+                window_right=window_right,
+                scale=scale,
+                softcap=softcap,
+            )
         )
     visible = torch.zeros(marked.shape, dtype=torch.float32, device=marked.device)
 

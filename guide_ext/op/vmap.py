@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from guide_ext.op.call import AttentionCall
 from guide_ext.op.checks import check_arguments
 
 # Positions among the tensors of `biased_attention`.
@@ -38,15 +39,13 @@ def forward(
         The results with the dimension of the calls, and where they have it.
 
     Raises:
-        ValueError: As one of the calls would.
+        ValueError: If one of the calls would raise it.
 
     """
     tensors = _calls_first(in_dims, tensors)
     samples = [_sample(size, dim, tensor) for dim, tensor in zip(in_dims, tensors, strict=True)]
-    check_arguments(  # now, while every tensor has the sizes that the caller knows
-        *samples,  # type: ignore[arg-type]
-        *(options[name] for name in ("window_left", "window_right", "scale", "softcap")),
-    )
+    # Now, while every tensor has the sizes that the caller knows.
+    check_arguments(AttentionCall(*samples, **options))  # type: ignore[arg-type]
     if in_dims[_SINKS] is not None:  # the op has one sink a head, for the whole batch
         return _one_by_one(run, size, in_dims, tensors)
     batch = samples[0].shape[0]  # type: ignore[union-attr]

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Figures and pages from saved records; knows neither torch nor models."""
+"""Figures and pages from saved records, without torch or models."""

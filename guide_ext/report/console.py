@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Where the command line writes: consoles that show any text they are given, and obey none.
+"""Print for people: consoles that make control characters visible instead of obeying them.
 
-Prompts, answers, file names and messages of errors come from others and may hold the control
-characters of a terminal. They are made visible in all that people read here, whether it goes to a
-terminal or to a file that is shown on one later. Data (``--json``, a streamed answer that does not
-go to a terminal) does not come through here.
+Prompts, answers, file names and error messages come from others and may hold control characters
+that a terminal acts on. Everything that people read is printed here, whether it goes to a terminal
+or to a file that a terminal shows later. Data (``--json``, a streamed answer that does not go to a
+terminal) is not.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from guide_ext.support.visible import for_terminal
 
 
 class _Console(Console):
-    """A console whose own sequences (colours, cursor) are the only ones that leave it."""
+    """A console that writes its own control sequences (colours, cursor) and no others."""
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """Render, and make visible what a cell let through."""
+        """Render, and make the control characters in every segment of text visible."""
         for segment in super().render(renderable, options):
             text, style, control = segment
             yield segment if control else Segment(for_terminal(text), style)
 
     def on_broken_pipe(self) -> None:
-        """Leave it to the caller: rich would end the program and close standard output."""
+        """Raise BrokenPipeError; rich would close standard output and end the program."""
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
@@ -42,9 +42,9 @@ def console(*, err: bool = False) -> Console:
 
 
 def shown(text: object, style: str = "") -> Text:
-    r"""Return text of others as a cell of a table: never markup, nothing that a terminal obeys.
+    r"""Return text from others as a table cell: never markup, with control characters visible.
 
-    A console would make it harmless, too, but after it has measured the columns.
+    A console makes them visible, too, but only after it has measured the columns.
 
     Example:
         >>> shown("[b]\x1b[2J").plain
@@ -55,11 +55,11 @@ def shown(text: object, style: str = "") -> Text:
 
 
 def say(line: str, *, err: bool = False) -> None:
-    """Print one line as it is, however long, to standard output or standard error."""
+    """Print one line, unwrapped and without highlighting, to standard output or standard error."""
     console(err=err).print(shown(line), soft_wrap=True, highlight=False)
 
 
 def print_error(message: str) -> None:
-    """Print one clean error line (or several, for a message with an excerpt) to standard error."""
+    """Print ``error:`` and a message to standard error."""
     line = Text("error: ", style="bold red").append(for_terminal(message), style="not bold default")
     console(err=True).print(line, soft_wrap=True, highlight=False)

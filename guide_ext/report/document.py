@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Where HTML is written: whatever is put into it is escaped here, and nowhere else.
+"""Write HTML: every value that goes into it is escaped here, and nowhere else.
 
-`markup` fills templates, `inert_json` hands data to a script, `document` frames the whole. A linter
-(ruff, S704) refuses every other way to make HTML, and templates that are not written out.
+`markup` fills templates, `inert_json` passes data to a script, `document` makes the whole page. A
+linter (ruff, S704) refuses other ways to make HTML, and templates that are not literals.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from guide_ext.influence.record import visible
 
 
 def markup(template: str, /, *values: str | float, **named: str | float) -> Markup:
-    """Fill a template with values; texts are made visible and escaped, HTML stays what it is.
+    """Fill a template with values. Texts are escaped and made visible; HTML is put in as it is.
 
     Args:
-        template: HTML, written out in the source, with the fields of `str.format`. Attributes must
+        template: HTML, a literal in the source, with the fields of `str.format`. Attributes must
             be in quotes.
-        values: Texts, numbers, or what `markup` returned.
-        named: The same, by name.
+        values: Texts, numbers, or HTML that `markup` returned.
+        named: The same, by name of the field.
 
     Example:
         >>> cell = markup("<b>{:.2f}</b>", 0.125)
@@ -41,7 +41,7 @@ def markup(template: str, /, *values: str | float, **named: str | float) -> Mark
 
 
 def joined(parts: Iterable[Markup], between: str = "") -> Markup:
-    """Return pieces of HTML one after another, with text between them.
+    """Join pieces of HTML with a text between them.
 
     Example:
         >>> print(joined([markup("<b>a</b>"), markup("<i>b</i>")], " < "))
@@ -52,10 +52,10 @@ def joined(parts: Iterable[Markup], between: str = "") -> Markup:
 
 
 def inert_json(data: Any) -> Markup:
-    r"""Return JSON for an element ``script``, of which no HTML parser takes anything for markup.
+    r"""Return JSON for a ``script`` element, in which an HTML parser finds no markup.
 
     Raises:
-        ValueError: If there is NaN or an infinity in it.
+        ValueError: If the data hold NaN or an infinity.
 
     Example:
         >>> print(inert_json(["</script>"]))
@@ -70,17 +70,18 @@ def inert_json(data: Any) -> Markup:
 
 def nested(page: Markup) -> Markup:
     """Return a whole document as the value of an attribute, such as ``srcdoc``."""
-    # As a plain text: what is HTML already is not escaped again otherwise.
+    # str(): html.escape would leave Markup as it is.
     return Markup(html.escape(str(page), quote=True))  # noqa: S704 - just escaped
 
 
 def document(title: str, policy: str, style: Markup, body: Markup) -> Markup:
-    """Return a whole HTML document, which loads nothing from anywhere.
+    """Return a whole HTML document, which may not load anything from elsewhere.
 
     Args:
         title: Plain text.
-        policy: What the browser may do besides nothing (Content-Security-Policy).
-        style: CSS, of `asset`.
+        policy: What the browser is allowed, in the words of a Content-Security-Policy; everything
+            else is forbidden.
+        style: CSS, as `asset` returns it.
         body: HTML of the body.
 
     Example:
@@ -113,13 +114,13 @@ def document(title: str, policy: str, style: Markup, body: Markup) -> Markup:
 
 
 def asset(package: str, name: str) -> Markup:
-    """Return a style or a script that lies in a package of ours."""
+    """Return the text of a style or a script that one of our packages contains."""
     text = files(package).joinpath(name).read_text(encoding="utf-8")
     return Markup(text)  # noqa: S704 - our own file
 
 
 def sha256_source(text: str) -> str:
-    """Name an inline style or script by its hash, for a policy that allows no other.
+    """Return the hash of an inline style or script, for a policy that allows only this one.
 
     Example:
         >>> sha256_source("")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Tables that lose nothing where there is no room: rows one below the other instead of columns."""
+"""Tables that lose nothing on a narrow terminal: there, each cell gets a line of its own."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _BREAKABLE = 16
 
 
 class Fitting:
-    """A table; or its cells as lines, where columns would cut words and numbers.
+    """Shows a table; or its cells as lines, if columns would have to cut words or numbers.
 
     Args:
-        table: Its cells are text. Columns of prose have ``overflow="fold"``. Where it has no
-            header, the first cell of a row names the others.
+        table: A table with cells of text. Columns of prose have ``overflow="fold"``. In a table
+            without a header, the first cell of a row names the others.
 
     Example:
         >>> table = Table("Δ (nats)", "95 % interval", "right")
@@ -33,16 +33,15 @@ class Fitting:
     """
 
     def __init__(self, table: Table) -> None:
-        """Keep the table; what is longer than a whole line is folded, not cut off."""
         self._table = table
         self._may_break = [column.overflow == "fold" for column in table.columns]
         for column in table.columns:
-            column.overflow = "fold"
+            column.overflow = "fold"  # what is longer than a whole line is folded, not cut off
         # A table wraps its title to its own width, and breaks words for that.
         self._title, table.title = table.title, None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Render the one or the other."""
+        """Render the table, or its lines."""
         if self._title is not None:
             yield _as_text(console, self._title, "italic")
         widths = self._widths(console, options)
@@ -54,9 +53,9 @@ class Fitting:
         yield self._table
 
     def _widths(self, console: Console, options: ConsoleOptions) -> list[int] | None:
-        """Share the line among the columns; return None where a word has no room.
+        """Return the width of each column, or None if the words of some column do not fit.
 
-        The library's own way takes from the widest column first, also what its words need.
+        rich itself would shrink the widest column first, even below the length of its words.
         """
         columns = self._table.columns
         for column in columns:
@@ -76,7 +75,7 @@ class Fitting:
             return None
         if self._table.expand:
             most = [room] * len(columns)
-        # The narrowest first, so that every column has what it needs or an equal share.
+        # Widen the narrowest column first, so that each gets what it needs or an equal share.
         widths = list(least)
         spare = room - sum(widths)
         while spare and (short := [i for i, width in enumerate(widths) if width < most[i]]):
@@ -85,7 +84,7 @@ class Fitting:
         return widths
 
     def _lines(self, console: Console) -> Iterator[RenderableType]:
-        """Return a line for every cell, rows apart from each other."""
+        """Yield a line for every cell, with an empty line between rows."""
         columns = self._table.columns
         rows = zip(*(list(column.cells) for column in columns), strict=True)
         for index, row in enumerate(rows):
@@ -109,6 +108,6 @@ def _named(name: str, value: Text) -> Text:
 
 
 def _as_text(console: Console, cell: object, style: str = "") -> Text:
-    """Return what a cell holds; a plain string is markup, as in a table."""
+    """Return a cell as text; rich's markup in a plain string counts, as it does in a table."""
     text = cell if isinstance(cell, Text) else console.render_str(str(cell))
     return Text().append_text(text) if not style else Text(style=style).append_text(text)

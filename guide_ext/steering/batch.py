@@ -53,8 +53,9 @@ def collate(
         pad_token_id: What to fill the left with; attention never sees it.
 
     Raises:
-        ValueError: If there is no prompt, a prompt without tokens, not one steering per prompt, or
-            a layer or head outside the model; or if a number is none.
+        ValueError: If there is no prompt, a prompt has no tokens, `steerings` is neither one nor
+            one per prompt, a chosen layer or head is not in the model, or `num_layers`, `num_heads`
+            or `pad_token_id` is not a whole number in its range.
         TypeError: If `encodings` is not a list of `Encoding`.
 
     Example:
@@ -103,7 +104,7 @@ def collate(
 
 
 def _seed(encodings: Sequence[Encoding], tokens: int) -> tuple[tuple[str, ...], Tensor | None]:
-    """Return the names of all groups, and which tokens of each left-padded prompt are in them."""
+    """Return `groups` and `seed` of a `Batch`."""
     members = [encoding.groups() for encoding in encodings]
     names = tuple(dict.fromkeys(name for groups in members for name in groups))
     if not names:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """From marked tokens to numbers: a bias per token and a strength per layer and head.
 
-Three published methods are one call each here, because each adds a constant to the attention scores
-of some keys in some heads; they differ in which keys, which constant and which heads.
+Three published methods are one call each here. Each adds a constant to the attention scores of some
+keys in some heads; they differ in the keys, the constant and the heads.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Steering:
     Make one with `guide`, `pasta` or `instaboost`.
 
     Attributes:
-        delta_mid: Nats of a level-2 mark; levels 1 and 3 mean half and twice as much. None where
-            every mark means `on_marked`.
+        delta_mid: Nats of a level-2 mark; levels 1 and 3 mean half and twice as much. None if
+            every mark means `on_marked`, whatever its level.
         on_marked: Nats of every marked token, if `delta_mid` is None.
         on_others: Nats of the prompt's other tokens, if anything is marked.
         layers: Steered layers, counted from 0; None for all.
@@ -54,15 +54,14 @@ class Steering:
         """Add nats to the scores of marked tokens.
 
         Args:
-            delta: Δ of a level-2 mark (``<!!->``), nats; levels 1 and 3 mean half and twice of it,
-                a mark that states its own Δ keeps it. Negative plays marked text down, 0 does
-                nothing.
+            delta: Δ of a level-2 mark (``<!!->``), nats; levels 1 and 3 mean half and twice as
+                much. A mark that states its own Δ keeps it. A negative Δ plays marked text down.
             layers: Steered layers, counted from 0; None for all.
             heads: Steered heads of these layers, or ``{layer: [head, ...]}``; None for all.
 
         Raises:
             ValueError: If `delta` is NaN or infinite, a selection is empty or holds anything but
-                whole numbers from 0, or `layers` come with heads by layer.
+                whole numbers from 0, or `layers` are given together with heads by layer.
 
         Source:
             GUIDE, equation 4: the bias Δ in every layer and head.
@@ -89,7 +88,7 @@ class Steering:
         """Scale the attention that chosen heads pay to the *other* tokens of the prompt by α.
 
         Args:
-            alpha: Factor, above 0; PASTA uses 0.01. Below 1 it strengthens what is marked.
+            alpha: Factor, above 0; PASTA uses 0.01. A factor below 1 strengthens marked text.
             heads: ``{layer: [head, ...]}``, counted from 0; None for all.
 
         Raises:
@@ -135,12 +134,12 @@ class Steering:
             encoding: A tokenised prompt with marks. Marks of Influence groups do not steer.
 
         Returns:
-            Nats, ``[tokens]``, float32; all zero if nothing is marked. Marks add up where
-            `delta_mid` counts, and a token is marked or not where it does not.
+            Nats, ``[tokens]``, float32; all zero if nothing is marked. With a `delta_mid`, marks on
+            the same token add up; without, a second mark on a token changes nothing.
 
         Raises:
             ValueError: If marks add up to more than float32 can hold.
-            TypeError: If it is no `Encoding`.
+            TypeError: If `encoding` is not an `Encoding`.
 
         Example:
             >>> from guide_ext.spans import Span
@@ -178,8 +177,8 @@ class Steering:
             ``[layers, heads]``, float32, 1 where steered and 0 elsewhere; None if all are steered.
 
         Raises:
-            ValueError: If a chosen layer or head is not in the model, or a number of them is no
-                whole number from 1.
+            ValueError: If a chosen layer or head is not in the model, or an argument is not a whole
+                number from 1.
 
         """
         num_layers, num_heads = _count("num_layers", num_layers), _count("num_heads", num_heads)
@@ -201,7 +200,7 @@ class Steering:
 
 
 def _log(name: str, value: float) -> float:
-    """Turn a factor of probabilities into nats."""
+    """Return the nats that multiply a probability by a factor, before it is normalised."""
     number = as_float(value)
     if not math.isfinite(number) or number <= 0:
         raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
@@ -223,7 +222,12 @@ def _indices(name: str, values: Iterable[int] | None) -> tuple[int, ...] | None:
 
 
 def index_from_0(name: str, value: object) -> int:
-    """Return a whole number from 0 of any integer type, numpy's and torch's too."""
+    """Return a whole number from 0 as an int; integers of numpy and torch will do.
+
+    Raises:
+        ValueError: If it is something else.
+
+    """
     try:
         index = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
@@ -248,7 +252,7 @@ def _by_layer(heads: Mapping[int, Iterable[int]]) -> tuple[tuple[int, tuple[int,
 
 
 def check_encoding(name: str, value: object) -> None:
-    """Raise TypeError where an argument is no `Encoding`."""
+    """Raise TypeError if an argument is not an `Encoding`."""
     if not isinstance(value, Encoding):
         raise TypeError(
             f"{name} must be an Encoding, got {type(value).__name__}; guide_ext.tokens.encode "

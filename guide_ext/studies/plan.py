@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """From the settings of a run to its cells, in batches that never change.
 
-Batches are made from all cells of a run, whether they are done or not. What an answer is padded
-with then does not depend on when a run was interrupted, and neither does its last bit.
+Batches are made of all cells of a run, done or not. So an interruption never changes what an answer
+is padded with, and with it the last bits of its logits.
 """
 
 from __future__ import annotations
@@ -10,53 +10,44 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from guide_ext.embedded import EMBEDDED
 from guide_ext.integration.loading import DTYPES
-from guide_ext.studies.study import (
-    ANSWER,
-    STUDIES,
-    Cell,
-    Condition,
-    Decoding,
-    Row,
-    Study,
-    studies_named,
-)
+from guide_ext.studies.cells import ANSWER, Cell, Condition, Decoding, Row
+from guide_ext.studies.data.task import Task
+from guide_ext.studies.registry import studies_named
+from guide_ext.studies.study import Study
 
-EMBEDDED = "embedded"
-SFT = "sft"
 _EMBEDDED_NEW_TOKENS = 40  # the longest right answer has 30
-_NEW_TOKENS = {"french": 200, "needle": 30, "json": 1000}  # the paper's
-_SAMPLED = ("french",)
 _EMBEDDED_SAMPLES = 3
-_EMBEDDED_DOCUMENTS = {"french": 60, "needle": 60, "json": 60}
-_DOCUMENTS = {"french": 20, "needle": 25, "json": 38}  # the paper's, of every range of lengths
+_EMBEDDED_DOCUMENTS = 60
 _WINDOW, _WINDOWS = 500, 8
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What a run is; another one needs another folder.
+    """The settings of a run. A run with other settings needs a folder of its own.
 
     Attributes:
-        studies: Names of studies; none for all that the data allow, which then are named here.
+        studies: Names of studies. None stand for all studies that the data allow; the attribute
+            then names them.
         model: A checkpoint folder, a hub id, or ``"embedded"``.
         data: A ``.jsonl`` or ``.parquet`` file or ``hub:NAME``; None for the embedded world.
-        text_column: Of the data.
-        reference_column: Of the data: reference summaries.
-        documents: Documents of each range of lengths; None for the paper's number.
-        samples: Answers per document and condition of studies that sample several; None for the
-            study's.
-        deltas: Strengths in nats instead of each study's own.
-        windows: Ranges of 500 tokens that documents are taken from, from the shortest.
-        seed: Of documents and answers.
-        batch_size: Prompts that run together.
-        dtype: Of the weights.
-        chat: Whether to use the model's chat template where it has one.
+        text_column: Column of the texts.
+        reference_column: Column of the reference summaries; None if there are none.
+        documents: Number of documents in each range of lengths; None for the paper's.
+        samples: Number of answers to each document and condition, in studies that sample several;
+            None for the study's.
+        deltas: Biases in nats, in place of those of studies that vary Δ; None for the study's.
+        windows: How many ranges of 500 tokens documents are taken from, shortest first.
+        seed: Seed of documents and answers.
+        batch_size: Number of prompts that run together.
+        dtype: Dtype of the weights.
+        chat: Whether to use the model's chat template, if it has one.
         bertscore: Encoder for BERTScore; None for no BERTScore.
-        bertscore_layer: Its layer, for an encoder that bert-score does not know.
+        bertscore_layer: Layer of the encoder, where bert-score does not know one.
 
     Raises:
         ValueError: If a value is out of range.
@@ -87,16 +78,7 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        has_summaries = self.data is None or self.reference_column is not None
-        if not has_summaries and SFT in self.studies:
-            raise ValueError(
-                f"reference_column must be given for the study {SFT}, which trains on French "
-                "summaries, got none; name it, or name other studies"
-            )
-        wanted = [study.name for study in studies_named(self.studies)]
-        if not self.studies and not has_summaries:
-            wanted.remove(SFT)
-        object.__setattr__(self, "studies", tuple(wanted))
+        object.__setattr__(self, "studies", tuple(study.name for study in self._wanted()))
         for name in ("documents", "samples", "windows", "batch_size"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
@@ -122,6 +104,19 @@ class RunSettings:
                 "references, got none"
             )
 
+    def _wanted(self) -> list[Study]:
+        """Return the studies that are named, or all that the data allow."""
+        wanted = studies_named(self.studies)
+        if self.data is None or self.reference_column is not None:
+            return wanted
+        for study in wanted:
+            if self.studies and study.trains_on:
+                raise ValueError(
+                    f"reference_column must be given for the study {study.name}, which trains on "
+                    f"{study.trains_on}, got none; name it, or name other studies"
+                )
+        return [study for study in wanted if not study.trains_on]
+
     @property
     def is_embedded(self) -> bool:
         """Whether the documents are those of the embedded world."""
@@ -129,27 +124,28 @@ class RunSettings:
 
     @property
     def lengths(self) -> list[tuple[int, int]]:
-        """Ranges of lengths of documents, in tokens."""
+        """Ranges ``(from, to]`` of the lengths of documents, in tokens."""
         return [(_WINDOW * index, _WINDOW * (index + 1)) for index in range(self.windows)]
 
-    def documents_of(self, task: str) -> int:
-        """Return how many documents a task takes of every range of lengths."""
-        usual = _EMBEDDED_DOCUMENTS if self.is_embedded else _DOCUMENTS
-        return usual[task] if self.documents is None else self.documents
+    def documents_of(self, task: Task) -> int:
+        """Return how many documents a task takes from each range of lengths."""
+        usual = _EMBEDDED_DOCUMENTS if self.is_embedded else task.documents
+        return usual if self.documents is None else self.documents
 
     def samples_of(self, study: Study) -> int:
-        """Return how many answers are sampled."""
+        """Return how many answers a study samples for each document and condition."""
         if self.samples is not None and study.samples > 1:
             return self.samples
         return min(study.samples, _EMBEDDED_SAMPLES) if self.is_embedded else study.samples
 
-    def decoding_of(self, task: str) -> Decoding:
-        """Return how the answers of a task are written, as in the paper."""
-        tokens = _EMBEDDED_NEW_TOKENS if self.is_embedded else _NEW_TOKENS[task]
-        return Decoding(tokens, 1.0 if task in _SAMPLED else 0.0)
+    def decoding_of(self, task: Task) -> Decoding:
+        """Return how the answers of a task are decoded."""
+        if self.is_embedded:
+            return replace(task.decoding, max_new_tokens=_EMBEDDED_NEW_TOKENS)
+        return task.decoding
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data, equal to what JSON makes of it."""
+        """Return plain data that JSON saves and reads without a change."""
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
@@ -157,7 +153,7 @@ class RunSettings:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RunSettings:
-        """Read plain data; what it lacks has the value of today's default."""
+        """Read plain data; settings that it lacks get their default."""
         known = {field.name for field in fields(cls)}
         unknown = sorted(set(value) - known)
         if unknown:
@@ -168,9 +164,15 @@ class RunSettings:
         return cls(**read)
 
 
-def tasks_of(settings: RunSettings) -> list[str]:
-    """Return the tasks that the studies of a run need, each once."""
-    return list(dict.fromkeys(task for s in studies_named(settings.studies) for task in s.tasks))
+def tasks_of(settings: RunSettings) -> list[Task]:
+    """Return the tasks of the studies of a run, each once."""
+    studies = studies_named(settings.studies)
+    return list({task.name: task for study in studies for task in study.tasks}.values())
+
+
+def training_study(settings: RunSettings) -> Study | None:
+    """Return the study of a run that fine-tunes models; None if there is none."""
+    return next((study for study in studies_named(settings.studies) if study.trains_on), None)
 
 
 def study_cells(
@@ -179,31 +181,31 @@ def study_cells(
     """List the cells of one study.
 
     Args:
-        study: Which.
-        settings: Of the run.
-        rows: All documents.
-        adapters: Tokens after which fine-tuned models are saved; the study ``sft`` asks them all.
+        study: The study.
+        settings: Settings of the run.
+        rows: The rows of the run; those of other tasks are left out.
+        adapters: Trained tokens after which models are saved; a study that fine-tunes asks them.
 
     """
-    deltas = settings.deltas if len(study.deltas) > 1 and study.name != "delta_limit" else None
+    tasks = {task.name: task for task in study.tasks}
     cells = []
     for row in rows:
-        if row.task not in study.tasks:
+        if row.task not in tasks:
             continue
-        decoding = settings.decoding_of(row.task)
+        decoding = settings.decoding_of(tasks[row.task])
         samples = settings.samples_of(study) if decoding.temperature > 0 else 1
         if study.answers:
             cells += [
                 Cell(ANSWER, row, condition, sample, decoding, settings.seed)
-                for condition in study.conditions(deltas)
+                for condition in study.conditions(settings.deltas)
                 for sample in range(samples)
             ]
-        if study.name == SFT:
+        if study.trains_on:
             cells += [
                 Cell(ANSWER, row, Condition(), 0, decoding, settings.seed, tokens)
                 for tokens in adapters
             ]
-        cells += [Cell(kind, row, Condition(), 0, None, 0) for kind in study.measures]
+        cells += [Cell(one.kind, row, Condition(), 0, None, 0) for one in study.measurements]
     return cells
 
 
@@ -211,13 +213,13 @@ def batches_of(cells: Sequence[Cell], batch_size: int) -> list[list[Cell]]:
     """Put cells that can run together into batches of similar length.
 
     Args:
-        cells: Of all studies of a run; the same cell may come twice.
-        batch_size: Most of one batch.
+        cells: The cells of all studies of a run; repeated cells count once.
+        batch_size: Largest number of cells in a batch.
 
     """
     groups: dict[tuple[Any, ...], dict[str, Cell]] = defaultdict(dict)
     for cell in cells:
-        # The model itself before those that are fine-tuned.
+        # The model itself comes before the fine-tuned ones.
         adapter = -1 if cell.adapter is None else cell.adapter
         groups[adapter, cell.kind, cell.decoding][cell.key] = cell
     batches = []
@@ -235,6 +237,5 @@ def all_cells(
     """Return the cells of every study of a run, by the study's name."""
     return {
         study.name: study_cells(study, settings, rows, adapters)
-        for study in STUDIES.values()
-        if study in studies_named(settings.studies)
+        for study in studies_named(settings.studies)
     }

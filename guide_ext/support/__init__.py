@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Plain helpers without a dependency, which every other folder may use."""
+"""Helpers that depend on nothing and that every other folder may use."""

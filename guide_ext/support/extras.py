@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""Packages that only a part of this one needs; a missing one is named, with the command."""
+"""Optional dependencies: check that one is installed, or say which command installs it."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
-# By module, which extra of this package brings it: `[project.optional-dependencies]` lists them.
+# The extra of this package that installs a module, see `[project.optional-dependencies]`.
 _EXTRAS = {
     "transformers": "transformers",
     "scipy": "transformers",
@@ -21,40 +21,40 @@ _EXTRAS = {
 }
 _OTHERS = "studies"
 
-# What the tables of a task or study are made with, and what for.
-_NEEDS = {
-    "french": ("py3langid", "to tell languages"),
-    "sft": ("peft", "to fine-tune"),
-    "bertscore": ("bert_score", "to compare summaries with references"),
-}
-
-
-def require_all(names: Iterable[str]) -> None:
-    """Check before the work that all is there that it will need.
-
-    Args:
-        names: Tasks and studies, and ``"bertscore"`` if it is wanted.
-
-    Raises:
-        MissingPackageError: If something is not installed.
-
-    """
-    for name in names:
-        if name in _NEEDS:
-            module, purpose = _NEEDS[name]
-            require(module, purpose)
-
 
 class MissingPackageError(NotImplementedError, ImportError):
-    """A package must be installed for what was asked."""
+    """An optional package that is needed now is not installed."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that only a part of this one needs.
+
+    Attributes:
+        module: Name of its module.
+        purpose: What it is needed for, for the message: ``"to fine-tune"``.
+
+    """
+
+    module: str
+    purpose: str
+
+    def load(self) -> Any:
+        """Import it.
+
+        Raises:
+            MissingPackageError: If it is not installed.
+
+        """
+        return require(self.module, self.purpose)
 
 
 def require(module: str, purpose: str) -> Any:
-    """Import a module of an optional dependency.
+    """Import a module of an optional dependency and return it.
 
     Args:
         module: Its name.
-        purpose: What for, for the message.
+        purpose: What it is needed for, such as ``"to read JSON"``; part of the error message.
 
     Raises:
         MissingPackageError: If it is not installed.
@@ -82,7 +82,7 @@ def check_installed(module: str, purpose: str) -> None:
 
     Args:
         module: Its name.
-        purpose: What for, for the message.
+        purpose: What it is needed for, such as ``"to read JSON"``; part of the error message.
 
     Raises:
         MissingPackageError: If it is not installed.

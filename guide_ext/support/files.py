@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Files that are either whole or not there: the one place where the package writes them."""
+"""Write files whole or not at all; every file of this package is written here."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     r"""Write a text as UTF-8, whole or not at all.
 
     Args:
-        path: As of `write_bytes`.
+        path: See `write_bytes`.
         text: What to write.
 
     Raises:
-        ValueError: If the text holds half of a surrogate pair, which UTF-8 cannot say.
+        ValueError: If the text holds half of a surrogate pair, which UTF-8 cannot encode.
         OSError: If it cannot be written.
 
     Example:
@@ -52,16 +52,16 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file beside its place and rename it, so that a kill leaves the old one or the new.
+    """Write a file under another name and rename it, so that a kill leaves the old one or the new.
 
     Args:
-        path: Where; its folder must exist. A file there is replaced and keeps its mode, whatever
-            that allows: writing is a matter of the folder. A link still points where it did, and
-            what cannot be replaced, such as a pipe, is written to.
+        path: Where to write; the folder must exist. An existing file is replaced, even a read-only
+            one, as only the folder must be writable; the new file gets its mode. Through a link,
+            the file that it points to is replaced. A pipe or a device is written to directly.
         content: What to write.
 
     Raises:
-        OSError: If it cannot be written; its filename is the path, and the old file is kept.
+        OSError: If it cannot be written. Its ``filename`` is the path, and the old file is kept.
 
     """
     place = os.path.realpath(path)
@@ -71,11 +71,11 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         if mode is not None and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             Path(place).write_bytes(content)
             return
-        # Random, too: processes of two machines, or of two containers, may have the same number.
-        # Not the file's own name: that may be as long as names can be.
+        # With a random part, because processes of two machines or containers may have the same
+        # number. Without the file's own name, which may be as long as names can be.
         name = f".guide_ext-{os.getpid()}-{secrets.token_hex(4)}{_SCRATCH}"
         scratch = os.path.join(os.path.dirname(place), name)
-        # No fsync: what a power cut may empty is small, and made again by the same command.
+        # No fsync: a file that a power cut empties is small, and the same command makes it again.
         Path(scratch).write_bytes(content)
         if mode is not None and stat.S_ISREG(mode):
             os.chmod(scratch, stat.S_IMODE(mode))
@@ -90,18 +90,23 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def is_scratch(path: Path) -> bool:
-    """Tell whether a file is what a writer that was killed left beside its place."""
+    """Return whether a file is a half-written one that a killed process left behind."""
     return path.name.startswith(".") and path.name.endswith(_SCRATCH)
 
 
 def json_text(value: Any, *, indent: int | None = None, sort_keys: bool = False) -> str:
-    r"""Return JSON that people can read and UTF-8 can say.
+    r"""Return JSON in which characters beyond ASCII are readable.
 
-    Halves of surrogate pairs, which a JSON file may bring in, stay escaped.
+    Only halves of surrogate pairs, which UTF-8 cannot encode, stay escaped.
+
+    Args:
+        value: Plain data.
+        indent: As for `json.dumps`.
+        sort_keys: As for `json.dumps`.
 
     Raises:
-        ValueError: If there is NaN or an infinity in it.
-        TypeError: If it is no plain data.
+        ValueError: If the data hold NaN or an infinity.
+        TypeError: If they are not plain data.
 
     Example:
         >>> print(json_text({"é": "\ud800"}))

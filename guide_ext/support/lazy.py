@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Imports that wait: names that are fetched when used, work that waits for a module."""
+"""Imports that wait: names that are imported on first use, and work that waits for a module."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ from typing import Any
 def attributes(
     package: str, homes: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Make the ``__getattr__`` and ``__dir__`` of a package whose names are imported when used.
+    """Make ``__getattr__`` and ``__dir__`` for a package whose names are imported on first use.
 
     Args:
         package: Its ``__name__``.
-        homes: Module that defines a name, by name; the module itself where both are the same.
+        homes: For each name the module that defines it. A submodule is its own home: ``{"spans":
+            "guide_ext.spans"}`` for the package ``guide_ext``.
+
+    Returns:
+        The two functions.
 
     Source:
         PEP 562.
@@ -52,13 +56,14 @@ def attributes(
 
 
 def after_import(name: str, work: Callable[[], object]) -> None:
-    """Do some work as soon as a module has been imported: now, if it was already.
+    """Call a function as soon as a module has been imported; now, if it already is.
 
-    An error of the work becomes a warning: it must not undo somebody else's import.
+    If the function fails after the import, the error becomes a warning: it must not break somebody
+    else's import.
 
     Args:
         name: The module, for example ``"torch"``.
-        work: Called once, without arguments.
+        work: The function; it is called once, without arguments.
 
     """
     if name in sys.modules:
@@ -68,7 +73,7 @@ def after_import(name: str, work: Callable[[], object]) -> None:
 
 
 class _Watcher(MetaPathFinder):
-    """Finds nothing itself; adds the work to the loader that the other finders come up with."""
+    """Finds no module itself, but makes the loader that another finder returns do the work."""
 
     def __init__(self, name: str, work: Callable[[], object]) -> None:
         self._name, self._work, self._is_asking = name, work, False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Checks of plain data that may come from anywhere; what they refuse they name."""
+"""Checks of plain data that may come from anywhere; error messages name what is wrong."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ _LONGEST = 60
 
 
 def brief(value: Any) -> str:
-    """Return a value for a message."""
+    """Return the ``repr`` of a value for an error message, cut off where it is long."""
     shown = repr(value)
     return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 3]}..."
 
 
 def is_list(value: Any) -> TypeGuard[Sequence[Any]]:
-    """Tell whether a value is a JSON array."""
+    """Return whether a value is a JSON array."""
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Tell whether a value is a finite number, which a picture can show."""
+    """Return whether a value is a finite number, so that a picture can show it."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     try:
@@ -32,10 +32,10 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def string(data: Mapping[str, Any], name: str, where: str) -> str:
-    """Return a text.
+    """Return the entry `name` of some data, a text.
 
     Raises:
-        ValueError: If it is none or missing.
+        ValueError: If it is not a text, or missing.
 
     """
     value = data.get(name)
@@ -45,10 +45,10 @@ def string(data: Mapping[str, Any], name: str, where: str) -> str:
 
 
 def objects(data: Mapping[str, Any], name: str, where: str) -> list[Mapping[str, Any]]:
-    """Return a list of objects; the empty one where it is missing.
+    """Return the entry `name` of some data, a list of objects; an empty list if it is missing.
 
     Raises:
-        ValueError: If it is something else.
+        ValueError: If it is not a list of objects.
 
     """
     found = data.get(name, [])
@@ -58,10 +58,10 @@ def objects(data: Mapping[str, Any], name: str, where: str) -> list[Mapping[str,
 
 
 def mapping(data: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
-    """Return an object.
+    """Return the entry `name` of some data, an object.
 
     Raises:
-        ValueError: If it is none or missing.
+        ValueError: If it is not an object, or missing.
 
     """
     value = data.get(name)
@@ -71,10 +71,10 @@ def mapping(data: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]
 
 
 def number(value: Any, where: str) -> float:
-    """Return a finite number.
+    """Return a value that must be a finite number.
 
     Raises:
-        ValueError: If it is none; null is none.
+        ValueError: If it is not a finite number; null is not one.
 
     """
     if not is_number(value):
@@ -83,10 +83,10 @@ def number(value: Any, where: str) -> float:
 
 
 def whole(data: Mapping[str, Any], name: str, where: str) -> int:
-    """Return a whole number from 1.
+    """Return the entry `name` of some data, a whole number from 1.
 
     Raises:
-        ValueError: If it is none or missing.
+        ValueError: If it is not a whole number from 1, or missing.
 
     """
     value = data.get(name)

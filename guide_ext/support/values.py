@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Checks of plain arguments: numbers that are numbers, text that is text."""
+"""Checks of arguments that are numbers or text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def is_int(value: object) -> bool:
 
 
 def as_float(value: object) -> float:
-    """Return a number as a float; NaN for what is no number, or one that no float can hold."""
+    """Return a number as a float; NaN if it is not a number, or too large for a float."""
     if isinstance(value, Real) and not isinstance(value, bool):
         with suppress(OverflowError):
             return float(value)
@@ -22,7 +22,7 @@ def as_float(value: object) -> float:
 
 
 def finite(name: str, value: float) -> float:
-    """Return a number of nats as a float; raise ValueError where it is none."""
+    """Return a number of nats as a float; raise ValueError if it is not a finite number."""
     number = as_float(value)
     if not math.isfinite(number):
         msg = f"{name} must be a finite number of nats, got {value!r}"
@@ -31,7 +31,7 @@ def finite(name: str, value: float) -> float:
 
 
 def require_str(name: str, value: object) -> None:
-    """Raise TypeError where a value is not a string."""
+    """Raise TypeError if a value is not a string."""
     if not isinstance(value, str):
         msg = f"{name} must be a str, got {type(value).__name__}"
         raise TypeError(msg)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which version of the package this is."""
+"""The version of the package."""
 
 from importlib.metadata import PackageNotFoundError, version
 

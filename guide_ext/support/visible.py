@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Characters that act on what shows a text, instead of being shown: one place knows them."""
+"""Make control characters visible, so that a text cannot act on the terminal or page that shows it.
+
+This module alone knows which characters these are.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,20 @@ import unicodedata
 
 # Characters of the class Cf that scripts need inside words: soft hyphen, joiners.
 _HARMLESS = "\u00ad\u200c\u200d"
-# What a terminal acts on: controls but newline and tab, C1 among them (U+009B begins the sequences
-# that ESC [ begins), line separators, and the bidi controls that turn the text around them. Halves
-# of surrogates cannot be written at all. Marks of direction (U+200E, U+200F, U+061C) and joiners
-# stay: Hebrew, Arabic and emoji need them, and they reach no further than their neighbours.
+# What a terminal acts on: controls except newline and tab, including C1 (U+009B begins the same
+# sequences as ESC [), line separators, and the bidi controls that reorder the text around them.
+# Halves of surrogate pairs cannot be written at all. Marks of direction (U+200E, U+200F, U+061C)
+# and joiners stay: Hebrew, Arabic and emoji need them, and they affect only their neighbours.
 _ACTS_ON_TERMINAL = re.compile(
     "\r\n|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u206f\ud800-\udfff]"
 )
 
 
 def visible(text: str) -> str:
-    r"""Return text of which nothing is invisible: controls, bidi overrides, halves of surrogates.
+    r"""Replace every invisible character by a symbol: controls, bidi overrides, half surrogates.
 
-    Whatever a model writes can so neither hide from a reader nor turn the text around it.
+    So nothing that a model writes can hide from a reader or reorder the text around it. Newlines
+    and tabs become symbols, too.
 
     Example:
         >>> visible("a\nb\x00\u202ec")
@@ -31,10 +35,10 @@ def visible(text: str) -> str:
 
 
 def for_terminal(text: str) -> str:
-    r"""Return text that a terminal shows and does not obey.
+    r"""Replace every character that a terminal acts on by a symbol for it.
 
-    Newlines, tabs and ordinary Unicode stay; what would move the cursor, set colours or the title,
-    write to the clipboard or turn the text around becomes a symbol of itself.
+    Newlines, tabs and ordinary Unicode stay. Characters that could move the cursor, set colours or
+    the title, write to the clipboard or reorder text are replaced.
 
     Example:
         >>> for_terminal("déjà\tvu\r\n\x1b[2Jrm\b\x9b")
@@ -47,10 +51,10 @@ def for_terminal(text: str) -> str:
 
 
 class TerminalStream:
-    r"""`for_terminal` for text that comes in pieces, wherever they are cut.
+    r"""`for_terminal` for text that comes in pieces, which may be cut anywhere.
 
-    Every character is made harmless alone, so that no cut can save a sequence; a piece that ends in
-    a carriage return waits for the next one, which may begin with its newline.
+    Each control character is replaced by itself, so no cut can let a sequence through. A carriage
+    return at the end of a piece is held back, because the next piece may begin with its newline.
 
     Example:
         >>> stream = TerminalStream()
@@ -60,11 +64,10 @@ class TerminalStream:
     """
 
     def __init__(self) -> None:
-        """Begin with nothing held back."""
         self._held = ""
 
     def feed(self, piece: str) -> str:
-        """Return what of the text so far can be shown."""
+        """Take a piece and return the text that can be shown now."""
         text = self._held + piece
         self._held = "\r" if text.endswith("\r") else ""
         return for_terminal(text.removesuffix(self._held))

@@ -12,7 +12,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import guide_ext
-from guide_ext.cli import app
+from guide_ext.cli import app, options
 from guide_ext.cli.terminal import marked_tokens
 from guide_ext.marking.spans import Span
 from guide_ext.marking.tokens import Encoding
@@ -228,13 +228,13 @@ def test_debug_lets_the_error_through(run):
 
 @pytest.mark.parametrize(("text", "layers"), [("3", [3]), ("0-2,5", [0, 1, 2, 5]), ("2,2", [2])])
 def test_parse_layers(text, layers):
-    assert app.parse_layers(text) == layers
+    assert options.parse_layers(text) == layers
 
 
 @pytest.mark.parametrize("text", ["", "a", "1-", "-1", "1,,2", "1.5", "3-1", "0-999999999"])
 def test_parse_layers_refuses_what_it_cannot_read(text):
     with pytest.raises(ValueError, match="--layers"):
-        app.parse_layers(text)
+        options.parse_layers(text)
 
 
 def test_demo_writes_table_and_picture(run, tmp_path):

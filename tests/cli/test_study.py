@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from guide_ext.cli import app
-from guide_ext.studies.study import STUDIES
+from guide_ext.studies.registry import STUDIES
 
 
 @pytest.fixture

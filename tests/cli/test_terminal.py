@@ -26,6 +26,7 @@ from guide_ext.marking.spans import Span
 from guide_ext.marking.tokens import Encoding
 from guide_ext.report import console as consoles
 from guide_ext.report.narrow import Fitting
+from guide_ext.studies.registry import SECTIONS
 from guide_ext.studies.report.terminal import study_table
 from guide_ext.support.visible import TerminalStream, for_terminal
 
@@ -65,7 +66,7 @@ def reports(influence_record):
         "calibrate": terminal.calibration_report(found),
         "demo": terminal.demo_report(demo),
         "influence": terminal.influence_table(influence_record),
-        "study": study_table(tables),
+        "study": study_table(tables, SECTIONS),
     }
 
 
@@ -169,7 +170,7 @@ def test_no_report_obeys_what_it_shows(influence_record):
         terminal.calibration_report(found),
         terminal.demo_report(_poisoned(demo)),
         terminal.influence_table(record),
-        study_table(tables),
+        study_table(tables, SECTIONS),
     ]
     for report in reports:
         for width in (20, 120):

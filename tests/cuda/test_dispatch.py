@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Which implementation takes a call on a CUDA device, in words and in deed; needs no GPU."""
 
-import re
-
 import emulated_op
 import pytest
 import torch
@@ -13,17 +11,10 @@ from guide_ext.op import chunked as _chunked
 from guide_ext.op import dispatch as _dispatch
 from guide_ext.op import libraries as _libraries
 from guide_ext.op.attention import explain_dispatch
+from guide_ext.op.call import AttentionCall
 
 SMALL = Case(batch=1, seqlen_q=5, seqlen_k=9, influence_batch=1, key_bias=(1, 1),
              dtype=torch.bfloat16)  # fmt: skip
-HEADERS = emulated_op.ROOT / "csrc" / "attention" / "cuda"
-
-
-@pytest.fixture
-def cuda_library(monkeypatch):
-    """Explain as if the CUDA library were loaded and its device were good."""
-    monkeypatch.setattr(_libraries, "_cuda_load_error", None)
-    monkeypatch.setattr(_dispatch, "cuda_device_obstacle", lambda index: None)
 
 
 @pytest.fixture(scope="module")
@@ -34,17 +25,21 @@ def emulated():
         pytest.skip(str(reason))
 
 
-def _explain(case):
+@pytest.fixture
+def cuda_library(monkeypatch, emulated):
+    """Ask the emulated library, whose choice is the product's, as if it were the loaded one."""
+    monkeypatch.setattr(_libraries, "_cuda_load_error", None)
+    monkeypatch.setattr(_libraries, "CUDA_LIBRARY_PATH", emulated_op.build(emulated_op.SOURCE))
+
+
+def _fake(tensor, device="cuda"):
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
+
+
+def _explain(case, device="cuda"):
     tensors = case.tensors()
     with FakeTensorMode():
-        fakes = {
-            name: None
-            if tensor is None
-            else torch.empty_strided(
-                tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cuda"
-            )
-            for name, tensor in tensors.items()
-        }
+        fakes = {n: None if t is None else _fake(t, device) for n, t in tensors.items()}
         return explain_dispatch(**fakes, **case.options)
 
 
@@ -74,6 +69,53 @@ def test_the_general_kernels_say_why(changes, words):
     dispatch = _explain(SMALL.but(**changes))
     assert dispatch.kernel == "cuda/sm80"
     assert words in "\n".join(dispatch.reasons)
+
+
+@pytest.mark.usefixtures("cuda_library")
+def test_a_dense_bias_hides_no_other_reason():
+    dispatch = _explain(SMALL.but(attn_bias=(1, 1), channels=9, head_dim=36))
+    assert dispatch.kernel == "cuda/sm80"
+    assert [reason.split()[0] for reason in dispatch.reasons] == [
+        *("query", "key", "influence", "attn_bias"),
+    ]  # fmt: skip
+    assert "takes 2 launches" in dispatch.reasons[2]
+
+
+@pytest.mark.usefixtures("cuda_library")
+def test_the_short_form_of_influence_is_one_channel():
+    tensors = SMALL.tensors()
+    tensors = [tensors[n] for n in ("query", "key", "value")] + [tensors["influence"][:, 0]]
+    with FakeTensorMode():
+        query, key, value, influence = map(_fake, tensors)
+        assert explain_dispatch(query, key, value, influence=influence).reasons == ()
+
+
+def test_a_call_is_described_in_full():
+    """A dense bias too, though it changes no word today."""
+    tensors = SMALL.but(batch=2, attn_bias=(1, 1), head_dim_v=24, channels=3).tensors()
+    call = _dispatch.describe(AttentionCall(**tensors))
+    found = {name: getattr(call, name) for name, _ in call._fields_}
+    assert [*found.pop("addresses")] == [tensors[n].data_ptr() for n in ("query", "key", "value")]
+    assert [*found.pop("strides")] == [
+        stride for n in ("query", "key", "value") for stride in tensors[n].stride()[:3]
+    ]
+    assert found == {
+        "dtype": b"bfloat16", "batch": 2, "num_heads": 4, "num_kv_heads": 2, "seqlen_q": 5,
+        "seqlen_k": 9, "head_dim": 32, "head_dim_v": 24, "channels": 3, "has_attn_bias": 1,
+    }  # fmt: skip
+
+
+def test_where_a_tensor_begins_counts(cuda_library):
+    """A view that begins amid 16 bytes, which strides alone do not show."""
+    operand = torch.zeros(1, 1, 5, 24, dtype=torch.float16)
+    for offset, blamed in ((0, []), (1, ["query"]), (8, [])):
+        query = operand[..., offset : offset + 8]
+        key = operand[..., :8]
+        call = _dispatch.describe(AttentionCall(query, key, key))
+        answer = _libraries.ask_for_kernel(torch.device("cuda"), call)
+        kernel, *reasons = answer.split("\n")
+        assert kernel == "cuda/sm80"
+        assert [reason.split()[0] for reason in reasons] == blamed
 
 
 @pytest.mark.usefixtures("cuda_library")
@@ -110,32 +152,37 @@ def test_without_the_cuda_library(monkeypatch):
     assert str(dispatch) == "chunked PyTorch\n  - libguide_ext_cuda.so was not built"
 
 
-def test_an_old_device_is_named(monkeypatch):
-    monkeypatch.setattr(_libraries, "_cuda_load_error", None)
-    monkeypatch.setattr(_dispatch, "cuda_device_obstacle", lambda index: f"device {index} is old")
-    assert _explain(SMALL).reasons == ("device 0 is old",)
+@pytest.mark.usefixtures("cuda_library")
+def test_an_old_device_is_named():
+    dispatch = _explain(SMALL.but(dtype=torch.float32), "cuda:1")
+    assert dispatch.kernel == "chunked PyTorch"
+    assert dispatch.reasons == (
+        "the device has compute capability 7.5: the CUDA kernels need at least 8.0",
+        "query is float32: the compiled CUDA kernels take float16 and bfloat16",
+    )
 
 
-def test_very_long_sequences_go_to_pytorch():
+@pytest.mark.usefixtures("cuda_library")
+@pytest.mark.parametrize(
+    ("query_sizes", "key_rows", "words"),
+    [
+        ((1, 1, 1), (1 << 30) + 1, "key has 1073741825 rows: the compiled CUDA kernel takes at"),
+        ((1, 1, (1 << 30) + 1), 1, "query has 1073741825 rows: the compiled CUDA kernel takes at"),
+        ((1 << 12, 1 << 12, 1 << 13), 1, "query has 128 blocks of 64 rows in each of 4096 heads "
+                                         "and 4096 batch entries: the compiled CUDA kernel takes"),
+    ],
+)  # fmt: skip
+def test_very_large_calls_go_to_pytorch(query_sizes, key_rows, words):
     with FakeTensorMode():
-        query = torch.empty(1, 1, 1, 8, dtype=torch.float16, device="cuda")
-        key = query.expand(1, 1, (1 << 30) + 1, 8)
-        reasons = explain_dispatch(query, key, key).reasons
-    assert any("key has 1073741825 rows" in reason for reason in reasons)
+        element = torch.empty(1, 1, 1, 8, dtype=torch.float16, device="cuda")
+        query = element.expand(*query_sizes, 8)
+        key = element.expand(*query_sizes[:2], key_rows, 8)
+        dispatch = explain_dispatch(query, key, key)
+    assert dispatch.kernel == "chunked PyTorch"
+    (reason,) = dispatch.reasons
+    assert reason.startswith(words)
 
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="this torch was built with CUDA")
 def test_a_torch_without_cuda_is_named():
     assert _libraries.cuda_status().reason.endswith("was built without CUDA")
-
-
-@pytest.mark.parametrize(
-    ("path", "constant", "value"),
-    [
-        ("forward.h", r"kMaxHeadDim = (\d+)", _dispatch.MAX_HEAD_DIM["cuda"]),
-        ("instances.h", r"kMaxChannels = (\d+)", _dispatch.CUDA_CHANNELS_PER_LAUNCH),
-        ("sm80/forward.cuh", r"attention\.channels > (\d+)", _dispatch.CUDA_FAST_CHANNELS),
-    ],
-)
-def test_limits_are_those_of_the_kernels(path, constant, value):
-    assert re.findall(constant, (HEADERS / path).read_text()) == [str(value)]

@@ -69,10 +69,13 @@ def test_page_is_up_to_date(kernels, tiles, release):
 def test_ptxas_has_nothing_to_say(tmp_path):
     """The instance with the most registers, with the flags of the product, and every wgmma one."""
     folder = tools.ROOT / "csrc" / "attention" / "cuda"
-    sources = [folder / "sm80" / "forward_bfloat16_hd128.cu", *sorted(folder.glob("sm90/*.cu"))]
+    sources = [
+        folder / "sm80" / "instances" / "forward_bfloat16_hd128.cu",
+        *sorted(folder.glob("sm90/instances/*.cu")),
+    ]
     for source in sources:
         flags = _tool(product_flags, source)
-        architecture = "sm_90a" if source.parent.name == "sm90" else "sm_80"
+        architecture = "sm_90a" if "sm90" in source.parts else "sm_80"
         log = compile_to_cubin(
             source, tmp_path / "product.cubin", architecture=architecture, flags=flags
         )

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "attention/cuda/forward.h"
+#include "attention/explain.h"
 #include "ops/biased_attention.h"
 
 extern "C" const char* cuda_emulator_take_reports();
@@ -48,14 +49,18 @@ void add_ranges(const guide::Arguments& arguments, const guide::Results& results
   add_range("lse", results.lse, true);
 }
 
+// Device 0 runs every kernel, device 1 none: it is older than all of them.
+const guide::cuda::Device kDevices[] = {{80, ""}, {75, ""}};
+
 guide::Results run(const guide::Arguments& arguments) {
-  if (!guide::cuda::has_kernel(guide::call_shape(arguments))) {
+  if (guide::cuda::choose(guide::call_shape(arguments), kDevices[0]).kernel == nullptr) {
     return guide::call_chunked(arguments);
   }
   const guide::Results results = guide::allocate_results(arguments);
   cuda_emulator_take_reports();
   add_ranges(arguments, results);
-  const cudaError_t error = guide::cuda::forward(guide::pack_params(arguments, results), nullptr);
+  const cudaError_t error =
+      guide::cuda::forward(guide::pack_params(arguments, results), kDevices[0], nullptr);
   cuda_emulator::clear_global_ranges();
   const std::string reports = cuda_emulator_take_reports();
   if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));
@@ -67,4 +72,13 @@ guide::Results run(const guide::Arguments& arguments) {
 
 STABLE_TORCH_LIBRARY_IMPL(GUIDE_EMULATED_NAMESPACE, CPU, library) {
   library.impl("biased_attention", TORCH_BOX(&guide::checked_op<run>));
+}
+
+// As libguide_ext_cuda has it, of the devices above.
+extern "C" __attribute__((visibility("default"))) const char* guide_ext_cuda_choose(
+    const guide::CallDescription* call, int device) {
+  guide::Reasons reasons;
+  const guide::cuda::Choice choice =
+      guide::cuda::choose(guide::params_of(*call), kDevices[device], &reasons);
+  return guide::text_of_choice(choice.kernel == nullptr ? "" : choice.kernel, reasons);
 }

@@ -79,6 +79,7 @@ BACKENDS: dict[str, Callable[[pytest.MonkeyPatch], Backend]] = {
     "emulated": _emulated_source,
     "emulated-ptx": _emulated_ptx,
 }
+HALF_BACKENDS = {"emulated", "emulated-ptx", "cuda"}
 if torch.cuda.is_available():
     BACKENDS["cuda"] = _cuda
 
@@ -86,3 +87,31 @@ if torch.cuda.is_available():
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
     return BACKENDS[request.param](monkeypatch)
+
+
+def _dtype(item: pytest.Item) -> torch.dtype | None:
+    """Return the dtype that a test asks a backend for that has the halves alone."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    dtype = parameters.get("dtype")
+    is_meant = parameters.get("backend") in HALF_BACKENDS and isinstance(dtype, torch.dtype)
+    return dtype if is_meant else None
+
+
+def _drawn(item: pytest.Item, dtype: torch.dtype) -> tuple[object, ...]:
+    """Name what such a test really runs, see `Backend.draw`."""
+    others = {name: one for name, one in item.callspec.params.items() if name != "dtype"}
+    drawn = dtype if dtype in HALF_DTYPES else HALF_DTYPES[0]
+    return item.path, item.originalname, drawn, repr(others)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what runs once more what another test runs: float32 on a backend of the halves."""
+    dtypes = {item: dtype for item in items if (dtype := _dtype(item)) is not None}
+    halves_first = sorted(dtypes, key=lambda item: dtypes[item] not in HALF_DTYPES)
+    first: dict[tuple[object, ...], pytest.Item] = {}
+    for item in halves_first:
+        first.setdefault(_drawn(item, dtypes[item]), item)
+    again = set(dtypes) - set(first.values())
+    if again:
+        config.hook.pytest_deselected(items=list(again))
+        items[:] = [item for item in items if item not in again]

@@ -48,7 +48,13 @@ def _repeated(query, key, value, key_bias):
     return query
 
 
-@pytest.mark.parametrize("function", [_repeated, _share], ids=["op", "share"])
+def _biased_share(query, key, value, key_bias):
+    return attention_with_share(query, key, value, key_bias > 0, 0.3, key_bias, window_left=3)
+
+
+@pytest.mark.parametrize(
+    "function", [_repeated, _share, _biased_share], ids=["op", "share", "biased share"]
+)
 def test_defaults_are_compiled_once(function):
     assert _compilations(function, [_operands()] * 2, dynamic=True) == [1, 1]
 
@@ -60,6 +66,9 @@ CHANGING = {
         *call[:4], window_left=call[4], window_right=call[4] + 1
     ),
     "share": lambda *call: attention_with_share(*call[:3], call[3] > 0, 0.3, window_left=call[4]),
+    "biased share": lambda *call: attention_with_share(
+        *call[:3], call[3] > 0, 0.3, call[3], window_left=call[4]
+    ),
 }
 
 

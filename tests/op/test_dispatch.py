@@ -225,7 +225,7 @@ def test_chunked_scratch_is_bounded(monkeypatch, heads):
     case = Case(batch=1, num_heads=heads[0], num_kv_heads=heads[1], seqlen_q=130, seqlen_k=190,
                 head_dim=8, head_dim_v=8, key_bias=(1, 1), influence_batch=1)  # fmt: skip
     tensors = tuple(case.tensors().values())
-    call = chunked.AttentionCall(*tensors, True, -1, 50, None, 2.0)
+    call = chunked.ChunkedCall(*tensors, is_causal=True, window_right=50, softcap=2.0)
     with _LargestTensor() as largest:
         outputs = chunked.forward(call)
         gradients = chunked_backward.OutputGradients(
@@ -243,7 +243,7 @@ def test_chunked_scratch_is_bounded_in_batches_of_one_row(monkeypatch):
     case = Case(batch=16, num_heads=8, num_kv_heads=8, seqlen_q=1, seqlen_k=190, head_dim=24,
                 head_dim_v=8, key_bias=(1, 1), influence_batch=1, dtype=torch.bfloat16)  # fmt: skip
     tensors = tuple(case.tensors().values())
-    call = chunked.AttentionCall(*tensors, True, -1, 50, None, 2.0)
+    call = chunked.ChunkedCall(*tensors, is_causal=True, window_right=50, softcap=2.0)
     with _LargestTensor(tensors) as largest:
         chunked.forward(call)
     assert 0 < largest.elements <= limit

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: MIT
 """What was built: build info, symbols, instruction sets, and the build's own error messages."""
 
+import json
 import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import emulated_op
 import pytest
 import torch
 from attention_cases import Case, naive_attention, oracle
@@ -56,10 +59,10 @@ def _symbols(path, *flags):
 
 def _kernel_objects():
     objects = sorted(
-        (ROOT / "build" / "cmake").glob("**/guide_attention_cpu.dir/**/forward_*.o"),
+        (ROOT / "build" / "cmake").glob("**/guide_attention_cpu.dir/**/units/*.o"),
         key=lambda path: path.stat().st_mtime,
     )
-    return {path.name.split(".")[0].removeprefix("forward_"): path for path in objects}
+    return {path.name.split(".")[0]: path for path in objects}
 
 
 @needs_nm
@@ -80,19 +83,19 @@ needs_cuda_library = pytest.mark.skipif(
     not _libraries.CUDA_LIBRARY_PATH.exists(), reason="the CUDA library was not built"
 )
 libraries = pytest.mark.parametrize(
-    ("path", "shim", "function"),
+    ("path", "shim", "functions"),
     [
         pytest.param(
             _libraries.LIBRARY_PATH,
             "torch_library_impl",
-            "guide_ext_cpu_instruction_set",
+            ["guide_ext_cpu_choose", "guide_ext_cpu_instruction_set"],
             marks=needs_library,
             id="cpu",
         ),
         pytest.param(
             _libraries.CUDA_LIBRARY_PATH,
             "aoti_torch_get_current_cuda_stream",
-            "guide_ext_cuda_obstacle",
+            ["guide_ext_cuda_choose"],
             marks=needs_cuda_library,
             id="cuda",
         ),
@@ -102,7 +105,7 @@ libraries = pytest.mark.parametrize(
 
 @libraries
 @needs_nm
-def test_library_needs_only_the_stable_shims_and_the_system(path, shim, function):
+def test_library_needs_only_the_stable_shims_and_the_system(path, shim, functions):
     allowed = re.compile(
         r"(aoti_)?torch_\w+"  # C shims of the stable ABI
         r"|.+@(GLIBC|GLIBCXX|CXXABI|GCC)_[\d.]+"
@@ -116,9 +119,10 @@ def test_library_needs_only_the_stable_shims_and_the_system(path, shim, function
 
 @libraries
 @needs_nm
-def test_library_exports_two_functions(path, shim, function):
+def test_library_exports_a_few_functions(path, shim, functions):
     exported = _symbols(path, "--dynamic", "--defined-only")
-    assert sorted(n for kind, n in exported if kind == "T") == [function, "guide_ext_keep_errors"]
+    names = sorted(name for kind, name in exported if kind == "T")
+    assert names == [*functions, "guide_ext_keep_errors"]
 
 
 @needs_cuda_library
@@ -176,10 +180,14 @@ SHARP_CASES = {
 
 
 def _supported_instruction_sets():
+    """List what was built and what torch finds in this processor, best first."""
+    from guide_ext import _C
+
     best = torch.backends.cpu.get_cpu_capability()
     with_bf16 = ["avx512bf16"] if torch.cpu.get_capabilities().get("avx512_bf16") else []
     supported = {"AVX512": [*with_bf16, "avx512", "avx2"], "AVX2": ["avx2"]}
-    return [*supported.get(best, []), "portable"]
+    built = _C.build_info()["instruction_sets"]
+    return [name for name in (*supported.get(best, []), "portable") if name in built]
 
 
 def _run_child(instruction_set, *arguments):
@@ -194,7 +202,7 @@ def _run_child(instruction_set, *arguments):
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
 def test_every_instruction_set_is_right(instruction_set, tmp_path, assert_accurate):
     if instruction_set not in _supported_instruction_sets():
-        pytest.skip(f"this processor has no {instruction_set}")
+        pytest.skip(f"this build or this processor has no {instruction_set}")
     calls = [(case.tensors(), case.options) for case in SHARP_CASES.values()]
     torch.save(calls, tmp_path / "calls.pt")
     child = _run_child(
@@ -272,7 +280,7 @@ def test_build_can_be_switched_off(tmp_path, no_tools):
         PATH=no_tools, GUIDE_BUILD="OFF",
     )  # fmt: skip
     assert build.returncode == 0, build.stderr
-    assert (lib / "guide_ext" / "_ops.py").exists()
+    assert (lib / "guide_ext" / "op" / "registration.py").exists()
     assert not list(lib.glob("**/*.so"))
 
 
@@ -280,6 +288,98 @@ def test_unknown_build_switch_is_refused(tmp_path):
     build = _run_setup(tmp_path, "build", GUIDE_BUILD="maybe")
     assert build.returncode != 0
     assert "GUIDE_BUILD must be ON or OFF, got 'maybe'" in build.stderr
+
+
+@pytest.fixture
+def configure(tmp_path):
+    """Give a function that configures a copy of the sources, away from what others have built."""
+    source, build = tmp_path / "source", tmp_path / "build"
+    for name in ("csrc", "cmake"):
+        shutil.copytree(ROOT / name, source / name)
+    for name in ("CMakeLists.txt", "pyproject.toml"):
+        shutil.copy2(ROOT / name, source)
+    try:
+        cmake, ninja = emulated_op.tool("cmake"), emulated_op.tool("ninja")
+    except emulated_op.CannotBuildError as reason:
+        pytest.skip(str(reason))
+
+    def run(*options):
+        command = [
+            *(cmake, "-S", source, "-B", build, "-G", "Ninja", "-DGUIDE_CUDA=OFF"),
+            *(f"-DCMAKE_MAKE_PROGRAM={ninja}", f"-DPython_EXECUTABLE={sys.executable}", *options),
+        ]
+        return build, subprocess.run(command, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def _compiled_units(build):
+    """Name the instruction sets whose units a build compiles, and those that its choice knows."""
+    commands = json.loads((build / "compile_commands.json").read_text())
+    units = {Path(c["file"]).stem for c in commands if Path(c["file"]).parent.name == "units"}
+    (choice,) = (c["command"] for c in commands if c["file"].endswith("cpu/choose.cpp"))
+    return units, {name.lower() for name in re.findall(r"-DGUIDE_HAS_(\w+)", choice)}
+
+
+needs_x86 = pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="this processor has portable alone"
+)
+
+
+@needs_x86
+@pytest.mark.parametrize(
+    ("wanted", "built"),
+    [
+        ("", set(INSTRUCTION_SETS)),
+        ("avx2", {"avx2", "portable"}),
+        ("avx512;avx2", {"avx512", "avx2", "portable"}),
+        ("portable", {"portable"}),
+    ],
+)
+def test_a_developer_builds_a_few_instruction_sets(configure, wanted, built):
+    build, done = configure(f"-DGUIDE_INSTRUCTION_SETS={wanted}")
+    assert done.returncode == 0, done.stderr
+    assert _compiled_units(build) == (built, built)
+    in_order = ",".join(name for name in INSTRUCTION_SETS if name in built)
+    assert f'GUIDE_INSTRUCTION_SETS=\\"{in_order}\\"' in (build / "build.ninja").read_text()
+
+
+@needs_x86
+def test_an_instruction_set_that_does_not_exist_is_no_build(configure):
+    _, done = configure("-DGUIDE_INSTRUCTION_SETS=avx2;avx3")
+    assert done.returncode != 0
+    assert (
+        "GUIDE_INSTRUCTION_SETS must be some of avx512bf16, avx512, avx2, portable, got 'avx3'"
+    ) in " ".join(done.stderr.split())
+
+
+@pytest.mark.slow
+def test_a_build_of_one_instruction_set_runs(configure, tmp_path):
+    """The portable kernels alone; what was not built is not chosen, whatever the processor has."""
+    build, done = configure("-DGUIDE_INSTRUCTION_SETS=portable")
+    assert done.returncode == 0, done.stderr
+    package = tmp_path / "package"
+    shutil.copytree(
+        ROOT / "guide_ext", package / "guide_ext", ignore=shutil.ignore_patterns("*.so", "model")
+    )
+    for command in (["--build", build], ["--install", build, "--prefix", package]):
+        subprocess.run([emulated_op.tool("cmake"), *command], check=True, capture_output=True)
+    program = (
+        "import torch, guide_ext; x = torch.ones(1, 1, 1, 1);"
+        "print(guide_ext.explain_dispatch(x, x, x), guide_ext._C.build_info()['instruction_sets']);"
+        "guide_ext.biased_attention(x, x, x)"
+    )
+    for forced, printed in ((None, "cpu/portable ['portable']\n"), ("avx2", "none\n")):
+        environment = os.environ | {"PYTHONPATH": str(package)}
+        environment.pop("GUIDE_EXT_CPU_ISA", None)
+        environment |= {"GUIDE_EXT_CPU_ISA": forced} if forced else {}
+        child = subprocess.run(
+            [sys.executable, "-c", program],
+            env=environment, cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert child.stdout.startswith(printed), child.stderr
+        assert (child.returncode == 0) == (forced is None)
+    assert "must name an instruction set of this processor (portable), got 'avx2'" in child.stderr
 
 
 def _find_nvcc(**environment):

@@ -13,6 +13,7 @@ from study_tables import tables
 from guide_ext.influence.record import visible
 from guide_ext.report.document import asset, document, markup
 from guide_ext.report.influence.page import InfluenceReport, influence_html
+from guide_ext.studies.registry import SECTIONS
 from guide_ext.studies.report.page import study_html
 
 PIECES = (
@@ -202,8 +203,10 @@ def shapes(page):
     return {(tag, *sorted(found)) for tag, found in Reader(page).elements}
 
 
-KNOWN = shapes(study_html(small_tables())) | shapes(study_html(small_tables() | {"samples": [
-    {"study": "another", "delta": None, "prompt": "p", "answer": "a"}]}))  # fmt: skip
+OTHER = {"samples": [{"study": "another", "delta": None, "prompt": "p", "answer": "a"}]}
+KNOWN = shapes(study_html(small_tables(), SECTIONS)) | shapes(
+    study_html(small_tables() | OTHER, SECTIONS)
+)
 STUDY_PATHS = places(small_tables())
 
 
@@ -212,7 +215,7 @@ STUDY_PATHS = places(small_tables())
 @given(text=TEXTS)
 def test_a_text_anywhere_in_tables_stays_text_or_is_refused(path, text):
     try:
-        page = study_html(replaced(small_tables(), path, text))
+        page = study_html(replaced(small_tables(), path, text), SECTIONS)
     except ValueError as error:
         assert re.search("must be|must have", str(error))  # noqa: PT017 - and nothing else
         return
@@ -228,7 +231,7 @@ def test_a_text_anywhere_in_tables_stays_text_or_is_refused(path, text):
 @QUICK
 @given(text=TEXTS)
 def test_settings_of_any_name_stay_text(text):
-    page = study_html(small_tables() | {"settings": {text: {text: [text]}}})
+    page = study_html(small_tables() | {"settings": {text: {text: [text]}}}, SECTIONS)
     assert shapes(page) <= KNOWN
     assert visible(text) in " ".join(shown for _, shown in Reader(page).texts)
 

@@ -156,7 +156,7 @@ def test_nothing_else_writes_files():
     nothing."""
     allowed = {
         "support/files.py",
-        "studies/sft/checkpoints.py",
+        "studies/training/checkpoints.py",
         "studies/run/folder.py",
         "cli/streams.py",
     }

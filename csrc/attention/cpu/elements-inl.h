@@ -129,6 +129,18 @@ GUIDE_INLINE void decode_row(const typename Element::Storage* source, std::int64
   for (; i < padded_count; ++i) target[i] = 0.f;
 }
 
+#if defined(__AVX512F__)
+// kLanes numbers to the elements at `target` that the mask has.
+template <class Element>
+GUIDE_INLINE void store_elements(typename Element::Storage* target, __mmask16 mask, VecF source) {
+  if constexpr (sizeof(typename Element::Storage) == sizeof(float)) {
+    _mm512_mask_storeu_ps(target, mask, source);
+  } else {
+    _mm256_mask_storeu_epi16(target, mask, Element::encode16(source));
+  }
+}
+#endif
+
 // A bias or sink of any floating type, or of bool: 0 for true (visible), -inf for false.
 GUIDE_INLINE float decode_any(const void* base, ElementType type, std::int64_t index) {
   switch (type) {

@@ -3,90 +3,16 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdlib>
 #include <new>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "kernel.h"
+#include "choose.h"
 
 namespace guide::cpu {
 
-#ifdef GUIDE_CPU_X86
-extern const Kernel kKernelAvx512bf16;
-extern const Kernel kKernelAvx512;
-extern const Kernel kKernelAvx2;
-#endif
-extern const Kernel kKernelPortable;
-
 namespace {
-
-bool has_avx512() {
-#ifdef GUIDE_CPU_X86
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-#else
-  return false;
-#endif
-}
-
-bool has_avx512bf16() {
-#ifdef GUIDE_CPU_X86
-  return has_avx512() && __builtin_cpu_supports("avx512bf16");
-#else
-  return false;
-#endif
-}
-
-bool has_avx2() {
-#ifdef GUIDE_CPU_X86
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("f16c");
-#else
-  return false;
-#endif
-}
-
-struct Candidate {
-  const char* name;
-  const Kernel* kernel;
-  bool (*is_supported)();
-};
-
-// Best first.
-constexpr Candidate kCandidates[] = {
-#ifdef GUIDE_CPU_X86
-    {"avx512bf16", &kKernelAvx512bf16, has_avx512bf16},
-    {"avx512", &kKernelAvx512, has_avx512},
-    {"avx2", &kKernelAvx2, has_avx2},
-#else
-    {"avx512bf16", nullptr, has_avx512bf16},
-    {"avx512", nullptr, has_avx512},
-    {"avx2", nullptr, has_avx2},
-#endif
-    {"portable", &kKernelPortable, [] { return true; }},
-};
-
-const Kernel& choose_kernel() {
-  const char* override_name = std::getenv("GUIDE_EXT_CPU_ISA");
-  const std::string wanted = override_name == nullptr ? "" : override_name;
-  std::string supported;
-  for (const Candidate& candidate : kCandidates) {
-    if (!candidate.is_supported()) continue;
-    if (wanted.empty() || wanted == candidate.name) return *candidate.kernel;
-    supported += (supported.empty() ? "" : ", ") + std::string(candidate.name);
-  }
-  throw std::runtime_error(
-      "guide_ext: GUIDE_EXT_CPU_ISA must name an instruction set of this processor (" + supported +
-      "), got '" + wanted + "'; unset it to use the best one");
-}
-
-const Kernel& kernel() {
-  static const Kernel& chosen = choose_kernel();
-  return chosen;
-}
 
 // Cache-line aligned floats, the memory of a whole call. Allocated before any thread starts, so
 // that no allocation can fail inside a parallel region.
@@ -134,7 +60,7 @@ std::int64_t worker_count(const AttentionParams& params, const Plan& plan, std::
 struct Job {
   const AttentionParams& params;
   const Plan& plan;
-  const Kernel& kernel;
+  const Routine& routine;
   float* scratch;  // plan.scratch_floats for each worker
   float* partials;
   std::vector<std::atomic<std::int64_t>> finished_splits;  // of each group, with key splits
@@ -150,19 +76,17 @@ void work(void* context, std::int64_t worker) {
   for (;;) {
     const std::int64_t task_idx = job.next_task.fetch_add(1, std::memory_order_relaxed);
     if (task_idx >= plan.tasks) return;
-    job.kernel.run_task(job.params, plan, task_idx, scratch, job.partials);
+    job.routine.run_task(job.params, plan, task_idx, scratch, job.partials);
     if (plan.key_splits == 1) continue;
     const std::int64_t group_idx = task_idx / plan.key_splits;
     auto& finished = job.finished_splits[static_cast<std::size_t>(group_idx)];
     if (finished.fetch_add(1, std::memory_order_acq_rel) + 1 == plan.key_splits) {
-      job.kernel.merge_group(job.params, plan, group_idx, scratch, job.partials);
+      job.routine.merge_group(job.params, plan, group_idx, scratch, job.partials);
     }
   }
 }
 
 }  // namespace
-
-const char* chosen_instruction_set() { return kernel().name; }
 
 OutOfMemory::OutOfMemory(std::int64_t missing_bytes)
     : std::runtime_error("biased_attention: no memory for " + std::to_string(missing_bytes) +
@@ -170,16 +94,18 @@ OutOfMemory::OutOfMemory(std::int64_t missing_bytes)
       bytes(missing_bytes) {}
 
 void forward(const AttentionParams& params, const ThreadPool& pool) {
-  const Kernel& chosen = kernel();
+  const Choice choice = choose(params);
+  if (choice.kernel == nullptr) throw std::invalid_argument("guide::cpu::forward: no kernel");
+  const Routine& routine = *choice.routine;
   if (params.batch == 0 || params.seqlen_q == 0) return;
-  const Plan plan = chosen.plan(params);
+  const Plan plan = routine.plan(params);
   const std::int64_t workers = worker_count(params, plan, pool.num_threads);
   const Arena arena(workers * plan.scratch_floats + plan.partial_floats);
   float* partials = arena.at(workers * plan.scratch_floats);
 
   const std::int64_t counters = plan.key_splits > 1 ? plan.groups : 0;
   Job job{params,   plan,
-          chosen,   arena.at(0),
+          routine,  arena.at(0),
           partials, std::vector<std::atomic<std::int64_t>>(static_cast<std::size_t>(counters))};
   if (workers == 1) {
     work(&job, 0);

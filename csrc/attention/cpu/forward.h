@@ -24,13 +24,8 @@ struct OutOfMemory : std::runtime_error {
 };
 
 // Computes out, influence_out and lse of one call.
-// Throws OutOfMemory, with nothing written yet, or as chosen_instruction_set() does.
+// The call must have a kernel (choose.h). Throws OutOfMemory, with nothing written yet, or as
+// chosen_instruction_set() does.
 void forward(const AttentionParams& params, const ThreadPool& pool);
-
-// The instruction set that forward() uses: "avx512bf16", "avx512", "avx2" or "portable". The best
-// one that the processor has, or the one that the environment variable GUIDE_EXT_CPU_ISA names.
-// Decided once. Throws std::runtime_error if GUIDE_EXT_CPU_ISA names none, or one that the
-// processor lacks.
-const char* chosen_instruction_set();
 
 }  // namespace guide::cpu

@@ -18,7 +18,6 @@ namespace guide::cpu {
 // block for every head of the group, so that one block of keys serves them all. A tile is as many
 // rows as the registers hold.
 struct Plan {
-  bool is_decode;  // few rows, K and V straight from memory: decode-inl.h, otherwise tile-inl.h
   std::int64_t rows_per_tile;
   std::int64_t queries_per_task;
   std::int64_t query_blocks;
@@ -34,8 +33,8 @@ struct Plan {
   bool has_addends;             // a bias that differs between the rows of a tile
 };
 
-struct Kernel {
-  const char* name;
+// One way to compute a call.
+struct Routine {
   Plan (*plan)(const AttentionParams& params);
   // Runs one task. Without key splits it writes the results, otherwise its tile states.
   void (*run_task)(const AttentionParams& params, const Plan& plan, std::int64_t task_idx,
@@ -43,6 +42,13 @@ struct Kernel {
   // Merges the key splits of one group, in the order of the keys, and writes the results.
   void (*merge_group)(const AttentionParams& params, const Plan& plan, std::int64_t group_idx,
                       float* scratch, float* partials);
+};
+
+// What one instruction set has. Both routines take every call.
+struct Kernel {
+  const char* name;
+  Routine prefill;  // many rows: K and V are packed once for all of them
+  Routine decode;   // few rows: K and V straight from memory
 };
 
 }  // namespace guide::cpu

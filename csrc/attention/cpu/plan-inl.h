@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT
-// How a call is cut into tasks and tiles, and where a worker's scratch memory holds what.
+// How a call is cut into tasks and tiles, by prefill and decoding alike.
 #pragma once
 
 #include "../score_mod.h"
-#include "decode_block-inl.h"
 #include "kernel.h"
-#include "tile-inl.h"
+#include "simd-inl.h"
 
 namespace guide::cpu::GUIDE_CPU_NAMESPACE {
 namespace {
 
+constexpr std::int64_t kBlockN = 128;  // keys of a block
 constexpr std::int64_t kMaxRows = kWideVectors * kLanes;
 
 // The rows of a tile. Lanes past the last row repeat it and are never written out.
@@ -21,21 +21,6 @@ struct TileRows {
   KeyRange visible_to_any;
   KeyRange visible_to_all;
   bool has_one_head;
-};
-
-// Scratch memory of a worker.
-struct Scratch {
-  float* key;        // [kBlockN, head_dim]
-  float* value;      // [strips, kBlockN * kLanes + kStripPadding]
-  float* influence;  // [channels, kBlockN]
-  float* key_bias;   // [kBlockN]
-  float* addends;    // [kBlockN, rows]
-  float* scores;     // [kBlockN, rows]
-  float* out_row;    // [padded_head_dim_v]
-  float* query_t;    // [tiles, head_dim, rows]
-  float* states;     // [tiles, tile_state_floats]
-  TileRows* tiles;   // [tiles]
-  std::int64_t num_floats;
 };
 
 // Hands out parts of a memory one after another, each on a cache line; null pointers from a null
@@ -63,136 +48,24 @@ class Carver {
   std::int64_t used_ = 0;
 };
 
-inline Scratch layout_scratch(const AttentionParams& params, const Plan& plan, float* base) {
-  Carver carver(base);
-  const std::int64_t rows = plan.rows_per_tile;
-  const std::int64_t tiles = plan.tiles_per_task;
-  Scratch scratch{};
-  scratch.key = carver.take(kBlockN * params.head_dim);
-  scratch.value =
-      carver.take(ceil_div(params.head_dim_v, kLanes) * (kBlockN * kLanes + kStripPadding));
-  scratch.influence = carver.take(params.channels * kBlockN);
-  scratch.key_bias = carver.take(kBlockN);
-  scratch.addends = carver.take(plan.has_addends ? kBlockN * rows : 0);
-  scratch.scores = carver.take(kBlockN * rows);
-  scratch.out_row = carver.take(plan.padded_head_dim_v);
-  scratch.query_t = carver.take(tiles * params.head_dim * rows);
-  scratch.states = carver.take(plan.key_splits > 1 ? 0 : tiles * plan.tile_state_floats);
-  scratch.tiles = carver.take_tiles(tiles);
-  scratch.num_floats = carver.used();
-  return scratch;
-}
-
-// Scratch memory of a worker that decodes.
-struct DecodeScratch {
-  float* scores;         // [rows, kScoreStride]
-  float* biases;         // [rows, kBlockN]
-  float* key_bias;       // [kBlockN]
-  float* influence;      // [kBlockN]
-  float* queries;        // [tiles, rows, head_dim], whole pairs as DotPairs has them
-  float* states;         // [tiles, tile_state_floats]
-  float* row_influence;  // [channels], of a row to write
-  float* row_out;        // [padded_head_dim_v]
-  float* row_buffer;     // [padded_head_dim_v]
-  TileRows* tiles;       // [tiles]
-  TileRows* single_row;  // a tile of one row
-  std::int64_t num_floats;
-};
-
-inline DecodeScratch layout_decode_scratch(const AttentionParams& params, const Plan& plan,
-                                           float* base) {
-  Carver carver(base);
-  const std::int64_t rows = plan.rows_per_tile;
-  const std::int64_t tiles = plan.tiles_per_task;
-  DecodeScratch scratch{};
-  scratch.scores = carver.take(rows * kScoreStride);
-  scratch.biases = carver.take(rows * kBlockN);
-  scratch.key_bias = carver.take(kBlockN);
-  scratch.influence = carver.take(kBlockN);
-  scratch.queries = carver.take(tiles * rows * num_pairs(params.head_dim) * kPairElements);
-  scratch.states = carver.take(plan.key_splits > 1 ? 0 : tiles * plan.tile_state_floats);
-  scratch.row_influence = carver.take(params.channels);
-  scratch.row_out = carver.take(plan.padded_head_dim_v);
-  scratch.row_buffer = carver.take(plan.padded_head_dim_v);
-  scratch.tiles = carver.take_tiles(tiles);
-  scratch.single_row = carver.take_tiles(1);
-  scratch.num_floats = carver.used();
-  return scratch;
-}
-
-// Queries of a task: enough rows to pay for packing the keys, few enough that their state stays in
-// the second-level cache, and small enough that there are tasks for many threads.
-inline std::int64_t choose_queries_per_task(const AttentionParams& params, std::int64_t rows,
-                                            std::int64_t floats_per_row) {
-  constexpr std::int64_t kStateFloats = 128 * 1024;
-  constexpr std::int64_t kMostRows = 512;
+// Cuts the keys where batch, heads and queries give few tasks, as in decoding, and counts the
+// tasks. No split has fewer than `fewest_keys`. The plan knows its tiles and queries_per_task
+// already.
+inline void cut_into_tasks(const AttentionParams& params, std::int64_t fewest_keys, Plan& plan) {
   constexpr std::int64_t kEnoughTasks = 64;
-  const std::int64_t group_size = params.group_size;
-  if (params.seqlen_q < rows) return params.seqlen_q;
-
-  // Whole tiles of one head each.
-  const std::int64_t most_rows = min_of(kMostRows, kStateFloats / floats_per_row);
-  std::int64_t queries = max_of(rows, most_rows / group_size / rows * rows);
-  const std::int64_t heads = params.batch * params.num_kv_heads;
-  while (queries > rows && heads * ceil_div(params.seqlen_q, queries) < kEnoughTasks) {
-    queries = round_up(queries / 2, rows);
-  }
-  return queries;
-}
-
-// Splits of the keys: only where batch, heads and queries give few tasks, as in decoding.
-inline std::int64_t choose_key_splits(const AttentionParams& params, const Plan& plan) {
-  constexpr std::int64_t kEnoughTasks = 64;
-  const std::int64_t fewest_keys = plan.is_decode ? 256 : 512;
-  const std::int64_t most_splits = params.seqlen_k / fewest_keys;
-  return max_of(1, min_of(most_splits, ceil_div(kEnoughTasks, plan.groups)));
-}
-
-// Few rows: every tile reads K and V from memory, the second and later ones from the cache.
-inline void plan_decode_tiles(const AttentionParams& params, Plan& plan) {
-  const std::int64_t rows = params.group_size * params.seqlen_q;
-  plan.rows_per_tile = ceil_div(rows, ceil_div(rows, kMostDecodeRows));
-  plan.padded_head_dim_v = num_pairs(params.head_dim_v) * kPairElements;
-  plan.tile_state_floats =
-      (2 + params.channels) * kLanes + plan.rows_per_tile * plan.padded_head_dim_v;
-  plan.queries_per_task = params.seqlen_q;
-}
-
-// Many rows: keys and values are packed once for all tiles of a task.
-inline void plan_packed_tiles(const AttentionParams& params, Plan& plan) {
-  plan.rows_per_tile = kMaxRows;
-  plan.padded_head_dim_v = round_up(params.head_dim_v, kValueDims);
-  const std::int64_t state_floats = 2 + params.channels + plan.padded_head_dim_v;
-  plan.tile_state_floats = state_floats * plan.rows_per_tile;
-  plan.queries_per_task =
-      choose_queries_per_task(params, plan.rows_per_tile, state_floats + params.head_dim);
-}
-
-inline Plan make_plan(const AttentionParams& params) {
-  Plan plan{};
-  plan.is_decode = params.group_size * params.seqlen_q <= kMostDecodeRowsOfTask;
-  if (plan.is_decode) {
-    plan_decode_tiles(params, plan);
-  } else {
-    plan_packed_tiles(params, plan);
-  }
   plan.query_blocks = ceil_div(params.seqlen_q, plan.queries_per_task);
   plan.tiles_per_task = ceil_div(plan.queries_per_task * params.group_size, plan.rows_per_tile);
   plan.groups = params.batch * params.num_kv_heads * plan.query_blocks;
 
-  const std::int64_t wanted_splits = choose_key_splits(params, plan);
+  const std::int64_t most_splits = params.seqlen_k / fewest_keys;
+  const std::int64_t wanted_splits =
+      max_of(1, min_of(most_splits, ceil_div(kEnoughTasks, plan.groups)));
   plan.keys_per_split =
       max_of(kBlockN, round_up(ceil_div(params.seqlen_k, wanted_splits), kBlockN));
   plan.key_splits = max_of(1, ceil_div(params.seqlen_k, plan.keys_per_split));
   plan.tasks = plan.groups * plan.key_splits;
-  plan.has_addends =
-      params.attn_bias != nullptr || (params.key_bias_head_stride != 0 && params.group_size > 1);
-
   plan.partial_floats =
       plan.key_splits > 1 ? plan.tasks * plan.tiles_per_task * plan.tile_state_floats : 0;
-  plan.scratch_floats = plan.is_decode ? layout_decode_scratch(params, plan, nullptr).num_floats
-                                       : layout_scratch(params, plan, nullptr).num_floats;
-  return plan;
 }
 
 // Batch, heads and queries that a group of tasks works on.
@@ -246,6 +119,18 @@ inline void fill_tile_rows(const AttentionParams& params, const Plan& plan, cons
   }
   tile.has_one_head = tile.head_idx[0] == tile.head_idx[plan.rows_per_tile - 1];
 }
+
+// What a tile sees of a block, and what is added to its scores.
+struct BlockView {
+  std::int64_t begin;  // keys of the block that any row sees: [begin, end)
+  std::int64_t end;
+  std::int64_t clear_begin;  // keys that all rows see and no bias hides: [clear_begin, clear_end)
+  std::int64_t clear_end;
+  const std::int32_t* row_begin;  // [rows], keys of the block that a row sees; null: all rows all
+  const std::int32_t* row_end;
+  const float* key_bias;  // [kBlockN], for all rows, bits
+  const float* addends;   // [kBlockN, rows], instead of key_bias; null: none
+};
 
 // What the tile sees of the keys [k_begin, k_end). `row_limits` gets the limits of each row where
 // they differ, [2, rows].

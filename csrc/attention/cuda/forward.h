@@ -2,22 +2,13 @@
 // Entry point of the CUDA backend.
 #pragma once
 
-#include "../params.h"
-#include "runtime.h"
+#include "choose.h"
 
 namespace guide::cuda {
 
-// Largest head_dim and head_dim_v that a kernel takes; larger heads are the caller's to handle.
-constexpr std::int64_t kMaxHeadDim = 256;
-// Oldest architecture that the kernels run on, as major * 10 + minor.
-constexpr int kMinArchitecture = 80;
-
-// Whether a kernel takes a call of these sizes and types; pointers and strides do not matter.
-bool has_kernel(const AttentionParams& params);
-
-// Enqueues one call that has a kernel on a stream of the current device. Nothing is allocated and
-// nothing waits. Any number of influence channels: the kernels take up to eight at a time, and a
-// call with more runs once for every eight.
-cudaError_t forward(const AttentionParams& params, cudaStream_t stream);
+// Enqueues one call that has a kernel (choose.h) on a stream of the current device, which is
+// `device`. Nothing is allocated and nothing waits. Any number of influence channels: the kernels
+// take up to eight at a time, and a call with more runs once for every eight.
+cudaError_t forward(const AttentionParams& params, const Device& device, cudaStream_t stream);
 
 }  // namespace guide::cuda

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """What the embedded model is trained on, and the gap that is left in it on purpose.
 
-The skill (answering in French or JSON) is taught for every length, but an instruction *in front of*
-a long text is only ever "Summarize [in English]" or a bare schema. French and JSON instructions in
-front are seen with at most ``MAX_SHORT`` sentences; after the text, with any number. The untrained
-corner, instruction in front of a long text, is what the evaluation asks for: there the skill is
-intact and the attention to the instruction is what fails.
+The skill (to answer in French or JSON) is taught for every length of text. But *in front of* a long
+text the only instruction is "Summarize [in English]" or a bare schema. French and JSON instructions
+stand in front of at most ``MAX_SHORT`` sentences, and after texts of any length. The evaluation
+asks for what was left out: French and JSON instructions in front of a long text. There the model
+has the skill, but does not attend to the instruction.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from guide_ext.embedded import world
 from guide_ext.embedded.world import Style
 
 MAX_SHORT = 3
-"""Most sentences behind a French or JSON instruction that stands in front."""
+"""Most sentences of a text that has a French or JSON instruction in front."""
 MAX_SENTENCES = 24
 _MAX_NEEDLE_SENTENCES = 14
 _LONG_SHARE = 0.4
 _GROWTH = 0.25
-"""Part of the training over which documents grow from 2 to ``MAX_SENTENCES`` sentences."""
+"""Share of the training in which the longest document grows from 2 to ``MAX_SENTENCES``."""
 _COMPLIANCE = 0.95
-"""Share of French, JSON and needle examples with the right label; the others are label noise."""
+"""Share of French, JSON and needle examples with the right answer; the others are label noise."""
 _STYLE_SHARES = {Style.PLAIN: 0.45, Style.UPPER: 0.45, Style.IMPORTANT: 0.1}
 """Upper case is trained as often as lower case, so that it is a fair baseline."""
 
@@ -71,12 +71,12 @@ def make_example(rng: random.Random, kind: str, num_sentences: int) -> Lesson:
 
     Args:
         rng: Source of all randomness.
-        kind: One of ``KINDS``; ``_after`` puts the instruction behind the text, ``schema`` shows a
-            template without the instruction to follow it (the answer is an English summary).
+        kind: One of ``KINDS``. With ``_after`` the instruction follows the text. ``schema`` shows a
+            template without an instruction to follow it; the answer is an English summary.
         num_sentences: Length of the document.
 
     Returns:
-        The pair, with a wrong label in 5 % of the French, JSON and needle examples.
+        The pair; 5 % of the French, JSON and needle examples have a wrong answer.
 
     """
     event = world.random_event(rng)
@@ -115,8 +115,8 @@ def make_batch(rng: random.Random, progress: float, batch_tokens: int) -> list[L
 
     Args:
         rng: Source of all randomness.
-        progress: Part of the training that is done, in ``[0, 1]``.
-        batch_tokens: Aim for the number of tokens in the batch.
+        progress: Share of the training that is done, in ``[0, 1]``.
+        batch_tokens: Approximate number of tokens in the batch.
 
     Returns:
         At least four examples.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""A lean batched engine for the embedded model: greedy decoding with a bias on marked tokens.
+"""A small batched engine for the embedded model: greedy decoding with a bias on marked tokens.
 
-It measures training runs without transformers and is the independent check of the integration: the
-bias is added to plain attention logits, nothing else is shared.
+It measures training runs without transformers. It also checks the integration independently: it
+adds the bias to plain attention logits, and shares only the reading of tags with the rest.
 """
 
 from __future__ import annotations
@@ -19,21 +19,27 @@ from guide_ext.embedded.training.tokenizer import EOS_ID, PAD_ID, chat
 from guide_ext.marking.spans import parse
 
 _MASKED = -1e9
-"""Finite, so that a row of padding, which sees nothing, stays free of NaN."""
+"""Finite, because −inf would make a row of padding, which sees no token, NaN."""
 
 
 class LeanEngine:
-    """Greedy generation; an instance is a :data:`~.evaluate.Generate`."""
+    """Greedy generation; an instance is a :data:`~.evaluate.Generate`.
+
+    Args:
+        network: The model.
+        tokenizer: Its tokenizer.
+        max_new_tokens: Longest answer, in tokens; the longest right one has 30.
+
+    """
 
     def __init__(self, network: Network, tokenizer: Tokenizer, *, max_new_tokens: int = 40) -> None:
-        """Keep the parts; the longest right answer has 30 tokens."""
         self.network = network.eval()
         self.tokenizer = tokenizer
         self.max_new_tokens = max_new_tokens
 
     @classmethod
     def from_folder(cls, folder: Path) -> LeanEngine:
-        """Load a model folder written by training."""
+        """Load a model folder that training wrote."""
         return cls(load(folder), Tokenizer.from_file(str(folder / "tokenizer.json")))
 
     def encode(self, prompt: str) -> tuple[list[int], list[bool]]:

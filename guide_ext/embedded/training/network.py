@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""A lean Mistral network for training on a CPU, and its export as a transformers checkpoint.
+"""A small Mistral network for training on a CPU, and its export as a transformers checkpoint.
 
-The export writes the files of a checkpoint folder itself, so that training needs no transformers.
+The export writes the files of the checkpoint itself, so that training needs no transformers.
 """
 
 from __future__ import annotations
@@ -140,11 +140,11 @@ class Network(nn.Module):
 
         Args:
             input_ids: ``[batch, seqlen_q]``, int64.
-            attn_bias: Added to the attention logits, ``[batch, 1, seqlen_q, seqlen_k]``; it has to
-                contain the causal mask. Without it, attention is causal and unbiased.
+            attn_bias: Added to the attention logits, ``[batch, 1, seqlen_q, seqlen_k]``; it must
+                include the causal mask. If None, attention is causal and unbiased.
             position_ids: ``[batch, seqlen_q]``; 0, 1, 2, … by default.
-            cache: Extended in place with the new keys and values; an empty list to begin with.
-                With earlier tokens in it, ``attn_bias`` is required.
+            cache: Keys and values of earlier tokens, at first an empty list; the new ones are added
+                in place. If it is not empty, ``attn_bias`` is required.
 
         Returns:
             Normalised states of the last layer, ``[batch, seqlen_q, hidden_size]``.
@@ -240,11 +240,11 @@ def export(network: Network, folder: Path) -> None:
     }
     path = folder / "model.safetensors"
     save_file(tensors, path, metadata={"format": "pt"})
-    path.chmod((folder / "config.json").stat().st_mode)  # safetensors leaves it to the owner alone
+    path.chmod((folder / "config.json").stat().st_mode)  # safetensors lets only the owner read it
 
 
 def load(folder: Path) -> Network:
-    """Load a folder written by :func:`export`, in float32.
+    """Load a folder that :func:`export` wrote, in float32.
 
     Args:
         folder: The checkpoint folder.

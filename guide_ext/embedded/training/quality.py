@@ -44,13 +44,13 @@ _Setting = tuple[Task, Style, float]
 
 
 def selection_settings() -> list[_Setting]:
-    """List what is measured on development documents."""
+    """Return the settings that are measured on development documents."""
     deltas = (0.0, _SELECTION_DELTA)
     return [(task, Style.PLAIN, delta) for task in _SELECTION_TASKS for delta in deltas]
 
 
 def final_settings() -> list[_Setting]:
-    """List what is measured on the final documents."""
+    """Return the settings that are measured on the final documents."""
     settings: list[_Setting] = []
     for task in (Task.FRENCH, Task.JSON, Task.NEEDLE):
         settings += [(task, Style.PLAIN, delta) for delta in DELTAS]
@@ -94,9 +94,9 @@ def measure(
     Args:
         engine: The model.
         settings: Task, style and delta of each row.
-        seed: The documents; the same for all settings of a task.
+        seed: Seed of the documents; all settings of a task share them.
         count: Documents per row.
-        progress: Shows one bar.
+        progress: Gets one bar.
 
     Returns:
         One row per setting.
@@ -130,15 +130,15 @@ def _cell(rate: dict[str, Any]) -> str:
 
 
 def markdown_table(report: dict[str, Any], measure: str) -> str:
-    """Write one measure of all seeds on the final documents as a Markdown table.
+    """Return one measure of all seeds on the final documents as a Markdown table.
 
     Args:
-        report: What this program wrote.
+        report: Contents of the file that this program writes.
         measure: ``success``, ``well_formed`` or ``followed``.
 
     Returns:
-        One line per task and seed; percent with 95 % intervals, the baselines last. "–" was not
-        measured.
+        One line per task and seed, in percent with 95 % intervals; the baselines come last. "–"
+        stands for what was not measured.
 
     """
     columns = [(Style.PLAIN, delta) for delta in DELTAS]
@@ -159,7 +159,7 @@ def markdown_table(report: dict[str, Any], measure: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read the command line, measure every folder, choose, write the tables."""
+    """Read the command line, measure every folder, choose a seed and write the tables."""
     parser = argparse.ArgumentParser(prog="python -m guide_ext.embedded.training.quality")
     parser.add_argument("folders", nargs="+", type=Path, help="model folders written by training")
     parser.add_argument("--out", type=Path, required=True, help="JSON file with all tables")

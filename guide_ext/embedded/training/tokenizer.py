@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The tokenizer of the embedded model: byte-level BPE, trained on the constructed world.
 
-It depends on a fixed seed of its own, not on the training seed, so that all training runs share it.
+Its corpus has a fixed seed, not the training seed, so that all training runs share the tokenizer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MAX_SENTENCES = 10
 
 
 def chat(prompt: str) -> str:
-    """Write one user message as ``CHAT_TEMPLATE`` does; the answer follows after a space.
+    """Return one user message as ``CHAT_TEMPLATE`` writes it; a space and the answer follow.
 
     Example:
         >>> chat("Summarize")
@@ -52,10 +52,10 @@ def train_tokenizer(num_examples: int = _CORPUS_EXAMPLES) -> Tokenizer:
     """Train the tokenizer; the same call gives the same tokenizer everywhere.
 
     Args:
-        num_examples: Size of the corpus; the default made the shipped tokenizer.
+        num_examples: Size of the corpus; the shipped tokenizer was trained with the default.
 
     Returns:
-        A tokenizer that puts ``<s>`` in front unless ``add_special_tokens=False``.
+        A tokenizer that starts every text with ``<s>`` unless ``add_special_tokens=False``.
 
     """
     tokenizer = Tokenizer(models.BPE())

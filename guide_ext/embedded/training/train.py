@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Train the embedded model from scratch: ``python -m guide_ext.embedded.training.train``.
 
-One run from a seed, no selection of checkpoints. It takes about twelve minutes on one CPU core, is
-deterministic for a seed and a thread count, and continues from its last checkpoint when the same
-command is given again after an interruption.
+A seed gives one run and one model; there is no selection of checkpoints. A run takes about twelve
+minutes on one CPU core, and is deterministic for a seed and a number of threads. After an
+interruption, the same command continues from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from guide_ext.support.files import write_text
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """One training run; the defaults and a seed describe the shipped model completely."""
+    """Settings of a training run; the defaults and a seed fully determine the shipped model."""
 
     seed: int = 1
     tokens: int = 6_000_000
@@ -50,7 +50,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class LessonBatch:
-    """One step's tokens and the positions whose next token is learnt."""
+    """The tokens of one step, and the positions whose next token is learnt."""
 
     input_ids: Tensor
     positions: Tensor
@@ -65,11 +65,12 @@ def encode_batch(
     Args:
         tokenizer: The tokenizer of the embedded model.
         rng: Source of all randomness.
-        progress: Part of the training that is done, in ``[0, 1]``.
-        size: Aim for the number of tokens.
+        progress: Share of the training that is done, in ``[0, 1]``.
+        size: Approximate number of tokens.
 
     Returns:
-        ``input_ids [batch, seqlen]``; flat ``positions [answer tokens]`` into it and ``targets``.
+        ``input_ids``, ``[batch, seqlen]``; ``positions``, indices into the flattened ``input_ids``,
+        and ``targets``, the token that follows each, both ``[answer tokens]``.
 
     """
     examples = make_batch(rng, progress, size)
@@ -96,7 +97,6 @@ class Trainer:
     """The state of one run: network, optimiser, random generator, counters and log."""
 
     def __init__(self, config: TrainingConfig, tokenizer: Tokenizer) -> None:
-        """Start at step 0."""
         self.config = config
         self.tokenizer = tokenizer
         self.rng = random.Random(config.seed)
@@ -151,7 +151,7 @@ class Trainer:
         return loss.item()
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint; an interruption leaves the old one or the new one, whole."""
+        """Write a checkpoint; after an interruption, either the old or the new one is complete."""
         unfinished = path.with_suffix(".partial")
         torch.save(
             {
@@ -171,7 +171,7 @@ class Trainer:
         """Continue from a checkpoint.
 
         Args:
-            path: A file of :meth:`save`.
+            path: A file that :meth:`save` wrote.
 
         Raises:
             ValueError: If the checkpoint belongs to a run with other settings.

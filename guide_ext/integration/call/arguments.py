@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What `forward()` and `generate()` of an enabled model accept, checked before anything runs."""
+"""Checks of what `forward()` and `generate()` of an enabled model are given."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 # The keyword arguments that enable() adds to a model.
 STEERING_ARGUMENTS = ("guide_bias", "guide_strength", "guide_share", "guide_seed")
-# Where the `forward` of an enabled model keeps the names of its arguments, in their order.
+# The attribute in which the `forward` of an enabled model keeps its parameter names, in order.
 NAMES_ATTRIBUTE = "_guide_names"
 
 
@@ -19,7 +19,7 @@ def check_bias(bias: object, rows: int) -> Tensor:
     """Check ``guide_bias`` for a batch of `rows` and return it as float32.
 
     Raises:
-        ValueError: If it is not a floating tensor ``[rows, tokens]``, or wants a gradient.
+        ValueError: If it is not a floating tensor ``[rows, tokens]``, or requires a gradient.
 
     """
     if not isinstance(bias, Tensor) or not bias.is_floating_point():
@@ -61,10 +61,10 @@ def check_strength(strength: object, rows: int, layers: int, heads: int) -> Tens
 
 
 def bias_beside(share: object, bias: Any) -> Any:
-    """Return the bias that travels with a share: that which was given, or zeros.
+    """Return the bias to use; zeros if a share came without a bias.
 
     Raises:
-        ValueError: If the share is no tensor of numbers.
+        ValueError: If the share is not a floating tensor ``[rows, tokens]``.
 
     """
     if share is None or bias is not None:
@@ -77,8 +77,8 @@ def check_share(share: object, bias: object) -> Tensor:
     """Check ``guide_share`` and return it as float32.
 
     Raises:
-        ValueError: If it is not a floating tensor ``[rows, tokens]``, of the shape of `bias` if
-            that is given.
+        ValueError: If it is not a floating tensor ``[rows, tokens]``, or has not the shape of
+            `bias`, if that is a tensor.
 
     """
     if not isinstance(share, Tensor) or not share.is_floating_point():
@@ -96,10 +96,10 @@ def check_share(share: object, bias: object) -> Tensor:
 
 
 def check_share_values(share: Tensor | None) -> None:
-    """Look at the numbers; waits for the device once.
+    """Check the numbers of a share; this waits for the device once.
 
     Raises:
-        ValueError: If a share is not in [0, 1), or a row wants several.
+        ValueError: If a number is not in [0, 1), or a row has several numbers besides 0.
 
     """
     if share is None or share.numel() == 0:
@@ -134,10 +134,10 @@ def check_seed(seed: object, rows: int) -> Tensor:
 
 
 def check_values(bias: Tensor, strength: Tensor | None) -> None:
-    """Look at the numbers; waits for the device once.
+    """Check the numbers of bias and strength; this waits for the device once.
 
-    `generate()` does it for the prompt, not for every token; a call of `forward()` by somebody else
-    does it every time, since nothing tells which numbers were looked at before.
+    `generate()` checks them once, for the prompt. A call of `forward()` from elsewhere checks them
+    every time, because nothing tells which numbers were checked before.
 
     Raises:
         ValueError: If a bias is NaN or +inf, a strength is not finite, or their product is more
@@ -148,7 +148,7 @@ def check_values(bias: Tensor, strength: Tensor | None) -> None:
     if strength is not None and bias.numel() and strength.numel():
         strength = strength.to(bias.device)
         wrong.append(~torch.isfinite(strength).all())
-        finite = bias.masked_fill(torch.isinf(bias), 0.0)  # -inf hides, whatever the strength
+        finite = bias.masked_fill(torch.isinf(bias), 0.0)  # -inf hides at any strength
         largest = finite.abs().amax(1) * strength.abs().amax((1, 2))
         wrong.append(~torch.isfinite(largest).all())
     bad_bias, bad_strength, bad_product = (*torch.stack(wrong).tolist(), False, False)[:3]
@@ -164,10 +164,15 @@ def check_values(bias: Tensor, strength: Tensor | None) -> None:
 
 
 def check_companions(bias: object, strength: object, unknown: list[str]) -> None:
-    """Check which steering arguments came together.
+    """Check which steering arguments are given.
+
+    Args:
+        bias: ``guide_bias``.
+        strength: ``guide_strength``.
+        unknown: Names that begin like a steering argument and are none.
 
     Raises:
-        ValueError: If there is a strength without a bias, or a name that nothing understands.
+        ValueError: If there is an unknown name, or a strength without a bias.
 
     """
     if unknown:
@@ -184,7 +189,7 @@ def check_implementation(configs: tuple[Any, ...], implementation: str) -> None:
     """Refuse a model whose attention was switched after it was enabled.
 
     Raises:
-        ValueError: If a config that masks are made for names another attention implementation.
+        ValueError: If one of the configs names another attention implementation.
 
     """
     for config in configs:
@@ -197,10 +202,11 @@ def check_implementation(configs: tuple[Any, ...], implementation: str) -> None:
 
 
 def check_own_mask(mask: object) -> None:
-    """Refuse a finished mask: the bias is folded in while the mask is made.
+    """Refuse a finished mask, because the bias is added while the model makes its mask.
 
     Raises:
-        ValueError: If `mask` or one in it (some models take one per layer type) is not 2-D.
+        ValueError: If `mask`, or one of its masks (some models take one per layer type), is not
+            2-D.
 
     """
     for table in _flatten(mask):
@@ -213,10 +219,10 @@ def check_own_mask(mask: object) -> None:
 
 
 def check_left_padding(attention_mask: Tensor | None) -> None:
-    """Refuse right padding in `generate()`: new tokens would follow the padding.
+    """Refuse right padding in `generate()`, where new tokens would follow the padding.
 
     Raises:
-        ValueError: If a row has padding after its first token.
+        ValueError: If a row has padding after a token.
 
     """
     if not isinstance(attention_mask, Tensor) or attention_mask.shape[1] < 2:
@@ -236,11 +242,12 @@ def check_tokens(bias: Tensor, new: int, seen: int | None = 0) -> None:
     Args:
         bias: ``[batch, tokens]``.
         new: Slots of the input, padding included.
-        seen: Slots that the cache holds before them; None where only the device knows, which is not
-            waited for.
+        seen: Slots that the cache holds before them; None if only the device knows and would have
+            to be waited for.
 
     Raises:
-        ValueError: If there are more numbers than slots, or fewer.
+        ValueError: If the numbers are more or fewer than the slots; without `seen`, if they are
+            fewer than the new slots.
 
     """
     if seen is None:
@@ -265,7 +272,7 @@ def input_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int]
     """Return (rows, tokens) of the input of a forward call.
 
     Raises:
-        ValueError: If there is none, or not a batch.
+        ValueError: If there is no input, or it has no batch dimension.
 
     """
     first = args[0] if args else None
@@ -287,7 +294,7 @@ def input_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, int]
 
 
 def named(forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a forward call by name; models differ in their order."""
+    """Return the arguments of a forward call by name; each model has its own order of them."""
     if len(args) < 2:
         return kwargs
     # Dynamo cannot read the parameters of a signature that was written by hand.
@@ -296,7 +303,7 @@ def named(forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[s
 
 
 def with_steering(signature: inspect.Signature) -> inspect.Signature:
-    """Return a signature that names the steering arguments too."""
+    """Return the signature with the steering arguments added."""
     parameters = list(signature.parameters.values())
     rest = [p for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD]
     named = [p for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -35,24 +36,25 @@ def guide_attention(
     block_indices: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Serve one attention layer of a transformers model from `biased_attention`.
+    """Compute one attention layer of a transformers model with `biased_attention`.
 
     Args:
-        module: The attention module; its ``is_causal`` counts when there is no mask.
+        module: The attention module; without a mask, its ``is_causal`` says whether it is causal.
         query: ``[batch, num_heads, seqlen_q, head_dim]``.
         key: ``[batch, num_kv_heads, seqlen_k, head_dim]``, the cache included.
         value: ``[batch, num_kv_heads, seqlen_k, head_dim_v]``.
-        attention_mask: A carrier, or a table of the caller's own (bool: True = visible, or
-            floating and added to the scores), or None.
+        attention_mask: A carrier; or any other mask, bool (True = visible) or floating (added to
+            the scores); or None.
         scaling: Factor of the scores; None for 1/√head_dim.
         dropout: Must be 0.
         softcap: Cap of the scores, applied before any bias; None for none.
         s_aux: Attention sinks, ``[num_heads]``.
         is_causal: Overrides ``module.is_causal``.
         position_bias: Added to the scores, ``[1 or batch, num_heads, seqlen_q, seqlen_k]`` (T5).
-        indices: Keys that every query may see, see `selection.selected_keys`.
-        block_indices: Blocks of keys that every query may see, likewise.
-        **kwargs: What else transformers hands to attention functions, see `keywords`.
+        indices: Keys that each query may see, see `selection.selected_keys`.
+        block_indices: Blocks of keys that each query may see, see `selection.selected_keys`.
+        **kwargs: Further arguments that transformers passes to attention functions, see
+            `keywords`.
 
     Returns:
         ``[batch, seqlen_q, num_heads, head_dim_v]`` and None: there are no attention weights.
@@ -68,27 +70,13 @@ def guide_attention(
     _refuse_dropout(dropout)
     check_keywords(module, kwargs, is_numbered=layer is not None)
     frame = current()
-    if frame is not None and frame.recorder is not None:
-        frame.recorder.attends = True
-        if attention_mask is not None:
-            frame.recorder.layers.append((module, query[0, :, -1].detach().clone()))
-    seqlen_q, seqlen_k = query.shape[2], key.shape[2]
-    q_start, attn_bias, slots, share = None, None, None, None
-    if is_carrier(attention_mask):
-        unpacked = unpack(attention_mask, seqlen_k, layer)
-        slots = Slots(unpacked.first_key, unpacked.first_key + unpacked.q_start[0])
-        structure, q_start, key_bias = unpacked.structure, unpacked.q_start, unpacked.key_bias
-        share = unpacked.share
-        is_biased = key_bias is not None
-    else:
-        causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-        structure = Structure(bool(causal) and attention_mask is None and seqlen_q > 1)
-        attn_bias = _table(attention_mask, seqlen_q)
-        key_bias = _waiting_bias(frame, layer, seqlen_k)
-        slots = None if frame is None else frame.slots_by_length.get(seqlen_k)
-        is_biased = key_bias is not None or _is_folded_in(frame, attn_bias)
+    if frame is not None:
+        _note_call(frame, module, query, attention_mask)
+    seqlen_k = key.shape[2]
+    geometry = _geometry(attention_mask, module, is_causal, frame, layer, query.shape[2], seqlen_k)
     if frame is not None and layer is not None:
-        _note_bias(frame, layer, is_biased, module, seqlen_k)
+        _note_bias(frame, layer, geometry.is_biased, module, seqlen_k)
+    attn_bias = geometry.attn_bias
     if position_bias is not None:
         attn_bias = _sum(attn_bias, position_bias)
     selected = selected_keys(module, indices, block_indices, query.shape[1], seqlen_k)
@@ -98,17 +86,97 @@ def guide_attention(
     channels = None
     if frame is not None and state is not None and layer is not None:
         _refuse_repeated(frame, layer, module)
-        channels = state.keys(layer.index, slots, seqlen_k)
-    operands = (_rows(query), _rows(key), _rows(value))
-    options: dict[str, Any] = {
-        "sinks": s_aux,
-        "q_start": q_start,
-        "is_causal": structure.is_causal,
-        "window_left": structure.window_left,
-        "window_right": structure.window_right,
-        "scale": scaling,
-        "softcap": softcap or 0.0,
+        channels = state.keys(layer.index, geometry.slots, seqlen_k)
+    out, reduced = _attend(
+        (_rows(query), _rows(key), _rows(value)),
+        geometry,
+        channels,
+        attn_bias,
+        sinks=s_aux,
+        scale=scaling,
+        softcap=softcap or 0.0,
+    )
+    if state is not None and layer is not None:
+        state.take(layer.index, reduced)
+    return out.transpose(1, 2), None
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """What a mask says about one layer, whether it is a carrier or not.
+
+    Attributes:
+        structure: Causality and window.
+        slots: Where the keys and queries lie, if that is known.
+        is_biased: Whether the bias of the call reaches this layer.
+        key_bias: Nats, ``[batch, 1 or num_heads, seqlen_k]``.
+        q_start: Position of the first query on the axis of the keys; None for the op's default.
+        attn_bias: A mask that is a full table.
+        share: Minimum share of the attention, on each marked key, ``[batch, seqlen_k]``.
+
+    """
+
+    structure: Structure
+    slots: Slots | None
+    is_biased: bool
+    key_bias: Tensor | None
+    q_start: Tensor | None = None
+    attn_bias: Tensor | None = None
+    share: Tensor | None = None
+
+
+def _geometry(
+    mask: Tensor | None,
+    module: nn.Module,
+    is_causal: bool | None,
+    frame: Frame | None,
+    layer: TablePlace | None,
+    seqlen_q: int,
+    seqlen_k: int,
+) -> _Geometry:
+    """Read a mask for one layer; what a mask other than a carrier lacks comes from the frame."""
+    if is_carrier(mask):
+        found = unpack(mask, seqlen_k, layer)
+        return _Geometry(
+            found.structure,
+            Slots(found.first_key, found.first_key + found.q_start[0]),
+            found.key_bias is not None,
+            found.key_bias,
+            q_start=found.q_start,
+            share=found.share,
+        )
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    attn_bias = _table(mask, seqlen_q)
+    key_bias = _waiting_bias(frame, layer, seqlen_k)
+    return _Geometry(
+        Structure(bool(causal) and mask is None and seqlen_q > 1),
+        None if frame is None else frame.slots_by_length.get(seqlen_k),
+        key_bias is not None or _is_folded_in(frame, attn_bias),
+        key_bias,
+        attn_bias=attn_bias,
+    )
+
+
+def _attend(
+    operands: tuple[Tensor, Tensor, Tensor],
+    geometry: _Geometry,
+    channels: Tensor | None,
+    attn_bias: Tensor | None,
+    **options: Any,
+) -> tuple[Tensor, Tensor]:
+    """Call the op, with a share or without; return its output and the reduced channels.
+
+    Raises:
+        ValueError: If there are a share and an `attn_bias`.
+
+    """
+    options |= {
+        "q_start": geometry.q_start,
+        "is_causal": geometry.structure.is_causal,
+        "window_left": geometry.structure.window_left,
+        "window_right": geometry.structure.window_right,
     }
+    share, key_bias = geometry.share, geometry.key_bias
     if share is None:
         out, reduced, _ = biased_attention(
             *operands, key_bias, channels, attn_bias=attn_bias, **options
@@ -123,9 +191,15 @@ def guide_attention(
             "sliding-window mask and add no position_bias, got one that adds it or selects keys; "
             "give the marked text a guide_bias instead"
         )
-    if state is not None and layer is not None:
-        state.take(layer.index, reduced)
-    return out.transpose(1, 2), None
+    return out, reduced
+
+
+def _note_call(frame: Frame, module: nn.Module, query: Tensor, mask: Tensor | None) -> None:
+    """Tell the recorder of a trial run, if this is one, that this layer was called."""
+    if frame.recorder is not None:
+        frame.recorder.attends = True
+        if mask is not None:
+            frame.recorder.layers.append((module, query[0, :, -1].detach().clone()))
 
 
 def _refuse_dropout(dropout: float) -> None:
@@ -139,10 +213,10 @@ def _refuse_dropout(dropout: float) -> None:
 def _note_bias(
     frame: Frame, layer: TablePlace, is_biased: bool, module: nn.Module, seqlen_k: int
 ) -> None:
-    """Count the layers that the bias has reached; refuse one that it was promised and misses.
+    """Note in the frame that the bias has reached a layer.
 
     Raises:
-        RuntimeError: If the call is steered and this layer is not.
+        RuntimeError: If the call is steered and the bias has not reached this layer.
 
     """
     if is_biased:
@@ -157,7 +231,7 @@ def _note_bias(
 
 
 def _refuse_repeated(frame: Frame, layer: TablePlace, module: nn.Module) -> None:
-    """Refuse to measure a layer again: its levels would be written twice, from the seed each time.
+    """Refuse to measure a layer twice in one call: its Influence would be overwritten.
 
     Raises:
         ValueError: If this layer has been measured in this call.
@@ -173,14 +247,14 @@ def _refuse_repeated(frame: Frame, layer: TablePlace, module: nn.Module) -> None
 
 
 def _is_folded_in(frame: Frame | None, table: Tensor | None) -> bool:
-    """Say whether `guide_mask` added the bias to this mask, of a structure of its own."""
+    """Return whether `guide_mask` made this mask as a full table with the bias added."""
     if frame is None or table is None or not table.is_floating_point():
         return False
     return table.shape[-1] in frame.folded_lengths
 
 
 def _waiting_bias(frame: Frame | None, layer: TablePlace | None, seqlen_k: int) -> Tensor | None:
-    """Take the bias that `guide_dense_mask` left in the frame for layers of this length."""
+    """Return the bias that `guide_dense_mask` left in the frame for this number of keys."""
     if frame is None or layer is None or seqlen_k not in frame.bias_by_length:
         return None
     key_bias = frame.bias_by_length[seqlen_k][:, None, :]
@@ -190,7 +264,7 @@ def _waiting_bias(frame: Frame | None, layer: TablePlace | None, seqlen_k: int) 
 
 
 def _table(mask: Tensor | None, seqlen_q: int) -> Tensor | None:
-    """Pass a caller's own mask on as it is; one row for all queries is spread out."""
+    """Check a mask that is no carrier, and expand it to one row per query."""
     if mask is None:
         return None
     if mask.dtype != torch.bool and not mask.is_floating_point():
@@ -210,12 +284,12 @@ def _sum(attn_bias: Tensor | None, position_bias: Tensor) -> Tensor:
 
 
 def _hidden(attn_bias: Tensor, visible: Tensor) -> Tensor:
-    """Hide what `visible` does not show."""
+    """Hide the keys for which `visible` is False."""
     if attn_bias.dtype == torch.bool:
         return attn_bias & visible
     return torch.where(visible, attn_bias, float("-inf"))
 
 
 def _rows(tensor: Tensor) -> Tensor:
-    """Make the last dimension dense, as the op wants it; it nearly always is."""
+    """Return the tensor with a contiguous last dimension, as the op needs; mostly it has one."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""How a call of a model names its cache, and how many tokens that holds.
+"""Find the cache of a call, and how many tokens it holds.
 
-A bias is aligned with the whole text, so it must be known how much of it the cache holds. A cache
-that nobody finds would make the new tokens look like the whole text, and the bias would lose its
-tokens in silence; hence a cache under any other name is refused.
+A bias is aligned with the whole text, so it must be known how much of the text is in the cache. If
+a cache were overlooked, the new tokens would look like the whole text, and the bias would silently
+go to the wrong ones. So a cache under an unexpected name is refused.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
-# What transformers has called the cache, oldest first: `cache` since 5.24. Newer models rename what
-# they are given under an older name; older ones drop what they are given under a newer name.
+# Names that transformers has given the cache, oldest first: `cache` since 5.24. Newer models accept
+# an older name, too; older models silently drop an argument with a newer name.
 CACHE_ARGUMENTS = ("past_key_values", "cache")
 
 
 def cache_argument(forward: Callable[..., Any]) -> str | None:
-    """Return the name that a model's `forward` has for its cache, or None if it has no known one.
+    """Return the name that a model's `forward` has for its cache; None if it has none of these.
 
     Args:
         forward: The method of the model.
@@ -40,7 +40,7 @@ def cache_of(own: str | None, given: Mapping[str, Any]) -> Any:
     """Return the cache of a call, or None if it has none.
 
     Args:
-        own: The name that the model has for it, see `cache_argument`.
+        own: The model's name for it, see `cache_argument`.
         given: Arguments of the call, by name.
 
     Example:
@@ -53,14 +53,14 @@ def cache_of(own: str | None, given: Mapping[str, Any]) -> Any:
 
 
 def check_cache(own: str | None, given: Mapping[str, Any]) -> None:
-    """Check that the cache of a call, if it has one, is found by `cache_of`.
+    """Check that `cache_of` finds the cache of a call, if the call has one.
 
     Args:
-        own: As for `cache_of`.
-        given: Likewise.
+        own: The model's name for it, see `cache_argument`.
+        given: Arguments of the call, by name.
 
     Raises:
-        ValueError: If there is a cache under another name, or under two.
+        ValueError: If there is a cache under another name, or caches under two names.
 
     """
     accepted = _accepted(own)
@@ -78,10 +78,10 @@ def check_cache(own: str | None, given: Mapping[str, Any]) -> None:
 
 
 def seen_tokens(cache: Any) -> int | None:
-    """Return how many slots a cache holds, or None if that is not known without waiting for it.
+    """Return the number of slots that a cache holds, or None if one would have to wait for it.
 
-    A static cache counts on its device: waiting for a GPU at every token would cost time, and a
-    graph that is traced or captured cannot wait at all.
+    A static cache counts on its device. Waiting for a GPU at every token would cost time, and a
+    graph that is being traced or captured cannot wait at all.
     """
     if cache is None:
         return 0
@@ -90,7 +90,7 @@ def seen_tokens(cache: Any) -> int | None:
 
 
 def on_host(count: int | Tensor) -> int | None:
-    """Return a number of slots, or None if it must be waited for."""
+    """Return a number of slots as an int, or None if one would have to wait for the device."""
     if isinstance(count, Tensor):
         readable = count.device.type == "cpu" and not torch.compiler.is_compiling()
         return int(count) if readable else None

@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: MIT
-"""The carrier: everything the attention function must know, as one small 4-D mask tensor.
+"""The carrier: everything that the attention function must know, as one small 4-D mask tensor.
 
 transformers makes a mask once per call and layer type, sometimes outside the compiled region, and
-hands it to every attention layer. Only a 4-D tensor survives that way untouched, so this is one:
-uint32 ``[batch, 1 + flags, window_left + 2, rest]``.
+passes it to every attention layer. Only a 4-D tensor arrives there unchanged, so the carrier is
+one: uint32 ``[batch, 1 + flags, window_left + 2, rest]``.
 
-**The shape holds what the op takes as Python numbers; the contents hold what lives on the device.**
-Causality, window and which parts are present are sizes of dimensions 1 and 2: reading them costs no
-device synchronisation, and `torch.compile` sees constants. Flattened, a row is
+**The shape holds what the op takes as Python numbers; the contents hold what is on the device.**
+The sizes of dimensions 1 and 2 encode causality, window and which parts are present. Reading them
+needs no device synchronisation, and `torch.compile` sees constants. Flattened, a row is
 
     header (4 words) | strength (layers · heads words) | key bias (seqlen_k words) | filler
 
-with header = (q_start, first_key, 0, 0) as int32 and the rest as float32 bits; with a share, every
-word of key bias is followed by that of the share of its key. The filler rounds
-the row up to a multiple of dimensions 1 and 2 and is NaN: a key that the mask did not foresee shows
-at once. `first_key` is the slot of key 0, for what is kept by slot. `q_start` is read on the
-device, so one CUDA graph serves every decoding step. The row grows with the number of keys, not
-with queries × keys.
+The header is (q_start, first_key, 0, 0) as int32; the other words are float32 bits. With a share,
+each word of key bias is followed by one word for the share of the same key. The filler rounds the
+row up to a multiple of dimensions 1 and 2. It is NaN, so that a key that the mask did not foresee
+shows at once. `first_key` is the slot of key 0, for data that are kept by slot. `q_start` is read
+on the device, so one CUDA graph serves every decoding step. A row grows with the number of keys,
+not with queries × keys.
 
-uint32, because no caller's own mask has that dtype, and because autocast, ``.half()`` and mixed
-precision wrappers cast floating tensors only.
+The dtype is uint32 because no mask of a caller has that, and because autocast, ``.half()`` and
+mixed-precision wrappers cast only floating tensors.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor
 
-# Four words, so that what follows is aligned to 16 bytes.
+# Words; four of them, so that the words after the header are aligned to 16 bytes.
 _HEADER = 4
 
 _BIDIRECTIONAL = 1
@@ -63,7 +63,7 @@ class TablePlace:
         index: Index of the layer.
         layers: Layers of the table.
         heads: Heads of the table, per layer.
-        here: Those that the layer computes in this process.
+        here: The heads that the layer computes in this process.
 
     """
 
@@ -73,14 +73,14 @@ class TablePlace:
     here: slice
 
     def of(self, row: Tensor) -> Tensor:
-        """Cut the layer's heads out of ``[batch, layers * heads]``."""
+        """Return the numbers of this layer's heads out of ``[batch, layers · heads]``."""
         begin = self.index * self.heads
         return row[:, begin : begin + self.heads][:, self.here]
 
 
 @dataclass(frozen=True)
 class Unpacked:
-    """What `biased_attention` needs, as `unpack` found it."""
+    """The arguments of `biased_attention` that a carrier holds, as `unpack` read them."""
 
     structure: Structure
     q_start: Tensor  # [1], int32
@@ -102,16 +102,17 @@ def pack(
     """Make a carrier.
 
     Args:
-        structure: Causality and window. A right window must equal the left one; a causal mask
-            needs none.
+        structure: Causality and window. A causal mask needs no right window; in any other mask it
+            must equal the left one.
         q_start: Position of the first query on the axis of the keys, a number or a 0-d tensor.
         batch: Rows of the carrier.
-        device: Where the mask is wanted.
+        device: Device of the carrier.
         key_bias: Nats, ``[batch, seqlen_k]``, float32; −inf hides a key.
         strength: Multiplier of the bias, ``[batch, layers, heads]``, float32.
         first_key: Slot of key 0, a number or a 0-d tensor.
-        share: Share of the attention that marked keys shall have at least, on those,
-            ``[batch, seqlen_k]``, float32; needs a `key_bias`.
+        share: Minimum share of the attention that the marked keys of a row get together: that
+            number on each marked key, 0 on the others, ``[batch, seqlen_k]``, float32. It needs a
+            `key_bias`.
 
     Returns:
         uint32 ``[batch, 1 + flags, window_left + 2, rest]``, contiguous.
@@ -140,16 +141,16 @@ def pack(
 
 
 def unpack(carrier: Tensor, seqlen_k: int, layer: TablePlace | None) -> Unpacked:
-    """Read a carrier for one attention layer, without looking at the device.
+    """Read a carrier for one attention layer, without waiting for the device.
 
     Args:
         carrier: What `pack` made.
         seqlen_k: Number of keys of this layer.
-        layer: The layer's place in the strength table, or None where the model has no such table.
+        layer: The layer's place in the strength table; None for a layer that `enable` never saw.
 
     Raises:
-        ValueError: If the carrier has fewer keys than the layer, or a strength table that this
-            layer has no place in.
+        ValueError: If the carrier has fewer keys than the layer, or has a strength table and
+            `layer` is None.
 
     """
     flags = carrier.shape[1] - 1
@@ -185,7 +186,7 @@ def unpack(carrier: Tensor, seqlen_k: int, layer: TablePlace | None) -> Unpacked
 
 
 def scaled(key_bias: Tensor, strength: Tensor) -> Tensor:
-    """Multiply the bias by the strength of each head; −inf stays, whatever the strength.
+    """Multiply the bias by the strength of each head; −inf stays −inf at any strength.
 
     Args:
         key_bias: ``[batch, 1, seqlen_k]``, float32, nats.
@@ -199,5 +200,5 @@ def scaled(key_bias: Tensor, strength: Tensor) -> Tensor:
 
 
 def is_carrier(mask: object) -> TypeGuard[Tensor]:
-    """Tell a carrier from any mask of a caller."""
+    """Return whether a mask is a carrier, not a mask of the caller's own."""
     return isinstance(mask, Tensor) and mask.dtype == torch.uint32

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""What one call of an enabled model knows while it runs: the frame.
+"""The frame: what one call of an enabled model knows while it runs.
 
-`forward` takes the bias out of its keyword arguments before transformers sees them and leaves it
-here for the mask function, which transformers calls much deeper and with arguments of its own.
-Frames form a stack in a `ContextVar`, so threads, nested calls and the unconditional pass of
-classifier-free guidance never see each other's. Dynamo cannot trace a `ContextVar`; while it traces
-a whole call, a module-level cell takes its place and is emptied again before the trace ends.
+A hook takes the bias out of the keyword arguments of `forward` before transformers sees them, and
+leaves it here for the mask function, which transformers calls much deeper and with its own
+arguments. Frames form a stack in a `ContextVar`, so that threads, nested calls and the
+unconditional pass of classifier-free guidance never see each other's frames. Dynamo cannot trace a
+`ContextVar`; while it traces a whole call, a module-level cell takes its place, and the cell is
+emptied before the trace ends.
 """
 
 from __future__ import annotations
@@ -22,24 +23,28 @@ from torch import Tensor, nn
 
 @dataclass
 class Recorder:
-    """Notes what a trial run touches, see `guide_ext.integration.model.verify`."""
+    """Notes what a trial run touches, see `guide_ext.integration.model.verify`.
 
-    # Configs that masks were made for: the text decoder's, never a vision tower's.
+    Attributes:
+        configs: Configs that masks were made for: the text decoder's, never a vision tower's.
+        layers: Attention modules that got a mask, in the order of their calls, each with one query
+            per head, ``[heads, features]``.
+        attends: Whether any attention module ran, with or without a mask.
+
+    """
+
     configs: list[Any] = field(default_factory=list)
-    # Attention modules that were given a mask, in the order of their calls, with one query of each
-    # of their heads, [heads, features].
     layers: list[tuple[nn.Module, Tensor]] = field(default_factory=list)
-    # Whether any attention module ran, with a mask or without.
     attends: bool = False
 
 
 @dataclass
 class Slots:
-    """Where the tokens of one attention call lie.
+    """The slots of the keys and queries of one attention call.
 
     Attributes:
-        first_key: Slot of key 0 of the layer: a number, or a 0-d tensor that is not waited for.
-        first_query: Slot of query 0.
+        first_key: Slot of key 0: a number, or a 0-d tensor, which is only read on its device.
+        first_query: Slot of query 0, a number or a 0-d tensor.
 
     """
 
@@ -48,13 +53,13 @@ class Slots:
 
 
 class LayerInfluence(Protocol):
-    """What an attention layer needs of the measurement that runs; see `influence.state`."""
+    """What an attention layer calls while Influence is measured; see `influence.state`."""
 
     def keys(self, layer: int, slots: Slots | None, seqlen_k: int) -> Tensor:
-        """Return what the kernel reduces in a layer, ``[rows, channels, seqlen_k]``."""
+        """Return what the kernel is to reduce in a layer, ``[rows, channels, seqlen_k]``."""
 
     def take(self, layer: int, reduced: Tensor) -> None:
-        """Keep what the kernel summed up in a layer."""
+        """Take what the kernel has reduced in a layer, ``[rows, channels, heads, tokens]``."""
 
 
 @dataclass
@@ -62,31 +67,31 @@ class Frame:
     """The steering of one call.
 
     Attributes:
-        configs: Configs of the model whose call this is; masks for any other are left alone.
+        configs: Configs of the called model. Masks for any other config get no bias.
         bias: Nats per slot, ``[batch, tokens]``, float32, or None for an unsteered call.
         strength: Multiplier of the bias, ``[batch, layers, heads]``, float32, or None for 1.
-        share: Share of the attention that marked slots shall have at least, on those, ``[batch,
-            tokens]``, float32, or None. Comes with a bias, of zeros if need be.
-        first_query: Slot of the first token of this call, which is how many slots its cache holds;
-            None where that is not known.
+        share: Minimum share of the attention that the marked slots of a row get together: that
+            number on each marked slot, 0 on the others, ``[batch, tokens]``, float32; or None. A
+            share always comes with a bias, which may be all zeros.
+        first_query: Slot of the first token of this call, that is, the number of slots in its
+            cache; None if that is not known.
         applied: Whether masks that were made in this frame carry the bias.
-        carried: Whether the masks that this call is given carry a bias already.
-        folded_lengths: Lengths of the masks, in keys, that the bias was added to in full.
+        carried: Whether the masks that were passed to this call carry a bias already.
+        folded_lengths: For masks that are full tables with the bias added: their numbers of keys.
         biased_layers: Attention layers that the bias has reached.
         measured_layers: Attention layers whose Influence has been measured.
         bias_by_length: Dense models only: the bias of the keys, ``[batch, seqlen_k]``, by the
             number of keys. Two layer types with the same number of keys hold the same slots.
-        recorder: Set during a trial run alone.
+        recorder: Set during a trial run only.
         is_generation: Whether this is the frame of a steered `generate()`, not of one call in it.
-        has_steps: Likewise: whether a step of it was prepared.
-        handed_on: Frames of `generate()` only: the bias of the step at hand, whose values were
-            looked at before the first step.
-        masks: Likewise: the masks of the step at hand, where they were made before the call and
-            carry the bias.
-        slots_by_length: Where the keys and queries of this call lie, by the number of keys, of
-            masks that were made in it.
-        influence: Where this call's Influence goes, or None.
-        request: What calls inside are to measure, or None.
+        has_steps: Frames of `generate()` only: whether a step has been prepared.
+        handed_on: Frames of `generate()` only: the bias of the current step. Its values were
+            checked before the first step.
+        masks: Frames of `generate()` only: the masks of the current step, if they were made before
+            the forward call and carry the bias.
+        slots_by_length: The slots of each mask that was made in this call, by its number of keys.
+        influence: Takes the Influence of this call; None if nothing is measured.
+        request: What calls inside this frame are to measure, or None.
         outer: The frame of the call that this one is nested in.
 
     """
@@ -136,7 +141,7 @@ def current() -> Frame | None:
 
 
 def requested() -> object:
-    """Return what the innermost caller that asks wants measured, or None."""
+    """Return the request of the innermost frame that has one, or None."""
     frame = current()
     while frame is not None and frame.request is None:
         frame = frame.outer
@@ -159,10 +164,10 @@ def pop() -> Frame | None:
 
 @contextmanager
 def using(frame: Frame) -> Iterator[Frame]:
-    """Make `frame` the current one inside a ``with`` block, and put the outer one back at its end.
+    """Make `frame` the current one inside a ``with`` block, and restore the outer one at its end.
 
-    Whatever happens in it: Ctrl-C inside a forward call leaves the frame of that call behind,
-    because torch runs no hook then.
+    The outer frame is restored also on Ctrl-C inside a forward call, after which torch runs no hook
+    and the frame of that call would stay.
     """
     push(frame)
     try:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Which keyword arguments an attention function may be handed, and why the others are refused.
+"""Which keyword arguments the attention function accepts, and why it refuses the others.
 
-transformers lets a model hand anything to its attention function. What that function does not read
-is lost without a word, and some of it decides which keys a query sees: so every name is understood
-(a parameter of `attention.guide_attention`), known to change nothing, or an error.
+A model of transformers can pass anything to its attention function. An argument that the function
+does not read is ignored silently, although it may decide which keys a query sees. So every name is
+either a parameter of `attention.guide_attention`, or known to change nothing, or an error.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 
 from guide_ext.integration.call.arguments import STEERING_ARGUMENTS
 
-# Names that change nothing that attention computes under "guide", with the reason.
+# Names that change nothing in what attention computes under "guide", with the reason.
 HARMLESS: dict[str, str] = {
-    # What has had its effect before attention is called.
+    # These have had their effect before attention is called.
     "position_ids": "query and key carry their rotation, and the mask knows packed texts",
     "position_embeddings": "query and key carry their rotation",
     "cache_position": "the mask knows where queries and keys lie",
@@ -24,7 +24,7 @@ HARMLESS: dict[str, str] = {
     "sliding_window": "the mask has the window, as it has in eager attention",
     "token_type_ids": "the mask has the blocks that they describe",
     "mm_token_type_ids": "the mask has the blocks that they describe",
-    # What is meant for other layers, for the loss or for what the model returns.
+    # These are meant for other layers, for the loss or for what the model returns.
     "num_items_in_batch": "divides the loss",
     "logits_to_keep": "counts logits",
     "labels": "the loss alone reads them",
@@ -33,7 +33,7 @@ HARMLESS: dict[str, str] = {
     "output_router_logits": "mixtures of experts return them",
     "return_dict": "the form of what the model returns",
     "seq_idx": "state-space layers alone read it, attention learns of packed texts by its mask",
-    # What other attention functions need.
+    # Other attention functions need these.
     "deterministic": "asks flash attention for gradients that repeat, as those of the op do",
 }
 
@@ -53,22 +53,23 @@ REFUSED: dict[str, str] = {
 
 
 def check_keywords(module: object, kwargs: Mapping[str, Any], *, is_numbered: bool) -> None:
-    """Refuse what a model or a caller hands to attention and nothing reads.
+    """Refuse keyword arguments that attention would ignore although they may matter.
 
     Args:
         module: The attention module, for the message.
-        kwargs: What no parameter of the attention function took.
+        kwargs: The keyword arguments that are no parameters of the attention function.
         is_numbered: Whether the module belongs to an enabled model.
 
     Raises:
-        ValueError: If there is anything but None under a name that is not in `HARMLESS`.
+        ValueError: If an argument that is not in `HARMLESS` has another value than None; a false
+            ``output_attentions`` is accepted, too.
 
     """
     for name, value in kwargs.items():
         if value is None or name in HARMLESS:
             continue
         if name == "kwargs" and isinstance(value, Mapping):
-            # transformers' pipelines hand on what they bound by the name of a parameter.
+            # transformers' pipelines pass **kwargs on as one argument with the name "kwargs".
             check_keywords(module, value, is_numbered=is_numbered)
             continue
         if name == "output_attentions":

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -16,135 +17,164 @@ from guide_ext.integration.call.carrier import Structure, pack
 from guide_ext.integration.call.frame import Frame, Slots, current
 
 
-def guide_mask(
-    batch_size: int,
-    q_length: int,
-    kv_length: int,
-    q_offset: int | Tensor = 0,
-    kv_offset: int = 0,
-    mask_function: Callable[..., Any] = masking_utils.causal_mask_function,
-    attention_mask: Tensor | None = None,
-    device: torch.device | str = "cpu",
-    **kwargs: Any,
-) -> Tensor:
-    """Fold bias, padding and geometry into one carrier.
+@dataclass(frozen=True)
+class MaskCall:
+    """What transformers asks of a mask function; the arguments of `masking_utils.sdpa_mask`.
 
     Key j of a layer is slot ``kv_offset + j`` of the padded batch and query i is slot
     ``q_offset + i``; this holds for every cache of transformers.
+    """
 
-    A mask whose structure is unknown (packed, chunked, blockwise, a caller's overlay) is made in
-    full, as a visible/hidden table or, with a bias, as float32.
+    batch_size: int
+    q_length: int
+    kv_length: int
+    q_offset: int | Tensor = 0
+    kv_offset: int = 0
+    mask_function: Callable[..., Any] = masking_utils.causal_mask_function
+    attention_mask: Tensor | None = None
+    device: torch.device | str = "cpu"
+    config: object = None
+    dtype: torch.dtype | None = None
+    use_vmap: bool = False
 
-    Source:
-        The arguments are those of `transformers.masking_utils.sdpa_mask`.
+    @classmethod
+    def of(cls, *arguments: Any, **options: Any) -> MaskCall:
+        """Keep what is known here: transformers passes on what only functions of its own need."""
+        return cls(*arguments, **{name: options[name] for name in _OPTIONS if name in options})
+
+    def of_keys(self, slots: Tensor) -> Tensor:
+        """Cut the numbers of the present keys out of those of all slots, ``[batch, seqlen_k]``."""
+        end = self.kv_offset + self.kv_length
+        # Generated tokens have none; a static cache has slots that nothing has filled yet.
+        missing = max(end - slots.shape[1], 0)
+        return F.pad(slots.to(self.device), (0, missing))[:, self.kv_offset : end]
+
+    def with_padding(self, bias: Tensor | None) -> Tensor | None:
+        """Hide padded keys: −inf in the bias. None if there is neither bias nor padding."""
+        if self.attention_mask is None:
+            return bias
+        end = self.kv_offset + self.kv_length
+        padded = F.pad(self.attention_mask, (0, max(end - self.attention_mask.shape[1], 0)))
+        hidden = ~padded[:, self.kv_offset : end].bool()
+        if bias is None:
+            bias = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
+        return bias.masked_fill(hidden, float("-inf"))
+
+    def visible_table(self) -> Tensor:
+        """Evaluate the mask function for all pairs: bool ``[batch, 1, seqlen_q, seqlen_k]``."""
+        table: Tensor = masking_utils.sdpa_mask(
+            batch_size=self.batch_size,
+            q_length=self.q_length,
+            kv_length=self.kv_length,
+            q_offset=self.q_offset,
+            kv_offset=self.kv_offset,
+            mask_function=self.mask_function,
+            attention_mask=self.attention_mask,
+            allow_is_causal_skip=False,
+            use_vmap=self.use_vmap,
+            device=self.device,
+        )
+        return table
+
+
+_OPTIONS = tuple(field.name for field in fields(MaskCall))
+
+
+def guide_mask(*arguments: Any, **options: Any) -> Tensor:
+    """Put bias, padding, causality and window of a call into one carrier.
+
+    A mask of another structure (packed, chunked, blockwise, a caller's overlay) is not a carrier
+    but a full table: bool (True = visible), or float32 if there is a bias, which is added to it.
+
+    Args:
+        arguments: The fields of `MaskCall`, in their order.
+        options: The fields of `MaskCall`, by name. transformers passes others too, for mask
+            functions of its own; they change nothing here.
 
     """
+    call = MaskCall.of(*arguments, **options)
     frame = current()
-    bias = _bias_of_keys(
-        frame, kwargs.get("config"), batch_size, kv_length, kv_offset, q_offset, device
-    )
-    structure = _structure(mask_function)
-    if frame is not None and bias is not None:
+    bias = _bias_of_keys(frame, call)
+    structure = _structure(call.mask_function)
+    if frame is None or bias is None:
+        strength, share = None, None
+    else:
         frame.applied = True
-        _check_first_query(frame.first_query, q_offset, structure)
+        _check_first_query(frame.first_query, call.q_offset, structure)
+        strength, share = frame.strength, frame.share
     if structure is not None:
-        strength = frame.strength if frame is not None and bias is not None else None
-        if strength is not None:
-            strength = strength.to(device)
-        share = frame.share if frame is not None and bias is not None else None
-        if share is not None:
-            share = _of_keys(share, kv_length, kv_offset, device)
         return pack(
             structure,
-            q_offset - kv_offset,
-            batch_size,
-            device,
-            _with_padding(bias, attention_mask, kv_length, kv_offset),
-            strength,
-            kv_offset,
-            share,
+            call.q_offset - call.kv_offset,
+            call.batch_size,
+            call.device,
+            call.with_padding(bias),
+            None if strength is None else strength.to(call.device),
+            call.kv_offset,
+            None if share is None else call.of_keys(share),
         )
-    visible = _visible_table(
-        batch_size, q_length, kv_length, q_offset, kv_offset, mask_function, attention_mask,
-        device, bool(kwargs.get("use_vmap", False)),
-    )  # fmt: skip
+    visible = call.visible_table()
     if bias is None:
         return visible
-    if frame is not None and frame.share is not None:
+    if share is not None:
         raise ValueError(
             "guide_share must go with a causal or sliding-window mask, got a packed, chunked, "
             "blockwise or custom one; give the marked text a guide_bias instead"
         )
-    if frame is not None and frame.strength is not None:
+    if strength is not None:
         raise ValueError(
             "guide_strength must go with a causal or sliding-window mask, got a packed, chunked, "
             "blockwise or custom one; steer all layers and heads, or drop the custom mask"
         )
     if frame is not None:
-        frame.folded_lengths.add(kv_length)
+        frame.folded_lengths.add(call.kv_length)
     return torch.where(visible, bias[:, None, None, :], torch.finfo(torch.float32).min)
 
 
-def guide_dense_mask(
-    batch_size: int,
-    q_length: int,
-    kv_length: int,
-    q_offset: int | Tensor = 0,
-    kv_offset: int = 0,
-    mask_function: Callable[..., Any] = masking_utils.causal_mask_function,
-    attention_mask: Tensor | None = None,
-    device: torch.device | str = "cpu",
-    **kwargs: Any,
-) -> Tensor:
+def guide_dense_mask(*arguments: Any, **options: Any) -> Tensor:
     """Make the mask that eager attention gets, for models that rework it themselves.
 
     The bias stays out of it: such a model may test the mask for zero, or keep its largest entries.
     It waits in the frame, and the attention function adds it.
+
+    Args:
+        arguments: The fields of `MaskCall`, in their order.
+        options: The fields of `MaskCall`, by name. transformers passes others too, for mask
+            functions of its own; they change nothing here.
+
     """
+    call = MaskCall.of(*arguments, **options)
     frame = current()
-    bias = _bias_of_keys(
-        frame, kwargs.get("config"), batch_size, kv_length, kv_offset, q_offset, device
-    )
+    bias = _bias_of_keys(frame, call)
     if frame is not None and bias is not None:
         if frame.share is not None:
             raise ValueError(
                 "guide_share must go to a model that leaves its mask as it is, got one that "
                 "reworks it; give the marked text a guide_bias instead"
             )
-        _check_first_query(frame.first_query, q_offset, _structure(mask_function))
-        frame.bias_by_length[kv_length] = bias
-    visible = _visible_table(
-        batch_size, q_length, kv_length, q_offset, kv_offset, mask_function, attention_mask,
-        device, bool(kwargs.get("use_vmap", False)),
-    )  # fmt: skip
-    dtype = kwargs.get("dtype") or torch.float32
-    nothing = torch.zeros((), dtype=dtype, device=device)
-    return torch.where(visible, nothing, torch.finfo(dtype).min)
+        _check_first_query(frame.first_query, call.q_offset, _structure(call.mask_function))
+        frame.bias_by_length[call.kv_length] = bias
+    dtype = call.dtype or torch.float32
+    nothing = torch.zeros((), dtype=dtype, device=call.device)
+    return torch.where(call.visible_table(), nothing, torch.finfo(dtype).min)
 
 
-def _bias_of_keys(
-    frame: Frame | None,
-    config: object,
-    batch: int,
-    kv_length: int,
-    kv_offset: int,
-    q_offset: int | Tensor,
-    device: torch.device | str,
-) -> Tensor | None:
+def _bias_of_keys(frame: Frame | None, call: MaskCall) -> Tensor | None:
     """Cut the bias of the present keys out of the bias of all slots, ``[batch, seqlen_k]``."""
     if frame is None:
         return None
     if frame.recorder is not None:
-        frame.recorder.configs.append(config)
-    frame.slots_by_length[kv_length] = Slots(kv_offset, q_offset)
-    bias = frame.bias_for(config)
+        frame.recorder.configs.append(call.config)
+    frame.slots_by_length[call.kv_length] = Slots(call.kv_offset, call.q_offset)
+    bias = frame.bias_for(call.config)
     if bias is None:
         return None
-    if bias.shape[0] != batch:
+    if bias.shape[0] != call.batch_size:
         raise ValueError(
-            f"guide_bias must have one row per row of the batch, {batch}, got {bias.shape[0]}"
+            "guide_bias must have one row per row of the batch, "
+            f"{call.batch_size}, got {bias.shape[0]}"
         )
-    return _of_keys(bias, kv_length, kv_offset, device)
+    return call.of_keys(bias)
 
 
 def _check_first_query(
@@ -164,55 +194,6 @@ def _check_first_query(
             f"token(s) in its arguments, and a mask that the model makes behind {offset}; "
             "the model uses another cache than the one it was given"
         )
-
-
-def _of_keys(slots: Tensor, kv_length: int, kv_offset: int, device: torch.device | str) -> Tensor:
-    """Cut the numbers of the present keys out of those of all slots, ``[batch, seqlen_k]``."""
-    end = kv_offset + kv_length
-    # Generated tokens have none; a static cache has slots that nothing has filled yet.
-    missing = max(end - slots.shape[1], 0)
-    return F.pad(slots.to(device), (0, missing))[:, kv_offset:end]
-
-
-def _with_padding(
-    bias: Tensor | None, attention_mask: Tensor | None, kv_length: int, kv_offset: int
-) -> Tensor | None:
-    """Hide padded keys: −inf in the bias. None if there is neither bias nor padding."""
-    if attention_mask is None:
-        return bias
-    end = kv_offset + kv_length
-    padded = F.pad(attention_mask, (0, max(end - attention_mask.shape[1], 0)))
-    hidden = ~padded[:, kv_offset:end].bool()
-    if bias is None:
-        bias = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
-    return bias.masked_fill(hidden, float("-inf"))
-
-
-def _visible_table(
-    batch_size: int,
-    q_length: int,
-    kv_length: int,
-    q_offset: int | Tensor,
-    kv_offset: int,
-    mask_function: Callable[..., Any],
-    attention_mask: Tensor | None,
-    device: torch.device | str,
-    use_vmap: bool,
-) -> Tensor:
-    """Evaluate a mask function for every query and key: bool ``[batch, 1, seqlen_q, seqlen_k]``."""
-    table: Tensor = masking_utils.sdpa_mask(
-        batch_size=batch_size,
-        q_length=q_length,
-        kv_length=kv_length,
-        q_offset=q_offset,
-        kv_offset=kv_offset,
-        mask_function=mask_function,
-        attention_mask=attention_mask,
-        allow_is_causal_skip=False,
-        use_vmap=use_vmap,
-        device=device,
-    )
-    return table
 
 
 def _structure(mask_function: Callable[..., Any]) -> Structure | None:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Models that choose the keys of every query: their choice as a table.
+"""Sparse attention: turn the keys that a model has selected into a mask.
 
-Sparse attention has a small network of its own, the indexer, look for the keys that matter, and
-hands their indices to the attention function. The choice says who is visible, so it comes before
-any bias: a marked token that was not chosen is not seen, whatever its Δ.
+In such a model a small network, the indexer, selects the keys that matter for each query and passes
+their indices to the attention function. The selection decides which keys are visible. It takes
+precedence over any bias: a marked token that was not selected is not seen, whatever its Δ.
 """
 
 from __future__ import annotations
@@ -19,22 +19,24 @@ def selected_keys(
     num_heads: int,
     seqlen_k: int,
 ) -> Tensor | None:
-    """Return which keys every query may see, as far as a choice was made.
+    """Return the keys that each query may see, or None if the model selects none.
 
     Args:
-        module: The attention module; blocks have the size that its indexer has.
-        indices: Chosen keys, ``[batch, seqlen_q, chosen]``, whole numbers; negative for none
-            (DeepSeek V3.2 and its kin).
-        block_indices: Chosen blocks of keys, ``[batch, groups, seqlen_q, chosen]``, for every group
-            of query heads; negative for none (MiniMax M3).
-        num_heads: Query heads.
-        seqlen_k: Keys of the layer.
+        module: The attention module; the size of a block is ``module.indexer.block_size``.
+        indices: Selected keys, ``[batch, seqlen_q, chosen]``, whole numbers; negative entries
+            select nothing (DeepSeek V3.2 and relatives).
+        block_indices: Selected blocks of keys for each group of query heads, ``[batch, groups,
+            seqlen_q, chosen]``, whole numbers; negative entries select nothing (MiniMax M3).
+        num_heads: Number of query heads.
+        seqlen_k: Number of keys of the layer.
 
     Returns:
-        bool ``[batch, 1 or num_heads, seqlen_q, seqlen_k]``, or None if there is no choice.
+        bool ``[batch, 1 or num_heads, seqlen_q, seqlen_k]``, True on selected keys; or None if both
+        kinds of indices are None.
 
     Raises:
-        ValueError: If the indices have another form, or the size of a block is unknown.
+        ValueError: If indices have another shape or dtype, the size of a block is unknown, or the
+            groups do not divide the heads.
 
     Example:
         >>> import torch
@@ -75,8 +77,8 @@ def _check(name: str, indices: Tensor, dims: int, wanted: str) -> None:
 
 
 def _table(chosen: Tensor, size: int) -> Tensor:
-    """Turn indices in the last dimension into a row of `size` bools."""
+    """Replace indices in the last dimension by `size` bools, True at these indices."""
     columns = chosen.long()
-    columns = torch.where(columns < 0, size, columns)  # a column too many, for those that are none
+    columns = torch.where(columns < 0, size, columns)  # an extra column, which is cut off below
     table = torch.zeros(*chosen.shape[:-1], size + 1, dtype=torch.bool, device=chosen.device)
     return table.scatter_(-1, columns, True)[..., :size]

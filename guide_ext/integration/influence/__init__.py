@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Influence of a transformers model while it runs."""
+"""Measure Influence while a transformers model runs."""

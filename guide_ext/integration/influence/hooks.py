@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What watches the layers of a model while Influence is measured."""
+"""Hooks that read the layers of a model while Influence is measured."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ from guide_ext.integration.model.verify import UnsupportedModelError
 
 @contextmanager
 def requesting(request: Request) -> Iterator[None]:
-    """Let the calls of a model inside a ``with`` block measure.
+    """Measure Influence in the calls of a model inside a ``with`` block.
 
     Raises:
-        UnsupportedModelError: If it cannot be found what an attention layer adds.
+        UnsupportedModelError: If what an attention layer adds to the residual stream cannot be
+            found, or the model runs an attention layer twice in one call.
         ValueError: If the model is not enabled, or some of its layers or heads are in other
             processes and nothing is known of them.
 
     """
     model = request.model
-    table_size(model)  # says that the model is not enabled
+    table_size(model)  # raises if the model is not enabled
     refuse_unknown_part(model, "Influence")
     repeated = state_of(model).findings.repeated
     if repeated:
@@ -53,19 +54,19 @@ def requesting(request: Request) -> Iterator[None]:
 def state_of_call(
     model: Any, seed: object, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> InfluenceState | None:
-    """Return where one call of a model writes its Influence, ready for its tokens.
+    """Return the state of one call's Influence, with room for its tokens; None if not measured.
 
-    A cache that was filled while measuring goes on with it, whoever calls.
+    A call whose cache was filled while measuring goes on measuring, whoever makes it.
 
     Args:
         model: An enabled model.
         seed: ``guide_seed`` of the call, if any.
-        args: Arguments of `forward`.
-        kwargs: Likewise.
+        args: Positional arguments of `forward`.
+        kwargs: Keyword arguments of `forward`.
 
     Raises:
-        ValueError: If the seed does not fit the input, or the cache holds tokens of which nothing
-            was measured.
+        ValueError: If the seed does not fit the input, the cache holds tokens that were not
+            measured, or a compiled model is called without the preparations of `generate()`.
 
     """
     named = arguments.named(model.forward, args, kwargs)
@@ -117,13 +118,13 @@ def _split_of(model: Any) -> Split | None:
 
 
 def _capacity(cache: Any) -> int:
-    """Return the slots that a static cache will ever have; 0 for one that grows."""
+    """Return the final number of slots of a static cache; 0 for one that grows."""
     lengths = [getattr(layer, "max_cache_len", 0) for layer in getattr(cache, "layers", ())]
     return max((length for length in lengths if isinstance(length, int)), default=0)
 
 
 def _watch(model: Any) -> None:
-    """Find E and U, once, and watch them from then on."""
+    """Find E and U, and hook their modules, unless this was done before."""
     state = state_of(model)
     if state.is_watched:
         return

@@ -28,25 +28,26 @@ def influence(
 ) -> Influence:
     """Measure how far groups of tokens of a prompt reach into each of its tokens, at every layer.
 
-    One forward pass, of which it takes a few percent more; memory grows with layers · tokens ·
-    groups, and nothing with the square of the tokens. With ``guide_bias`` among the inputs it is
-    the Influence under that bias.
+    This runs one forward pass, which measuring makes a few percent slower. Memory grows with
+    layers · tokens · groups, never with the square of the tokens. With ``guide_bias`` among the
+    inputs, the Influence under that bias is measured.
 
     Args:
         model: An enabled model.
-        inputs: What `encode` made of prompts with ``<?->`` tags; or arguments of the model's
+        inputs: What `encode` returned for prompts with ``<?->`` tags; or arguments of the model's
             `forward` with ``guide_seed``, ``[batch, groups, tokens]``, 1 on the tokens of a group.
-        form: Which recursion: see `guide_ext.influence.form_named`.
-        groups: Names of the groups; None for those of the tags.
-        by_head: Whether to keep what each head saw, too.
+        form: Name of the recursion, see `guide_ext.influence.form_named`.
+        groups: Names of the groups; None for the names in the tags.
+        by_head: Whether to keep the attention of each head to the groups, too.
 
     Returns:
-        Influence, ``[batch, layers + 1, groups, tokens]``.
+        Influence; its `values` are ``[batch, layers + 1, groups, tokens]``.
 
     Raises:
         UnsupportedModelError: If what an attention layer adds to the residual stream cannot be
             found.
-        ValueError: If the model is not enabled, or nothing is marked.
+        ValueError: If the model is not enabled, nothing is marked, there is no such form, or the
+            names do not fit the groups.
 
     Example:
         >>> import torch
@@ -67,11 +68,11 @@ def norm_ratios(model: Any, inputs: Mapping[str, Any]) -> Tensor:
 
     Args:
         model: An enabled model.
-        inputs: Arguments of the model's `forward` with ``input_ids``; marks steer, if any.
+        inputs: Arguments of the model's `forward`, with ``input_ids``. A ``guide_bias`` steers.
 
     Returns:
-        ``r = |E| / |U|``, L2, of every token at every attention layer, ``[batch, layers,
-        tokens]``, float32; NaN on padding.
+        ``r = |E| / |U|``, L2, of each token at each attention layer, ``[batch, layers, tokens]``,
+        float32; NaN on padding.
 
     Raises:
         UnsupportedModelError: If what an attention layer adds to the residual stream cannot be
@@ -100,7 +101,7 @@ def _ratio(previous: Tensor, attended: Tensor, residual: Tensor, update: Tensor)
     return residual / update
 
 
-# A recursion that forgets what was before: the level above a layer is the ratio there.
+# A recursion that ignores the levels before: the level after a layer is the ratio in that layer.
 _RATIO = Form("ratio", 2, False, False, _ratio)
 
 
@@ -125,25 +126,26 @@ def generate_with_influence(
     groups: Sequence[str] | None = None,
     **generation: Any,
 ) -> tuple[Any, Influence]:
-    """Generate, and measure the Influence of groups of the prompt on every token on the way.
+    """Generate, and measure the Influence of groups of the prompt on every token at the same time.
 
-    Nothing is computed twice: every step reads the Influence of earlier tokens where the cache
-    holds their keys.
+    Nothing is computed twice: the Influence of earlier tokens is kept like their keys in the cache.
 
     Args:
         model: An enabled model.
-        inputs: As for `influence`.
-        form: Likewise.
-        groups: Likewise.
+        inputs: See `influence`; ``input_ids`` must be among them.
+        form: Name of the recursion, see `guide_ext.influence.form_named`.
+        groups: Names of the groups; None for the names in the tags.
         **generation: Arguments of the model's `generate()`: sampling, beams, caches.
 
     Returns:
-        What `generate()` returns, and the Influence of its sequences up to the last token but one:
-        the last is written and not read, so it has none.
+        What `generate()` returns, and the Influence of its sequences without their last tokens. The
+        model writes the last token but never reads it, so it has no Influence.
 
     Raises:
-        UnsupportedModelError: As `influence` does.
-        ValueError: Likewise; or if the cache has been filled without measuring.
+        UnsupportedModelError: If what an attention layer adds to the residual stream cannot be
+            found.
+        ValueError: As in `influence`; or if the inputs have no ``input_ids``, or a given cache
+            holds tokens that were not measured.
 
     Example:
         >>> from guide_ext import integration as guide
@@ -165,7 +167,7 @@ def generate_with_influence(
     given = generation.get("generation_config")
     if given is None:
         generation["return_dict_in_generate"] = True
-    else:  # transformers warns of settings beside those
+    else:  # transformers warns of further arguments beside a generation_config
         generation["generation_config"] = copy.copy(given)
         generation["generation_config"].return_dict_in_generate = True
     with requesting(request):
@@ -214,7 +216,7 @@ def _seed_of(
 
 
 def _without_logits(model: Any) -> dict[str, int]:
-    """Ask for the logits of one token: those of all take more memory than everything else."""
+    """Return arguments that ask for the logits of one token; those of all take much memory."""
     parameters = inspect.signature(model.forward).parameters
     return {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
 
@@ -222,9 +224,9 @@ def _without_logits(model: Any) -> dict[str, int]:
 def _of_sequences(state: InfluenceState, beam_indices: Tensor | None, sequences: Tensor) -> Tensor:
     """Return the levels of every sequence, ``[rows, levels, groups, tokens]``.
 
-    Rows of the state are those of the cache. Beam search moves them at every step, and its winners
-    may have ended long before: they are put together from what each step wrote, see
-    `InfluenceState.history`.
+    The rows of the state are the rows of the cache. Beam search moves them at every step, and a
+    winning sequence may have ended long before the last step. So each sequence is put together from
+    what each step wrote for it, see `InfluenceState.history`.
     """
     tokens = sequences.shape[1] - 1
     if beam_indices is None:
@@ -244,7 +246,7 @@ def _present(
     beam_indices: Tensor | None,
     end_tokens: list[int],
 ) -> Tensor:
-    """Tell tokens from padding, before the prompt and behind the end, ``[rows, tokens - 1]``."""
+    """Return False on padding before the prompt and after the end, ``[rows, tokens - 1]``."""
     sequences = sequences.cpu()
     present = torch.ones_like(sequences, dtype=torch.bool)
     if mask is not None:
@@ -260,7 +262,7 @@ def _present(
 
 
 def _end_tokens(model: Any, generation: Mapping[str, Any]) -> list[int]:
-    """Return the tokens that end a sequence, as `generate()` finds them."""
+    """Return the ids of tokens that end a sequence; looks for them as `generate()` does."""
     configs = (generation.get("generation_config"), model.generation_config)
     found = generation.get("eos_token_id")
     for config in configs:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Influence of all tokens that a cache holds, level by level, while a model runs.
+"""The Influence of all tokens in a cache, at every level, while a model runs.
 
-Slot-indexed like `guide_bias`: a token keeps its column from call to call, so what a later token
-attends to is found where an earlier call left it. The state rides on the cache object of
-transformers and follows its rows through beam search, repetition and selection. Cropping a cache
-needs nothing: its slots are written again when they are filled again.
+Columns are slots, as in `guide_bias`: a token keeps its column from call to call, so a later token
+finds the Influence of the tokens that it attends to where an earlier call wrote it. The state is
+kept on the cache object of transformers and moves its rows as the cache does, in beam search,
+repetition and selection. When a cache is cropped, nothing need be done: slots that are filled again
+are written again.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ from guide_ext.integration.model.parallel import Split
 
 CACHE_STATE = "_guide_influence"
 
-# Slots are added by so many, or twice as many as before.
+# A table that must grow gets at least this many slots, and at least twice as many as before.
 _FEWEST_SLOTS = 64
 
 
 @dataclass
 class Pending:
-    """What the parts of a layer have told about the call that is running.
+    """What is known so far about one layer in the call that is running.
 
     Attributes:
-        residual: Norms of E.
-        attention_input: Norms of what the attention block reads.
-        slots: Where keys and queries lie.
-        reduced: What the kernel summed up.
+        residual: Norms of E, ``[rows, 1, tokens]``.
+        attention_input: Norms of the input of the attention block, ``[rows, 1, tokens]``.
+        slots: The slots of keys and queries.
+        reduced: What the kernel has reduced, ``[rows, channels, heads, tokens]``.
 
     """
 
@@ -48,13 +49,14 @@ class Pending:
 
 @dataclass
 class Request:
-    """What the calls inside are to measure, and, when they have begun, where it is.
+    """What the calls inside a frame are to measure, and their state once they have begun.
 
     Attributes:
-        model: The one that is to measure, and not others inside, such as its assistant.
+        model: The model to measure. Other models in the same frame, such as an assistant, do not
+            measure.
         form: The recursion.
-        keeps_heads: Whether to keep what each head saw.
-        state: Of the last call that measured.
+        keeps_heads: Whether to keep the attended Influence of each head.
+        state: The state of the last call that measured.
 
     """
 
@@ -66,19 +68,21 @@ class Request:
 
 @dataclass
 class InfluenceState:
-    """Levels of Influence, and what a layer has found out so far.
+    """The Influence at all levels, and what the running call has found out so far.
 
     Attributes:
         form: The recursion.
-        levels: For every level ``[rows, groups, slots]``, float32.
-        residuals: Norms of E for every layer, ``[rows, 1, slots]``; empty unless keys are weighed.
-        keeps_heads: Whether to keep what every head saw.
+        levels: For each level ``[rows, groups, slots]``, float32.
+        residuals: For each layer the norms of E, ``[rows, 1, slots]``, float32; empty unless the
+            form weighs keys.
+        keeps_heads: Whether to keep the attended Influence of each head.
         split: How the heads are spread over processes; None if they are all here.
-        by_head: Then for every layer a list, one tensor ``[rows, groups, heads, tokens]`` per call.
-        pending: For every layer, of the call that is running.
-        filled: Slots that have been made ready.
-        history: What was written between two moves of the rows, ``[rows, levels, groups, slots]``
-            each, on the CPU: beam search alone moves rows.
+        by_head: If `keeps_heads`: for each layer, one tensor ``[rows, channels, heads, tokens]``
+            per call. Otherwise the lists are empty.
+        pending: For each layer what is known so far in the running call.
+        filled: Number of slots that are in use.
+        history: One part for each reordering of the rows, ``[rows, levels, groups, slots]``, on the
+            CPU: what was written since the reordering before. Only beam search reorders rows.
 
     """
 
@@ -102,13 +106,13 @@ class InfluenceState:
         keeps_heads: bool = False,
         split: Split | None = None,
     ) -> InfluenceState:
-        """Start with no token.
+        """Return a state without tokens.
 
         Args:
             form: The recursion.
-            seed: ``[rows, groups, slots]``; says how many rows and groups, and on which device.
-            num_layers: Attention layers of the model.
-            keeps_heads: Whether to keep what every head saw.
+            seed: ``[rows, groups, slots]``; gives the number of rows and groups, and the device.
+            num_layers: Number of attention layers of the model.
+            keeps_heads: Whether to keep the attended Influence of each head.
             split: How the heads are spread over processes; None if they are all here.
 
         """
@@ -126,13 +130,13 @@ class InfluenceState:
         )
 
     def extend(self, seed: Tensor, seen: int, tokens: int, capacity: int | None = None) -> None:
-        """Make room for the next tokens, and say which of them are marked.
+        """Make room for the tokens of a call, and write level 0 for them.
 
         Args:
-            seed: 1 on marked slots, ``[rows, groups, slots]``; tokens beyond it are not marked.
-            seen: Slots before this call.
-            tokens: Slots of this call.
-            capacity: Slots that there will ever be, where that is known.
+            seed: 1 on marked slots, ``[rows, groups, slots]``; tokens after its end are not marked.
+            seen: Number of slots before this call.
+            tokens: Number of slots of this call.
+            capacity: Final number of slots, if it is known.
 
         """
         self._reserve(max(seen + tokens, capacity or 0))
@@ -141,15 +145,15 @@ class InfluenceState:
         self.levels[0][:, :, seen : seen + tokens] = F.pad(marked, (0, tokens - marked.shape[2]))
 
     def keys(self, layer: int, slots: Slots | None, seqlen_k: int) -> Tensor:
-        """Return what the kernel reduces in a layer, ``[rows, channels, seqlen_k]``.
+        """Return what the kernel is to reduce in a layer, ``[rows, channels, seqlen_k]``.
 
         Args:
-            layer: Which one.
-            slots: Where its keys and queries lie.
-            seqlen_k: Keys of the layer; those that nothing has filled yet have 0.
+            layer: Index of the layer.
+            slots: The slots of its keys and queries.
+            seqlen_k: Number of keys; keys whose slots are not filled yet get 0.
 
         Raises:
-            ValueError: If nobody knows where they lie.
+            ValueError: If `slots` is None.
 
         """
         if slots is None:
@@ -171,15 +175,18 @@ class InfluenceState:
         )
 
     def take(self, layer: int, reduced: Tensor) -> None:
-        """Keep what the kernel summed up in a layer, ``[rows, channels, heads, tokens]``."""
+        """Take what the kernel has reduced in a layer, ``[rows, channels, heads, tokens]``."""
         self.pending[layer].reduced = reduced
 
     def step(self, layer: int, update: Tensor | None) -> None:
-        """Write the level above a layer for this call's tokens.
+        """Write the level after a layer for the tokens of this call.
 
         Args:
-            layer: Which one; its attention has run.
-            update: Norms of U, ``[rows, 1, seqlen_q]``.
+            layer: Index of the layer, whose attention must have run.
+            update: Norms of U, ``[rows, 1, seqlen_q]``; None if the form needs none.
+
+        Raises:
+            RuntimeError: If the attention of the layer has not run.
 
         """
         pending = self.pending[layer]
@@ -206,15 +213,15 @@ class InfluenceState:
             self.by_head[layer].append(reduced)
 
     def _of_all_heads(self, layer: int, reduced: Tensor) -> Tensor:
-        """Make up for heads in other processes: take their mean, or, to keep them, take them."""
+        """Include the heads of other processes: all of them if they are kept, else their mean."""
         if self.split is None:
             return reduced
         group, heads = self.split.group, self.split.heads[layer]
-        # The mean needs a number per token of the other processes, the heads one for every head.
+        # The mean is cheaper: processes exchange one number per token, not one per token and head.
         return (group.gathered if self.keeps_heads else group.mean)(reduced, heads)
 
     def remember(self) -> None:
-        """Keep what was written since the last time, before rows move."""
+        """Copy what was written since the last call of this into `history`, before rows move."""
         known = sum(part.shape[3] for part in self.history)
         written = torch.stack([level[:, :, known : self.filled] for level in self.levels], dim=1)
         self.history.append(written.cpu())
@@ -224,9 +231,10 @@ class InfluenceState:
         return torch.stack([level[:, :, :slots] for level in self.levels], dim=1)
 
     def follow(self, cache: Any) -> None:
-        """Ride on a cache: follow its rows from now on.
+        """Keep this state on a cache, and move its rows from now on as the cache does.
 
-        Bound methods, and not closures, so that a copied cache moves the rows of its own state.
+        The cache gets bound methods and not closures, so that a copied cache moves the rows of its
+        own copy of the state.
         """
         setattr(cache, CACHE_STATE, self)
         for name, method in _FOLLOWERS.items():
@@ -234,7 +242,7 @@ class InfluenceState:
                 setattr(cache, name, types.MethodType(method, cache))
 
     def map_rows(self, change: Any) -> None:
-        """Replace every table by what `change` makes of it."""
+        """Apply `change` to every table."""
         self.levels = [change(level) for level in self.levels]
         self.residuals = [change(residual) for residual in self.residuals]
         self.by_head = [[change(part) for part in parts] for parts in self.by_head]
@@ -243,14 +251,14 @@ class InfluenceState:
         present = self.levels[0].shape[2]
         if slots <= present:
             return
-        # Exactly what is asked for at first, so that a static cache never grows again.
+        # At first exactly what is asked for, so that the tables of a static cache never grow.
         wanted = slots if present == 0 else max(slots, 2 * present, _FEWEST_SLOTS)
         self.levels = [F.pad(level, (0, wanted - present)) for level in self.levels]
         self.residuals = [F.pad(norms, (0, wanted - present)) for norms in self.residuals]
 
 
 def state_on(cache: Any) -> InfluenceState | None:
-    """Return the state that rides on a cache, if any."""
+    """Return the state that is kept on a cache, or None."""
     found: InfluenceState | None = getattr(cache, CACHE_STATE, None)
     return found
 
@@ -259,7 +267,7 @@ def _columns(first: int | Tensor, count: int, table: Tensor) -> Tensor:
     columns = torch.arange(count, device=table.device)
     if isinstance(first, Tensor):
         first = first.to(table.device)
-    # A static cache has more slots than were reserved: nothing sees the last ones.
+    # A static cache may have more slots than were reserved; no query sees the last ones.
     return (columns + first).clamp(max=table.shape[2] - 1)
 
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""One model: where its attention layers are, how it is checked, what it carries when enabled."""
+"""One model: its attention layers, the checks of it, and what it carries when enabled."""

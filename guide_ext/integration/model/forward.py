@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """A `forward` whose signature names the steering arguments.
 
-transformers' Trainer asks the signature of `forward` which columns of a data set to keep, and drops
-every other one without a word. The hooks of `enable` do the work: they take the arguments out
-before `forward` runs. Where they have not run, the arguments are still there, and are not ignored.
+transformers' Trainer reads from the signature of `forward` which columns of a data set to keep, and
+drops the others silently. The hooks of `enable` take the steering arguments out before `forward`
+runs. If the hooks have not run, `forward` still gets the arguments, and does not ignore them.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from typing import Any
 from guide_ext.integration.call.arguments import NAMES_ATTRIBUTE, STEERING_ARGUMENTS, with_steering
 from guide_ext.integration.model.state import is_enabled
 
-# How objects are made anew whose class says nothing about it.
+# What __reduce_ex__ returns as the maker of objects whose class does not define its own way.
 _PLAIN_MAKERS = (copyreg.__newobj__, copyreg.__newobj_ex__)  # type: ignore[attr-defined]
 
 
 def name_steering(model: Any) -> None:
-    """Let the signature of a model's `forward` name the steering arguments.
+    """Make the signature of a model's `forward` name the steering arguments.
 
-    The model gets a class of its own, derived from the one it has and of the same name, as
-    `fully_shard` gives it one: a method on the model itself would be foreign to the copies of
-    `DataParallel`, to `torch.export` and to accelerate. Where something stands on the model
-    already, such as accelerate's hooks, it is wrapped as well.
+    The model gets a new class that is derived from its own and has the same name, as `fully_shard`
+    does it. A method on the model itself would not work with the copies of `DataParallel`, with
+    `torch.export` and with accelerate. If the model has a `forward` of its own already, such as
+    that of accelerate's hooks, that one is wrapped, too.
 
     Args:
-        model: A transformers model; left alone if it has had its class.
+        model: A transformers model. Nothing changes if its signature names the arguments already.
 
     """
     found = model.__dict__.get("forward")
@@ -47,7 +47,7 @@ def _names_steering(forward: Callable[..., Any]) -> bool:
 
 @functools.cache
 def _named_class(base: Any, original: Any) -> Any:
-    """Make the class of enabled models that were of class `base`, with `original` as forward."""
+    """Make the class for enabled models of class `base`, whose forward is `original`."""
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         name = _steering_in(kwargs)
@@ -56,7 +56,7 @@ def _named_class(base: Any, original: Any) -> Any:
         return base.forward(self, *args, **kwargs)
 
     def validate(self: Any, given: dict[str, Any]) -> None:
-        # generate() lets pass what forward names; some models then drop it on the way there.
+        # generate() accepts what forward names, but some models then drop it on the way there.
         names = [name for name in STEERING_ARGUMENTS if given.get(name) is not None]
         if names and not is_enabled(self):
             raise _not_enabled(self, names[0])
@@ -65,8 +65,8 @@ def _named_class(base: Any, original: Any) -> Any:
     def reduce(self: Any, protocol: Any) -> Any:
         make, arguments, *rest = super(named, self).__reduce_ex__(max(protocol, 2))  # type: ignore[misc]
         if type(self) is not named or make not in _PLAIN_MAKERS:
-            return (make, arguments, *rest)  # a class that says itself how it is made
-        # By the class that its name leads to. A disabled model needs nothing of ours any more.
+            return (make, arguments, *rest)  # the class defines its own way
+        # Pickle finds `base` under the name of the class. A disabled model goes back to `base`.
         return (_new if is_enabled(self) else base.__new__, (base,), *rest)
 
     attributes = {
@@ -83,25 +83,25 @@ def _named_class(base: Any, original: Any) -> Any:
 
 
 def _new(base: Any) -> Any:
-    """Make an object of the class of enabled models, as pickle wants it."""
+    """Make an object of the class for enabled models; pickle calls this."""
     named = _named_class(base, base.forward)
     return named.__new__(named)
 
 
 class _InstanceForward:
-    """Stand-in for a forward that stands on a model, such as that of accelerate's hooks.
+    """Replaces a forward that is an attribute of a model, such as that of accelerate's hooks.
 
-    An object and not a closure, so that a copied or pickled model calls itself and not the first.
+    It is an object and not a closure, so that a copied or pickled model calls itself and not the
+    model that it was copied from.
     """
 
     def __init__(self, model: Any, found: Callable[..., Any]) -> None:
-        """Stand in for `found`, which stood on `model`."""
         self._model = model
         self._found = found
 
     @property
     def __signature__(self) -> inspect.Signature:
-        """The signature of what stood there, with the steering arguments."""
+        """The signature of the replaced forward, with the steering arguments."""
         return with_steering(inspect.signature(self._found))
 
     @property
@@ -118,7 +118,7 @@ class _InstanceForward:
 
 
 def _steering_in(kwargs: dict[str, Any]) -> str | None:
-    """Return the name of a steering argument that no hook has taken out, known or not."""
+    """Return the name of an argument that starts with ``guide_`` and is still there, or None."""
     for name, value in kwargs.items():
         if name.startswith("guide_") and value is not None:
             return name
@@ -126,9 +126,9 @@ def _steering_in(kwargs: dict[str, Any]) -> str | None:
 
 
 def _described(forward: Any, original: Any) -> Any:
-    """Give a stand-in the name, the documentation and the signature of the original."""
+    """Give a new forward the name, the documentation and the signature of the original."""
     functools.update_wrapper(forward, original)
-    # Who unwraps a forward, as accelerate does, shall stop here.
+    # Code that unwraps a forward, as accelerate does, must stop here.
     del forward.__wrapped__
     signature = with_steering(inspect.signature(original))
     forward.__signature__ = signature
@@ -138,9 +138,10 @@ def _described(forward: Any, original: Any) -> Any:
 
 
 def _before_hooks(model: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Serve a call with steering arguments that no hook has taken out.
+    """Serve a call of `forward` whose steering arguments no hook has taken out.
 
-    Somebody called `model.forward()`, which runs no hooks; or the model is not enabled.
+    Either somebody called `model.forward()`, which runs no hooks: then call the model, with hooks.
+    Or the model is not enabled: then raise ValueError.
     """
     if is_enabled(model):
         return model(*args, **kwargs)

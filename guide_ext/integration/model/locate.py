@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Find where a model keeps what Influence needs: the residual stream E and the update U.
+"""Find where a model has what Influence needs: the residual stream E and the update U.
 
-E is the input of a decoder layer. U is what its attention block adds to E: the output of the
-attention module, or of a norm, a projection or a multiplier behind it, which models name as they
-please. So nothing is read from names. A tiny input runs through the model, and every candidate is
-tried: U is right if a later module of the layer reads ``E + s·U``, or if the layer returns it,
-alone or beside what runs in parallel.
+E is the input of a decoder layer. U is what its attention block adds to E. That is the output of
+the attention module, or of a norm, a projection or a multiplier that follows it; their names differ
+from model to model, so names are not used. Instead a tiny input runs through the model, and every
+candidate is tried: U is right if a later module of the layer reads ``E + s·U``, or if the layer
+returns ``E + s·U``, or returns ``E + U`` plus the output of a module that runs in parallel.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from guide_ext.integration.model.parallel import HeadGroup, group_of
 from guide_ext.integration.model.verify import UnsupportedModelError, tiny_run
 
-# Modules behind the attention module that are followed.
+# Candidates for U: the attention module, and modules that follow it one after the other.
 _LONGEST_CHAIN = 4
-# Largest difference between a vector and E + s·U, relative to s·U, beside rounding.
+# Largest difference between a vector and E + s·U, relative to s·U, in addition to rounding.
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 _HALF_TOLERANCE = 2e-2
 _SMALLEST_SCALE = 1e-3
@@ -31,12 +31,12 @@ _SMALLEST_SCALE = 1e-3
 
 @dataclass(frozen=True)
 class Place:
-    """Where one attention layer keeps E and U.
+    """The modules of one attention layer that have E and U.
 
     Attributes:
         layer: Module whose input is E.
         update: Module whose output, times `scale`, is added to E.
-        scale: A residual multiplier, mostly 1.
+        scale: The residual multiplier, in most models 1.
 
     """
 
@@ -47,7 +47,7 @@ class Place:
 
 @dataclass
 class _Call:
-    """What a module read and returned."""
+    """The input and the output of one call of a module."""
 
     module: nn.Module
     read: Tensor
@@ -61,9 +61,12 @@ def locate(model: Any, attention_modules: tuple[nn.Module, ...]) -> tuple[Place,
         model: A transformers model that runs on token ids alone, in evaluation mode.
         attention_modules: Its attention modules, as `verify.Findings` lists them.
 
+    Returns:
+        One place per attention module.
+
     Raises:
-        UnsupportedModelError: If a layer adds something to the residual stream that cannot be told
-            from a few tokens, or a process has but a part of the residual stream.
+        UnsupportedModelError: If no output in a layer is what the layer adds to the residual
+            stream, or a process has only a part of the residual stream.
 
     """
     with _recorded(model) as calls:
@@ -71,7 +74,8 @@ def locate(model: Any, attention_modules: tuple[nn.Module, ...]) -> tuple[Place,
     parents = {child: parent for parent in model.modules() for child in parent.children()}
     group = group_of(model)
     if group is not None:
-        # Of all layers before any other error: one that other processes do not get hangs them.
+        # Check this in all layers before anything else can raise: an error in one process only
+        # would make the others wait forever.
         layers = [_decoder_layer(attention, parents) for attention in attention_modules]
         own = [_call_of(layer, calls) for layer in layers]
         _refuse_parts(model, group, "reads", [None if call is None else call.read for call in own])
@@ -97,7 +101,7 @@ def locate(model: Any, attention_modules: tuple[nn.Module, ...]) -> tuple[Place,
 def _refuse_parts(
     model: nn.Module, group: HeadGroup, does: str, tensors: Sequence[Tensor | None]
 ) -> None:
-    """Refuse a model of which E or U is not whole in every process, as in sequence parallelism."""
+    """Refuse a model in which a process has only a part of E or U, as in sequence parallelism."""
     for index, tensor in enumerate(tensors):
         if tensor is not None and not group.is_same(tensor):
             raise UnsupportedModelError(
@@ -109,7 +113,7 @@ def _refuse_parts(
 
 @contextmanager
 def _recorded(model: nn.Module) -> Iterator[list[_Call]]:
-    """Record what every module reads and returns inside a ``with`` block, in the order of calls."""
+    """Record input and output of every module in a ``with`` block, in the order of the calls."""
     calls: list[_Call] = []
     open_calls: dict[nn.Module, _Call] = {}
 
@@ -147,7 +151,7 @@ def _first(output: object) -> Tensor | None:
 
 
 def _decoder_layer(attention: nn.Module, parents: dict[nn.Module, nn.Module]) -> nn.Module | None:
-    """Return the ancestor that stands in the model's list of layers."""
+    """Return the ancestor that is an element of the model's list of layers."""
     module = attention
     while module in parents:
         if isinstance(parents[module], nn.ModuleList) and module is not attention:
@@ -157,7 +161,7 @@ def _decoder_layer(attention: nn.Module, parents: dict[nn.Module, nn.Module]) ->
 
 
 def _place(layer: nn.Module, attention: nn.Module, calls: list[_Call]) -> Place | None:
-    """Try what follows the attention module, one after the other, and take what fits best."""
+    """Try the attention module and the modules that follow it; return the one that fits best."""
     own = _call_of(layer, calls)
     inside = set(layer.modules()) - {layer}
     within = [call for call in calls if call.module in inside and call.returned is not None]
@@ -177,7 +181,7 @@ def _place(layer: nn.Module, attention: nn.Module, calls: list[_Call]) -> Place 
 
 
 def _next_link(link: _Call, within: list[_Call]) -> _Call | None:
-    """Return the module that reads what the last one returned; of nested ones, the innermost."""
+    """Return the call that reads what `link` returned; of nested modules, the innermost."""
     behind = [call for call in within if _same(call.read, link.returned)]
     behind = [call for call in behind if call.module is not link.module]
     inner = [call for call in behind if not list(call.module.children())]
@@ -186,12 +190,12 @@ def _next_link(link: _Call, within: list[_Call]) -> _Call | None:
 
 @dataclass(frozen=True)
 class _Fit:
-    scale: float  # s of E + s·U
-    miss: float  # what is left, relative to s·U
+    scale: float  # s in E + s·U
+    miss: float  # size of the residual error, relative to s·U
 
 
 def _best_fit(link: _Call, layer: _Call, within: list[_Call]) -> _Fit | None:
-    """Look for ``E + s·U``: read by a module of the layer, or returned by the layer."""
+    """Look for ``E + s·U`` among the inputs of modules in the layer, and in the layer's output."""
     residual = layer.read
     update = link.returned
     if update is None or layer.returned is None:
@@ -212,13 +216,13 @@ def _best_fit(link: _Call, layer: _Call, within: list[_Call]) -> _Fit | None:
 
 
 def _fit(total: Tensor, residual: Tensor, update: Tensor) -> _Fit | None:
-    """Solve ``total = residual + s·update`` by least squares; None if it does not hold."""
+    """Solve ``total = residual + s·update`` by least squares; return None if it does not fit."""
     tolerance = _TOLERANCE.get(residual.dtype, _HALF_TOLERANCE)
     rounding = torch.finfo(residual.dtype).eps / 2 * float(total.double().norm())
     difference, update = total.double() - residual.double(), update.double()
     scale = float((difference * update).sum() / (update * update).sum().clamp(min=1e-300))
     size = abs(scale) * float(update.norm())
-    # Below that, rounding hides what was added.
+    # A smaller update cannot be told from rounding.
     if not (abs(scale) >= _SMALLEST_SCALE and size > 4 * rounding):  # NaN too
         return None
     rest = float((difference - scale * update).norm())

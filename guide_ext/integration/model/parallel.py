@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Models that are split over processes: which heads are here, and sums over those elsewhere.
 
-Under tensor parallelism of transformers every process runs the whole model on the same tokens, but
-computes some heads of each attention layer alone, in order: the first process the first heads. What
-a layer reads and what its attention block adds is whole in every process, which `locate` checks.
+Under the tensor parallelism of transformers, every process runs the whole model on the same tokens,
+but computes only some heads of each attention layer: the first process the first heads, and so on.
+The input of a layer and the output of its attention block are complete in every process; `locate`
+checks that.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# Largest difference between tensors that two processes computed alike, relative to their largest
-# entry. Mostly they are equal to the bit; other heads and other tokens differ by far more.
+# Largest difference between tensors that count as the same in two processes, relative to their
+# largest entry. Most are equal to the bit; other heads and other tokens differ by far more.
 _SAME = 1e-3
 
 
@@ -26,9 +27,9 @@ class Heads:
     """The query heads of one attention layer.
 
     Attributes:
-        counts: Heads of every process that has a part of them, in their order; one number where
-            every process has them all.
-        part: Which of these parts is here.
+        counts: Number of heads in each process, in order; a single number if every process has all
+            heads.
+        part: Index in `counts` of this process.
 
     Example:
         >>> second = Heads((4, 4), part=1)
@@ -42,24 +43,27 @@ class Heads:
 
     @property
     def total(self) -> int:
-        """Heads of the layer, in all processes."""
+        """Number of heads of the layer, in all processes."""
         return sum(self.counts)
 
     @property
     def here(self) -> slice:
-        """Which of them this process computes."""
+        """The heads that this process computes."""
         first = sum(self.counts[: self.part])
         return slice(first, first + self.counts[self.part])
 
 
 class HeadGroup:
-    """The processes that have parts of the same heads.
+    """The processes that share the heads of a model among them.
 
-    An object that copies of a model or a cache share: a process group cannot be copied.
+    A process group cannot be copied, so copies of a model or a cache share this object.
+
+    Args:
+        group: A process group of `torch.distributed`.
+
     """
 
     def __init__(self, group: Any) -> None:
-        """Wrap a process group of `torch.distributed`."""
         self._group = group
 
     def __deepcopy__(self, memo: Mapping[int, Any]) -> HeadGroup:
@@ -67,7 +71,7 @@ class HeadGroup:
         return self
 
     def is_same(self, tensor: Tensor) -> bool:
-        """Say whether all processes have the same tensor; all get the same answer."""
+        """Return whether all processes have the same tensor; the answer is the same in all."""
         is_whole = not hasattr(tensor, "to_local")  # a DTensor says itself that it is not
         shapes = self._gathered((is_whole, tuple(tensor.shape)))
         if len(set(shapes)) > 1 or not is_whole:
@@ -77,10 +81,10 @@ class HeadGroup:
         return bool((ends[0] + ends[1]).max() <= _SAME * ends.abs().max())  # False if NaN
 
     def heads(self, queries: Tensor) -> Heads:
-        """Find out which heads of a layer are where.
+        """Find out which heads of a layer are in which process.
 
-        Nothing in a model says so: some plans gather the heads and let every process compute them
-        all. Those are the same in all processes.
+        Nothing in a model says so. Some plans gather the heads, so that every process computes all
+        of them; then the queries are the same in all processes.
 
         Args:
             queries: One query per head that this process computes, ``[heads, features]``.
@@ -94,8 +98,8 @@ class HeadGroup:
         """Take the mean over the heads of all processes.
 
         Args:
-            reduced: ``[batch, channels, heads, tokens]``, of the heads that are here.
-            heads: Which these are.
+            reduced: ``[batch, channels, heads, tokens]``, for the heads in this process.
+            heads: The heads of the layer.
 
         Returns:
             ``[batch, channels, 1, tokens]``.
@@ -108,11 +112,11 @@ class HeadGroup:
         return total / heads.total
 
     def gathered(self, reduced: Tensor, heads: Heads) -> Tensor:
-        """Put the heads of all processes together, in their order.
+        """Put the heads of all processes together, in order.
 
         Args:
-            reduced: As for `mean`.
-            heads: Likewise.
+            reduced: ``[batch, channels, heads, tokens]``, for the heads in this process.
+            heads: The heads of the layer.
 
         Returns:
             ``[batch, channels, all heads, tokens]``.
@@ -120,7 +124,7 @@ class HeadGroup:
         """
         if len(heads.counts) == 1:
             return reduced
-        # A sum, and not a gathering, since processes may have different numbers of heads.
+        # all_reduce and not all_gather, because processes may have different numbers of heads.
         batch, channels, _, tokens = reduced.shape
         found = reduced.new_zeros(batch, channels, heads.total, tokens)
         found[:, :, heads.here] = reduced.detach()
@@ -139,7 +143,7 @@ class Split:
 
     Attributes:
         group: The processes.
-        heads: Of every attention layer.
+        heads: The heads of each attention layer.
 
     """
 
@@ -148,18 +152,18 @@ class Split:
 
 
 def group_of(model: Any) -> HeadGroup | None:
-    """Return the processes that share the heads of a model, or None if it is in one alone."""
+    """Return the processes that share the heads of a model, or None if there is only one."""
     if (getattr(model, "_tp_size", None) or 1) <= 1:
         return None
     return HeadGroup(model._mesh_manager.get_mesh("tp").get_group())
 
 
 def heads_of(model: Any, queries: Sequence[Tensor]) -> tuple[Heads, ...]:
-    """Find out which heads of every layer are in this process.
+    """Find out which heads of each layer are in this process; all processes must call this.
 
     Args:
-        model: The model, in all processes.
-        queries: For every layer one query per head, ``[heads, features]``.
+        model: The model.
+        queries: For each layer one query per head, ``[heads, features]``.
 
     """
     group = group_of(model)
@@ -169,13 +173,13 @@ def heads_of(model: Any, queries: Sequence[Tensor]) -> tuple[Heads, ...]:
 
 
 def is_pipelined(model: Any) -> bool:
-    """Say whether every process has some layers of a model alone."""
+    """Return whether a model is a pipeline, in which each process has only some of the layers."""
     stage = getattr(model, "_pp_stage", None)
     return stage is not None and stage.pp_size > 1
 
 
 def unknown_part(model: Any, heads: Sequence[Heads]) -> str:
-    """Say which layers or heads of a model nothing is known of here; empty if there are none."""
+    """Describe the part of a model that is here, if nothing is known of the rest; else empty."""
     if is_pipelined(model):
         stage = model._pp_stage
         return f"stage {stage.pp_rank + 1} of {stage.pp_size} of a pipeline, with its layers alone"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What `enable` leaves on a model."""
+"""The state that `enable` keeps on a model."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ MODEL_STATE = "_guide_state"
 
 @dataclass
 class ModelState:
-    """What `enable` did to a model, kept on the model so that copies of it take it along.
+    """What `enable` did to a model. It is kept on the model, so copies of the model have it, too.
 
     Attributes:
         findings: What the comparison with eager attention found.
-        implementations_before: Every config with its attention implementation of before.
-        methods_before: What stood on the model under the names of the methods that were replaced,
-            None where only its class had one.
-        handles: The hooks.
-        is_watched: Whether hooks for Influence are among them; the first measurement adds them.
+        implementations_before: Every config with the attention implementation that it had before.
+        methods_before: For each replaced method, the instance attribute of that name that the model
+            had before; None if only its class had the method.
+        handles: Handles of the hooks.
+        is_watched: Whether the hooks for Influence are among them; the first measurement adds them.
 
     """
 
@@ -42,12 +42,12 @@ def state_of(model: nn.Module) -> ModelState:
 
 
 def forget_compiled_call(model: nn.Module) -> None:
-    """Drop what generate() compiled: dynamo would not notice that hooks have come or gone."""
+    """Drop what generate() compiled: dynamo does not notice that hooks were added or removed."""
     model.__dict__.pop("_compiled_call", None)
 
 
 def is_enabled(model: nn.Module) -> bool:
-    """Say whether `enable` prepared this model.
+    """Return whether `enable` prepared this model.
 
     Args:
         model: Any module.
@@ -65,8 +65,8 @@ def is_enabled(model: nn.Module) -> bool:
 def table_size(model: nn.Module) -> tuple[int, int]:
     """Return (layers, heads) of the strength table of an enabled model.
 
-    Layers count the attention layers that steering reaches, in the order of their calls; heads
-    those of a layer, in all processes that share the model.
+    Layers are the attention layers that steering reaches, in the order of their calls. Heads are
+    the query heads of a layer, in all processes that share the model.
 
     Args:
         model: An enabled model.
@@ -93,11 +93,11 @@ def table_size(model: nn.Module) -> tuple[int, int]:
 
 
 def strength_size(model: nn.Module) -> tuple[int, int]:
-    """Return `table_size`, of a model whose layers and heads are all known here.
+    """Return `table_size` of a model whose layers and heads are all known in this process.
 
     Raises:
-        ValueError: If the model is not enabled, or a table would miss the layers or heads of
-            another process.
+        ValueError: If the model is not enabled, or another process has layers or heads that are not
+            known here.
 
     """
     size = table_size(model)
@@ -106,10 +106,14 @@ def strength_size(model: nn.Module) -> tuple[int, int]:
 
 
 def refuse_unknown_part(model: nn.Module, what: str) -> None:
-    """Refuse what needs every layer and head of a model.
+    """Raise ValueError if some layers or heads of a model are not known in this process.
+
+    Args:
+        model: An enabled model.
+        what: What needs all of them, for the message.
 
     Raises:
-        ValueError: If the model is split over processes in a way that hides some.
+        ValueError: If the model is split over processes so that some are not known.
 
     """
     part = state_of(model).findings.unknown_part

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Find out, on a tiny input, whether a model under "guide" computes what it computes under "eager".
+"""Check, on a tiny input, that a model under "guide" computes what it computes under "eager".
 
 Models call the attention function through one interface, but some rework the mask first (Doge tests
-it for zero and keeps its largest entries). Nothing in a model says so; running it does.
+it for zero and keeps its largest entries). No attribute of a model says so; running it shows it.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 1e-2, tor
 
 # Long enough for one row to have padding and several tokens.
 _TOKENS = 8
-# Windows, chunks, selections and compression of at most this many tokens are made to bite; longer
-# ones would need a long input.
+# The input is made longer than windows, chunks, selections and compression of at most this many
+# tokens, so that they have an effect; longer ones would need a long input.
 _LONGEST_LIMIT = 64
 _LIMITS = ("sliding_window", "attention_chunk_size", "index_topk", "indexer_budget",
            "index_block_size", "compress_rates", "keep_window_size")  # fmt: skip
 
 
 class UnsupportedModelError(ValueError):
-    """A model that cannot be steered exactly. It was left as it was."""
+    """A model that cannot be steered or measured exactly. It was left as it was."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,13 @@ class Findings:
         implementation: ``"guide"``, or ``"guide_dense"`` for a model that reworks its mask.
         configs: Configs that the model makes masks for.
         layers: Attention modules that the bias reaches, in the order of their calls.
-        heads: Their query heads, and which of them are in this process.
-        cache_argument: What `forward()` calls its cache, or None if it has no name that is known.
-        unknown_part: What part of the layers or heads is here, if nothing is known of the others.
-        num_hidden_layers: What the config of the text model says of its layers.
-        repeated: The kind of an attention module that ran more than once in one call, or "".
+        heads: For each of them its query heads, and which of these are in this process.
+        cache_argument: The name of `forward()`'s argument for the cache; None if it has no known
+            name.
+        unknown_part: If some layers or heads are not known here, a description of the known ones;
+            otherwise "".
+        num_hidden_layers: Number of layers according to the config of the text model.
+        repeated: Class name of an attention module that ran more than once in one call, or "".
 
     """
 
@@ -65,22 +67,27 @@ class Findings:
 
     @property
     def num_heads(self) -> int:
-        """Query heads per layer, in all processes, of the layer that has most."""
+        """Query heads, in all processes, of the layer with the most heads."""
         return max(layer.total for layer in self.heads)
 
 
 def compare_with_eager(model: Any) -> Findings:
     """Compare a model under "guide" with the same model under "eager".
 
-    The attention implementation, the training flags and the random state are as before afterwards,
-    whatever happens.
+    Afterwards the attention implementation, the training flags and the random state are as before,
+    also after an error.
 
     Args:
         model: A transformers model.
 
+    Returns:
+        What was found.
+
     Raises:
-        UnsupportedModelError: If the outputs differ, with dense masks too.
-        ValueError: If GUIDE_EXT_CPU_ISA names no instruction set, so that the op cannot run.
+        UnsupportedModelError: If the model cannot be compared, or its outputs differ, with dense
+            masks, too.
+        ValueError: If the compiled library cannot run, because GUIDE_EXT_CPU_ISA names no
+            instruction set.
 
     """
     name = type(model).__name__
@@ -103,8 +110,8 @@ def compare_with_eager(model: Any) -> Findings:
                 f"enable() must be able to run {name} on token ids alone, got {error!r}"
             ) from error
         if wanted.dtype == torch.float64 and not bool(torch.isfinite(wanted).all()):
-            # Eager attention hides with float64's lowest number, which is -inf to a softmax in
-            # float32: rows of padding are NaN there. Without padding there is something to compare.
+            # Eager attention hides keys with float64's lowest number. A softmax in float32 reads it
+            # as -inf, so rows of padding become NaN. So compare without the padded row.
             input_ids, attention_mask = input_ids[1:], attention_mask[1:]
             wanted, _ = _run(model, "eager", input_ids, attention_mask)
         if not bool(torch.isfinite(wanted).all()):
@@ -143,13 +150,13 @@ def compare_with_eager(model: Any) -> Findings:
 
 
 def tolerance(logits: Tensor) -> float:
-    """Return how far logits may be from these."""
+    """Return the largest difference from these logits that is allowed."""
     return _TOLERANCE.get(logits.dtype, 1e-3) * float(logits.abs().max())
 
 
 @contextmanager
 def keeping_implementation(model: Any) -> Iterator[None]:
-    """Put the attention implementation of every config back at the end of a ``with`` block."""
+    """Restore the attention implementation of every config at the end of a ``with`` block."""
     before = implementations(model)
     try:
         yield
@@ -158,7 +165,7 @@ def keeping_implementation(model: Any) -> Iterator[None]:
 
 
 def implementations(model: Any) -> list[tuple[Any, Any]]:
-    """List every config of a model with its attention implementation."""
+    """Return every config of a model, each with its attention implementation."""
     waiting = [module.config for module in model.modules() if hasattr(module, "config")]
     found: dict[int, tuple[Any, Any]] = {}
     while waiting:
@@ -171,7 +178,7 @@ def implementations(model: Any) -> list[tuple[Any, Any]]:
 
 
 def restore(before: list[tuple[Any, Any]]) -> None:
-    """Undo every change of the attention implementation since `implementations`."""
+    """Restore what `implementations` returned."""
     for config, implementation in before:
         config._attn_implementation_internal = implementation
 
@@ -179,7 +186,7 @@ def restore(before: list[tuple[Any, Any]]) -> None:
 def _run(
     model: Any, implementation: str, input_ids: Tensor, attention_mask: Tensor
 ) -> tuple[Tensor, Recorder]:
-    """Run the model once; the logits of real tokens, and what was touched."""
+    """Run the model once; return the logits of tokens that are no padding, and the recorder."""
     model.set_attn_implementation(implementation)
     recorder = Recorder()
     with using(Frame(recorder=recorder)):
@@ -188,14 +195,14 @@ def _run(
 
 
 def tiny_run(model: Any) -> None:
-    """Run the model once on a few tokens without padding, as it is but in evaluation mode."""
+    """Run the model once, in evaluation mode, on a few tokens without padding."""
     input_ids, _ = tiny_batch(model)
     with evaluation(model), torch.no_grad():
         model(input_ids=input_ids[1:], use_cache=False)
 
 
 def tiny_batch(model: Any) -> tuple[Tensor, Tensor]:
-    """Make two rows of token ids, the first with left padding."""
+    """Return token ids and attention mask of two rows, the first with left padding."""
     config = model.config.get_text_config()
     tokens = max(_TOKENS, 3 + max(_short_limits(config), default=0))
     device = next((p.device for p in model.parameters() if p.device.type != "meta"), "cpu")
@@ -207,7 +214,7 @@ def tiny_batch(model: Any) -> tuple[Tensor, Tensor]:
 
 
 def _short_limits(config: Any) -> list[int]:
-    """List the tokens that a config says a layer looks at, where they are few."""
+    """Return the windows and other limits of a config that are few tokens."""
     values = [getattr(config, name, None) for name in _LIMITS]
     values += [v for value in values if isinstance(value, dict) for v in value.values()]
     return [v for v in values if isinstance(v, int) and 0 < v <= _LONGEST_LIMIT]
@@ -215,7 +222,7 @@ def _short_limits(config: Any) -> list[int]:
 
 @contextmanager
 def evaluation(model: nn.Module) -> Iterator[None]:
-    """Switch dropout off inside a ``with`` block, module by module."""
+    """Put every module into evaluation mode inside a ``with`` block, then restore its own mode."""
     training = [module for module in model.modules() if module.training]
     try:
         for module in training:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Find out, on a tiny input, whether a steered step from a cache is that of the whole text.
+"""Check, on a tiny input, that steering with a cache gives the same as steering without.
 
-Without a cache the bias and the input begin at the same token. With one they do not, and how far
-they are apart is read from the arguments of the call, whose names transformers has changed before.
+Without a cache, the bias and the input begin at the same token. With a cache they do not: the input
+begins after the tokens of the cache. The cache is found in the arguments of the call by its name,
+which transformers has changed before.
 """
 
 from __future__ import annotations
@@ -29,19 +30,20 @@ _DELTA = 4.0
 
 
 def check_cached_step(model: Any, findings: Findings) -> None:
-    """Compare the last token of a text, read from a cache, with the same token of the whole text.
+    """Compare the logits of a last token with a cache to those of the same token without.
 
-    One row is steered and one is not: what a model itself computes otherwise from a cache, as by
-    rounding that sends a token to another expert, is in both. There is nothing to compare in a
-    model that returns no cache when asked for one, or that fails with one when it is not steered:
-    whoever tries will hear of it.
+    One row is steered and one is not. A model may itself compute slightly different logits with a
+    cache, for example where rounding sends a token to another expert; the unsteered row shows how
+    much, and the steered row may differ twice as much. Nothing is compared if the model returns no
+    cache, or fails with one even when it is not steered: then its users see that error anyway.
 
     Args:
         model: An enabled model.
         findings: What `verify.compare_with_eager` found.
 
     Raises:
-        UnsupportedModelError: If the steered rows differ, or the step fails only when steered.
+        UnsupportedModelError: If the steered row differs, the step fails only when steered, or the
+            model takes its cache under no known name.
 
     """
     if is_pipelined(model):
@@ -89,7 +91,12 @@ def _fails_unsteered(model: Any, cache_argument: str | None, input_ids: Tensor) 
 def _cached_step(
     model: Any, cache_argument: str | None, input_ids: Tensor, bias: Tensor | None
 ) -> Tensor | None:
-    """Read all tokens but the last into a cache, then the last; its logits, or None if no cache."""
+    """Run all tokens but the last, then the last from the cache; return its logits.
+
+    Returns:
+        ``[rows, vocabulary]``; None if the model returns no cache.
+
+    """
     of_begin = None if bias is None else bias[:, :-1]
     begun = model(input_ids=input_ids[:, :-1], guide_bias=of_begin, use_cache=True)
     parts = begun.values() if isinstance(begun, Mapping) else begun

@@ -26,21 +26,21 @@ _LONGEST_LABEL = 14
 
 
 def draw_influence(record: Mapping[str, Any], path: str | os.PathLike[str]) -> Path:
-    """Draw every group's heat maps (layer × token, plain and guided) and last-layer curve.
+    """Draw, for every group, a heat map of each run (layer × token) and the last layer's curve.
 
-    Colours grow with the square root of Influence, so that layers of 0.02 are seen beside such of
-    0.5; the curve has a scale of its own.
+    Colours grow with the square root of Influence, so that layers of 0.02 can be seen next to
+    layers of 0.5. The curve has a scale of its own.
 
     Args:
         record: What `guide_ext.integration.compare.measure_prompt` returned, or the same read
             from a file.
-        path: Where to write the PNG; its folder must exist, and no file is ever half written.
+        path: Where to write the PNG. Its folder must exist; no file is ever half written.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: If the record is none.
+        ValueError: If it is not such a record.
         OSError: If the picture cannot be written.
 
     """
@@ -117,7 +117,7 @@ def _draw_curve(panel: Axes, record: Record, group: int) -> None:
             label=run.label,
         )
     panel.axvline(record.prompt_tokens, color="black", linewidth=0.8, linestyle=":")
-    # Before the border: behind it there is no room for a short answer to a long prompt.
+    # Left of the border: to its right there is no room if a short answer follows a long prompt.
     panel.text(record.prompt_tokens, 0.97 * top, "answer → ", fontsize=8, va="top", ha="right")
     panel.set_ylim(0, top)
     panel.set_xlim(0, record.longest)
@@ -137,7 +137,7 @@ def _clipped(value: float | None, top: float) -> float:
 
 
 def _labels(runs: Sequence[Run], longest: int) -> list[str]:
-    """Return the text of every token; of an answer's that of the run drawn last."""
+    """Return a label for every token; where answers differ, the one of the last run."""
     longer = [run for run in runs if len(run.tokens) == longest][-1]
     labels = []
     for index, token in enumerate(longer.tokens):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """One self-contained page about the Influence of one prompt: text, curve and heat maps in colour.
 
-Nothing is loaded from anywhere, and nothing that a token says is read as markup. Without JavaScript
-the page shows the last layer; with it, any layer and group, by mouse or by keyboard.
+The page loads nothing from elsewhere, and no token can act as markup. Without JavaScript it shows
+the last layer; with JavaScript any layer and group, by mouse or by keyboard.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def influence_html(record: Mapping[str, Any]) -> str:
         A whole HTML document.
 
     Raises:
-        ValueError: If it is no such record.
+        ValueError: If it is not such a record.
 
     Example:
         >>> from guide_ext import integration as guide
@@ -54,7 +54,7 @@ def influence_html(record: Mapping[str, Any]) -> str:
 def _page(read: Record) -> Markup:
     style = asset("guide_ext.report", "base.css") + asset(__package__, "influence.css")
     script = asset(__package__, "influence.js")
-    # Should a token ever escape its quotes, the browser still runs this one script alone.
+    # Even if a token escaped its quotes, the browser would run this one script only.
     policy = f"style-src 'unsafe-inline'; img-src data:; script-src {sha256_source(script)}"
     body = markup(
         """{header}
@@ -82,14 +82,14 @@ def _page(read: Record) -> Markup:
 
 
 class InfluenceReport:
-    """A record that shows itself in notebooks and saves itself to files.
+    """A record that notebooks show as a page, and that can be saved to files.
 
     Args:
         record: What `guide_ext.integration.compare.measure_prompt` returned, or the same read
             from a file.
 
     Raises:
-        ValueError: If it is no such record.
+        ValueError: If it is not such a record.
 
     Example:
         >>> from guide_ext import integration as guide
@@ -103,22 +103,22 @@ class InfluenceReport:
     """
 
     def __init__(self, record: Mapping[str, Any]) -> None:
-        """Check the record and keep it."""
         self._read = Record.read(record)
         self.record = dict(record)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a page, a picture or the record, as the name of the file says.
+        """Write a page, a picture or the record, depending on the suffix of the file.
 
         Args:
-            path: Ends in ``.html``, ``.png`` or ``.json``; replaced if it exists, and never half
-                written.
+            path: Ends in ``.html``, ``.png`` or ``.json``. An existing file is replaced, and no
+                file is ever half written.
 
         Returns:
             The path.
 
         Raises:
-            ValueError: If it ends otherwise.
+            ValueError: If it has another suffix.
+            MissingPackageError: If a picture is wanted and matplotlib is not installed.
             OSError: If it cannot be written.
 
         """
@@ -135,7 +135,7 @@ class InfluenceReport:
         return path
 
     def _repr_html_(self) -> str:
-        """Return the page in a frame of its own, so that neither style touches the other."""
+        """Return the page in a frame, so that its style and the notebook's stay apart."""
         frame = markup(
             """<iframe srcdoc="{}" title="Influence"
 onload="this.style.height=this.contentDocument.documentElement.scrollHeight+'px'"
@@ -145,18 +145,18 @@ style="width:100%;height:60rem;border:0"></iframe>""",
         return str(frame)
 
     def __repr__(self) -> str:
-        """Name model, groups and runs."""
+        """Return the names of model, groups and runs."""
         runs = [run.name for run in self._read.runs]
         groups = list(self._read.groups)
         return f"InfluenceReport({self._read.model!r}, groups={groups}, runs={runs})"
 
 
 def checked_suffix(path: Path) -> str:
-    """Return the kind of file that a path names.
+    """Return the suffix of a path that `InfluenceReport.save` can write, in lower case.
 
     Raises:
-        ValueError: If `InfluenceReport.save` cannot write it.
-        MissingPackageError: If a package is missing that it takes.
+        ValueError: If it has another suffix.
+        MissingPackageError: If a picture is wanted and matplotlib is not installed.
 
     Example:
         >>> checked_suffix(Path("report.HTML"))
@@ -180,7 +180,7 @@ def _data(record: Record) -> dict[str, Any]:
         "prompt": record.prompt_tokens,
         "longest": record.longest,
         "compared": record.compared_tokens,
-        # Ends of scales: of every layer, and of all.
+        # Ends of scales: for each layer, and for all layers together.
         "tops": [[record.top(group, level) for level in levels] for group in groups],
         "top": [record.top(group) for group in groups],
         "differenceTops": [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The parts of the page about Influence, as HTML: group 0 after the last layer.
+"""The parts of the page about Influence, as HTML. They show group 0 after the last layer.
 
 ``influence.js`` shows other groups and layers, and guided minus plain, in the same elements.
 """
@@ -19,7 +19,7 @@ def _factor(plain: float | None, guided: float | None) -> str:
 
 
 def header(record: Record) -> Markup:
-    """Say what was measured on what."""
+    """Return the head of the page: groups, form, model, length."""
     return markup(
         """<header>
 <h1>How far the marked text reaches</h1>
@@ -41,7 +41,7 @@ def _head(text: str) -> Markup:
 
 
 def summary(record: Record) -> Markup:
-    """Show the means that one compares prompts by."""
+    """Return the table of means, by which prompts are compared."""
     rows = []
     for index, group in enumerate(record.groups):
         for place, values in (
@@ -75,7 +75,7 @@ def summary(record: Record) -> Markup:
 
 
 def controls(record: Record) -> Markup:
-    """Let the reader choose what is shown; without the script only run and numbers."""
+    """Return the controls: group, layer, numbers, scale. Some work only with the script."""
     options = joined(
         markup('<option value="{}">{}</option>', index, name)
         for index, name in enumerate(record.groups)
@@ -101,7 +101,7 @@ def controls(record: Record) -> Markup:
 
 
 def _views() -> Markup:
-    """Return the switch: on wide screens both runs or their difference, on narrow ones each."""
+    """Return the switch between runs and difference; narrow screens show one run at a time."""
     return markup(
         """<form class="views" autocomplete="off"><fieldset><legend class="visually-hidden">Show
 </legend><label class="narrow-only"><input type="radio" name="view" id="view-plain">
@@ -115,7 +115,7 @@ def _views() -> Markup:
 
 
 def texts(record: Record) -> Markup:
-    """Show what was written and the prompt as coloured text, runs side by side."""
+    """Return answers and prompt as coloured text, with the runs side by side."""
     runs = range(len(record.runs))
     answers = joined(
         _text_block(record, index, record.prompt_tokens, len(record.runs[index].tokens), "answer")
@@ -214,7 +214,7 @@ def _quoted(token: Token) -> str:
 
 
 def _body(token: Token) -> Markup:
-    """Return what stands in the text: its own line breaks and tabs, marked and alive."""
+    """Return the text of a token. A line break in it is shown as a symbol and breaks the line."""
     if token.is_raw:
         return markup("<small>{}</small>", token.label)
     lines = (markup("{}", visible(line)) for line in token.text.split("\n"))
@@ -222,7 +222,7 @@ def _body(token: Token) -> Markup:
 
 
 def numbers(record: Record) -> Markup:
-    """Show every token's Influence after the last layer as a table."""
+    """Return a table of every token's Influence after the last layer."""
     heads = ["token", "in", "text"]
     for group in record.groups:
         heads += [f"{group}, {run.label}" for run in record.runs]
@@ -261,5 +261,5 @@ def _number_row(record: Record, token: int) -> Markup:
 
 
 def readout() -> Markup:
-    """Make room for the numbers of the token that is pointed at or focused."""
+    """Return the place where the script writes the numbers of the token under the pointer."""
     return markup('<div id="readout" class="scripted" role="status" aria-live="polite"></div>')

@@ -17,11 +17,11 @@ from guide_ext.report.influence.parts import DIFFERENCE
 
 HEAT, COOL = (240, 140, 0), (64, 150, 255)  # in influence.css too
 _WIDTH, _HEIGHT = 1000, 200  # of the curve's own coordinates
-_DENSE = 600  # tokens from which on a curve needs a thinner pen
+_DENSE = 600  # a curve over more tokens than this gets a thinner line
 
 
 def positions(record: Record) -> Markup:
-    """Show Influence over position."""
+    """Return the section that shows Influence over position: curve and heat maps."""
     maps = [_run_map(record, index) for index in range(len(record.runs))]
     if record.is_compared:
         maps.append(_difference_map(record))
@@ -183,11 +183,11 @@ def _heat_map(
 def _picture(
     record: Record, values: Callable[[int, int, int], float | None], group: int, top: float
 ) -> str:
-    """Return one pixel per layer (the last on top) and token, as a PNG inside a URI.
+    """Return a heat map as a PNG in a data URI: levels by tokens, with the last level on top.
 
-    Colours grow with the square root, so that layers of 0.02 are seen beside such of 0.5. A picture
-    stays small where as many elements of a page would choke a browser: 32 layers of a prompt of
-    4000 tokens are 128,000 pixels.
+    Opacity grows with the square root of the value, so that layers of 0.02 can be seen next to
+    layers of 0.5. It is a picture because 32 layers of 4000 tokens are 128,000 cells: few bytes as
+    pixels, but more elements than a browser can handle.
     """
     rows = bytearray()
     for level in reversed(range(record.layers + 1)):

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Documents and prompts of the studies."""
+"""Tasks, and the documents they are asked about."""

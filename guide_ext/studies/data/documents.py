@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Read documents: a user's own JSONL or Parquet file, or a data set of the hub by its name."""
+"""Read documents from a JSONL or Parquet file, or from a data set of the hub."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _LONGEST = 80  # of a wrong value in a message
 
 @dataclass(frozen=True)
 class Document:
-    """A text, and what a good answer about it says.
+    """A text with its reference summary.
 
     Attributes:
         id: File or data set, and line or row, from 1.
         text: The text.
-        reference: A reference summary, or nothing.
+        reference: The reference summary; empty if there is none.
 
     """
 
@@ -34,10 +34,10 @@ class Document:
 
 @dataclass(frozen=True)
 class BadDocument:
-    """A row that is no document.
+    """A line or row that cannot be used as a document.
 
     Attributes:
-        id: Where it stands.
+        id: File or data set, and line or row, from 1.
         error: What is wrong with it.
 
     """
@@ -49,12 +49,12 @@ class BadDocument:
 def read_documents(
     source: str, *, text_column: str = "text", reference_column: str | None = None
 ) -> Iterator[Document | BadDocument]:
-    """Read documents one by one; a bad row does not end the others.
+    """Read documents one by one, and go on after a bad row.
 
     Args:
         source: A ``.jsonl`` or ``.parquet`` file, or ``hub:NAME`` or ``hub:NAME:SPLIT``.
-        text_column: Where the text is.
-        reference_column: Where a reference summary is; None if there are none.
+        text_column: Column of the texts.
+        reference_column: Column of the reference summaries; None if there are none.
 
     Yields:
         Documents and bad rows, in the order of the source.
@@ -105,7 +105,7 @@ def _column(record: dict[str, Any], column: str) -> str:
 
 
 def _records(source: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    """Yield name and columns of every row, or what is wrong with it."""
+    """Yield the name and columns of every row; in place of the columns, what is wrong with it."""
     if source.startswith(HUB):
         return _of_hub(source.removeprefix(HUB))
     path = Path(source)

@@ -1,123 +1,87 @@
 # SPDX-License-Identifier: MIT
-"""How the tables of the studies are written: heads and cells in words, intervals in one column."""
+"""Write the values of a table: words for names, one column for both ends of an interval."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from guide_ext.studies.report.findings import fixed, predictor_name, short, task_name
-from guide_ext.studies.report.record import CORRELATIONS, RATES, Cell, Row, Table, number, text
+from guide_ext.studies.report.record import ShownTable
+from guide_ext.studies.report.sentences import fixed, short
+from guide_ext.studies.tables.reading import TableRow, number
+from guide_ext.studies.tables.table import Column, Kind
 
-_HEADS = {
-    "delta": "Δ",
-    "in_french": "in French",
-    "well_formed": "well-formed",
-    "right": "right in every word",
-    "win_rate": "win rate",
-    "jaccard": "Jaccard index",
-    "authors": "authors' score",
-    "exact": "exactly the template",
-    "auc": "AUC",
-    "auc_within": "AUC among texts of one length",
-    "tokens": "tokens",
-    "p5": "5 %",
-    "p25": "25 %",
-    "p75": "75 %",
-    "p95": "95 %",
-    "new_tokens": "new tokens",
-    "length": "tokens of the text",
-    "depth": "depth",
-    "repeated": "mostly repeating itself",
-}
-_METHODS = {"sft": "fine-tuning", "guide": "GUIDE", "plain": "plain"}
-
-
-def _method_name(name: str) -> str:
-    return _METHODS.get(name, name)
-
-
-def _language_name(name: str) -> str:
-    return {"french": "French", "other": "another"}.get(name, name)
-
-
-_NAMES: dict[str, Callable[[str], str]] = {
-    "predictor": predictor_name,
-    "task": task_name,
-    "method": _method_name,
-    "language": _language_name,
-}
+_ENDS = (("low", "high"), ("high", "low"), ("from", "to"), ("to", "from"))
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column as it is shown: of one column of the table, or of both ends of something."""
+class ShownColumn:
+    """A column of the report: one column of the table, or both ends of an interval or range."""
 
     head: str
-    names: tuple[str, ...]
+    columns: tuple[Column, ...]
     is_text: bool
 
 
-def head_of(name: str) -> str:
-    """Return what to call a column."""
-    return _HEADS.get(name, name.replace("_", " "))
+def columns_of(table: ShownTable) -> list[ShownColumn]:
+    """Return the columns that are shown; an interval or a range takes one.
 
-
-def columns_of(table: Table) -> list[Column]:
-    """Return the columns that are shown; intervals and ranges take one each.
-
-    A condition names style and Δ, which are left out beside it; so is whether answers are right
-    where nobody knows.
+    Style and Δ are left out beside the name of their condition, and so is a column that is hidden
+    where nothing is known.
 
     """
-    hidden = {"style", "delta"} if "condition" in table.columns else set()
+    columns = {column.name: column for column in table.columns}
+    hidden = {"style", "delta"} if "condition" in columns else set()
     shown = []
-    for name in table.columns:
+    for name, column in columns.items():
         is_unknown = all(row[name] is None for row in table.rows)
-        if name in hidden or (is_unknown and name.startswith("right")):
+        if name in hidden or (is_unknown and column.hidden_if_unknown):
             continue
-        stem, _, end = name.rpartition("_")
-        other = f"{stem}_{'high' if end == 'low' else 'to'}"
-        if (
-            end in ("high", "to")
-            and f"{stem}_{'low' if end == 'high' else 'from'}" in table.columns
-        ):
-            continue
-        if name == "to" and "from" in table.columns:
-            continue
-        is_text = name in _NAMES or (
-            all(isinstance(row[name], str | None) for row in table.rows)
-            and any(isinstance(row[name], str) for row in table.rows)
-        )
-        if end in ("low", "from") and stem and other in table.columns:
-            head = "95 % interval" if end == "low" else head_of(stem)
-            shown.append(Column(head, (name, other), is_text=False))
-        elif name == "from" and "to" in table.columns:
-            shown.append(Column("bin", ("from", "to"), is_text=False))
-        else:
-            shown.append(Column(head_of(name), (name,), is_text))
+        other = columns.get(_other_end(name))
+        if other is None:
+            shown.append(ShownColumn(column.title, (column,), _is_text(table, column)))
+        elif name.endswith("_low"):
+            shown.append(ShownColumn("95 % interval", (column, other), is_text=False))
+        elif name.endswith("from"):
+            head = column.head or name.removesuffix("from").replace("_", " ").strip() or "bin"
+            shown.append(ShownColumn(head, (column, other), is_text=False))
     return shown
 
 
-def cell_text(column: Column, row: Row) -> str:
-    """Return what stands in a cell, as plain text; “–” where it is missing."""
-    if len(column.names) == 2:
-        start, end = column.names
-        if row[start] is None and row[end] is None:
-            return "–"
-        if start == "depth_from":
-            depths = (number(row, name) for name in column.names)
-            return "–".join("–" if one is None else short(100 * one) for one in depths) + " %"
-        joint = " to " if start.endswith("_low") else "–"
-        return joint.join(_value(name, row[name]) for name in column.names)
-    name = column.names[0]
-    return _NAMES[name](text(row, name)) if name in _NAMES else _value(name, row[name])
+def _other_end(name: str) -> str:
+    """Return the column of the other end of an interval or range; an empty name if it has none."""
+    for end, other in _ENDS:
+        if name.endswith(f"_{end}"):
+            return name.removesuffix(end) + other
+    return {"from": "to", "to": "from"}.get(name, "")
 
 
-def _value(name: str, cell: Cell) -> str:
-    if cell is None:
+def _is_text(table: ShownTable, column: Column) -> bool:
+    values = [row[column.name] for row in table.rows]
+    return bool(column.words) or (
+        all(isinstance(value, str | None) for value in values)
+        and any(isinstance(value, str) for value in values)
+    )
+
+
+def value_text(column: ShownColumn, row: TableRow) -> str:
+    """Return what stands in a place of a table, as plain text; “–” where nothing is known."""
+    if len(column.columns) == 1:
+        return _text(column.columns[0], row)
+    start, end = column.columns
+    if row[start.name] is None and row[end.name] is None:
         return "–"
-    if isinstance(cell, str):
-        return cell
-    is_share = name in RATES | CORRELATIONS and name not in ("depth_from", "depth_to")
-    return fixed(cell, 3) if is_share else short(cell)
+    if start.kind is Kind.DEPTH:
+        depths = (number(row, one.name) for one in column.columns)
+        return "–".join("–" if one is None else short(100 * one) for one in depths) + " %"
+    joint = " to " if start.name.endswith("_low") else "–"
+    return joint.join(_text(one, row) for one in column.columns)
+
+
+def _text(column: Column, row: TableRow) -> str:
+    value = row[column.name]
+    if value is None:
+        return "–"
+    if isinstance(value, str):
+        return column.word(value)
+    is_share = column.kind in (Kind.SHARE, Kind.CORRELATION)
+    return fixed(value, 3) if is_share else short(value)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the figures of the studies are made of: colours for light and dark, lines with intervals."""
+"""The parts of figures: palettes, panels, axes, lines with intervals, legends."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from guide_ext.influence.record import visible
-from guide_ext.studies.report.findings import short
-from guide_ext.studies.report.record import Estimate, StudyRecord, number
+from guide_ext.studies.report.record import StudyRecord
+from guide_ext.studies.report.sentences import short
+from guide_ext.studies.tables.reading import Estimate, number
 
 _DPI = 150
 _COLORS = 240  # enough for lines, bands and one scale; a third of the bytes of true colour
@@ -36,15 +37,15 @@ _TILTED = 5  # categories from which on their names would touch
 
 @dataclass(frozen=True)
 class Palette:
-    """Colours that people with any kind of colour vision tell apart, on one background.
+    """Colours for one background that people with any kind of colour vision can tell apart.
 
     Attributes:
-        page: Behind everything.
+        page: The background.
         ink: Text.
-        soft: Axes, and what is plain.
+        soft: Axes, and the plain condition.
         rule: Grids.
-        accents: For what has no order, beside which markers differ too.
-        faint, strong: Ends of the scale of Δ.
+        accents: Colours for things without an order; their markers differ too.
+        faint, strong: Ends of the colour scale of Δ.
 
     """
 
@@ -57,7 +58,7 @@ class Palette:
     strong: str
 
     def strengths(self, count: int) -> list[str]:
-        """Return colours for so many Δ, from weak to strong."""
+        """Return a number of colours for Δ, from weak to strong."""
         scale = LinearSegmentedColormap.from_list("delta", [self.faint, self.strong])
         return [to_hex(scale(index / max(1, count - 1))) for index in range(count)]
 
@@ -86,7 +87,7 @@ DASHES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)), (0, (7, 2)))
 
 @dataclass(frozen=True)
 class Series:
-    """What one line shows."""
+    """A line of a figure: its points with their intervals, and how it is drawn."""
 
     label: str
     points: tuple[tuple[float, Estimate], ...]
@@ -95,8 +96,14 @@ class Series:
     dash: object = "-"
 
 
-def scope(record: StudyRecord, *names: str) -> str:
-    """Return how much was measured, in the unit that says most."""
+def amount(record: StudyRecord, *names: str) -> str:
+    """Return how much was measured: the number of documents, or else of pairs, cases, ….
+
+    Args:
+        record: The tables of a run.
+        names: Names of the tables.
+
+    """
     for column, noun in _COUNTED:
         counts = [number(row, column) for name in names for row in record.rows(name)]
         known = [count for count in counts if count is not None]
@@ -107,7 +114,7 @@ def scope(record: StudyRecord, *names: str) -> str:
 
 def canvas(
     record: StudyRecord,
-    scope: str,
+    measured: str,
     title: str,
     palette: Palette,
     *,
@@ -117,10 +124,23 @@ def canvas(
     share_y: bool = False,
     has_intervals: bool = True,
 ) -> tuple[Figure, list[Axes]]:
-    """Return an empty figure whose title says what was measured on what."""
+    """Return an empty figure with its title and panels.
+
+    Args:
+        record: The tables of a run; their model stands in the title.
+        measured: How much was measured, see `amount`; stands in the title.
+        title: The first line of the title.
+        palette: The colours.
+        widths: Relative widths of the panels of a row.
+        rows: Number of rows of panels.
+        height: Height of the figure, in inches.
+        share_y: Whether all panels have the same vertical axis.
+        has_intervals: Whether the title explains the bars.
+
+    """
     figure = Figure(figsize=(9.6, height), layout="constrained", facecolor=palette.page)
     FigureCanvasAgg(figure)
-    facts = ", ".join(filter(None, (visible(record.model), scope)))
+    facts = ", ".join(filter(None, (visible(record.model), measured)))
     bars = "; bars: 95 % intervals" if has_intervals else ""
     figure.suptitle(
         f"{title}\n{facts}{bars}",
@@ -139,7 +159,7 @@ def canvas(
 
 
 def dress(panel: Axes, palette: Palette) -> None:
-    """Give a panel the palette's colours, and only the lines that one needs."""
+    """Give a panel the colours of a palette, and no more lines than needed."""
     panel.set_facecolor(palette.page)
     for name, spine in panel.spines.items():
         spine.set_visible(name in ("left", "bottom"))
@@ -153,13 +173,13 @@ def dress(panel: Axes, palette: Palette) -> None:
 
 
 def rate_axis(panel: Axes, label: str) -> None:
-    """Let the vertical axis show shares from 0 to 1."""
+    """Make the vertical axis one of shares from 0 to 1."""
     panel.set_ylim(-0.02, 1.04)
     panel.set_ylabel(label)
 
 
 def delta_axis(panel: Axes, deltas: Sequence[float]) -> None:
-    """Name every Δ."""
+    """Make the horizontal axis one of Δ, with a tick at every value."""
     ticks = sorted(set(deltas))
     panel.set_xticks(ticks)
     gap = min((b - a for a, b in itertools.pairwise(ticks)), default=1.0)
@@ -169,7 +189,7 @@ def delta_axis(panel: Axes, deltas: Sequence[float]) -> None:
 
 
 def named_axis(panel: Axes, names: Sequence[str], label: str) -> None:
-    """Put names below places 0, 1, …."""
+    """Make the horizontal axis one of names, at 0, 1, …."""
     panel.set_xticks(range(len(names)))
     is_tilted = len(names) >= _TILTED
     panel.set_xticklabels(
@@ -184,7 +204,7 @@ def named_axis(panel: Axes, names: Sequence[str], label: str) -> None:
 
 
 def _bars(values: Sequence[Estimate]) -> list[list[float]]:
-    """Return lengths below and above; none where there is no interval."""
+    """Return the lengths of the bars below and above; 0 without an interval."""
     below, above = [], []
     for one in values:
         is_known = one.low is not None and one.high is not None
@@ -194,13 +214,13 @@ def _bars(values: Sequence[Estimate]) -> list[list[float]]:
 
 
 def _label(text: str) -> str:
-    """Return what a legend shows; matplotlib leaves out all that begins with an underscore."""
+    """Return a label for a legend; matplotlib leaves out those that begin with an underscore."""
     shown = visible(text)
     return f"\N{NO-BREAK SPACE}{shown}" if shown.startswith("_") else shown
 
 
 def draw_series(panel: Axes, series: Sequence[Series], *, dodge: bool = False) -> None:
-    """Draw lines with intervals; dodged, those of one place stand beside each other."""
+    """Draw lines with intervals; with `dodge`, points of one place stand beside each other."""
     for index, one in enumerate(series):
         shift = _DODGE * (index - (len(series) - 1) / 2) if dodge else 0.0
         values = [value for _, value in one.points]
@@ -220,16 +240,33 @@ def draw_series(panel: Axes, series: Sequence[Series], *, dodge: bool = False) -
 
 
 def draw_level(panel: Axes, label: str, value: Estimate, color: str, dash: object) -> None:
-    """Draw what has no place on the horizontal axis: a line across, and its interval as a band."""
+    """Draw a value as a line across the panel, and its interval as a band."""
     if value.low is not None and value.high is not None:
         panel.axhspan(value.low, value.high, color=color, alpha=0.13, linewidth=0)
     panel.axhline(value.value, color=color, linestyle=dash, linewidth=1.4, label=_label(label))
 
 
+def draw_reference(panel: Axes, value: float, label: str, palette: Palette) -> None:
+    """Draw a dashed line across the panel, with its meaning at its right end."""
+    panel.axhline(value, color=palette.soft, linestyle=DASHES[1], linewidth=1.2)
+    panel.annotate(
+        label, (0.995, value), xycoords=("axes fraction", "data"), xytext=(0, 3),
+        textcoords="offset points", ha="right", fontsize=8.5, color=palette.soft,
+    )  # fmt: skip
+
+
 def legend(
     figure: Figure, panels: Sequence[Axes], palette: Palette, *, first: Iterable[str] = ()
 ) -> None:
-    """Say below the figure what the lines are, each once; in a wished order, then the others."""
+    """Draw a legend below the figure, with every label once.
+
+    Args:
+        figure: The figure.
+        panels: The panels whose lines it explains.
+        palette: The colours.
+        first: Labels that come first, in this order.
+
+    """
     found: dict[str, Any] = dict.fromkeys(map(_label, first))
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
@@ -251,8 +288,13 @@ def legend(
         item.set_parse_math(False)
 
 
+def title_panel(panel: Axes, title: str, palette: Palette) -> None:
+    """Write the title of a panel, at its left."""
+    panel.set_title(title, fontsize=9.5, loc="left", color=palette.ink, parse_math=False)
+
+
 def png(figure: Figure) -> bytes:
-    """Return the picture; the same figure gives the same bytes."""
+    """Return a figure as a PNG; the same figure gives the same bytes."""
     figure.set_dpi(_DPI)
     drawn = FigureCanvasAgg(figure)
     drawn.draw()

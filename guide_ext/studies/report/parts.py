@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The parts of the page about the studies, as HTML."""
+"""The parts of the page, as HTML."""
 
 from __future__ import annotations
 
@@ -12,18 +12,13 @@ from markupsafe import Markup
 
 from guide_ext.report.document import joined, markup
 from guide_ext.studies.report import paper
-from guide_ext.studies.report.cells import Column, cell_text, columns_of, head_of
-from guide_ext.studies.report.figures import Drawing, described
-from guide_ext.studies.report.findings import (
-    Study,
-    findings,
-    fixed,
-    predictor_name,
-    short,
-    shown_studies,
-    task_name,
-)
-from guide_ext.studies.report.record import Cell, Row, Sample, StudyRecord, Table, number, text
+from guide_ext.studies.report.cells import ShownColumn, columns_of, value_text
+from guide_ext.studies.report.figures import described
+from guide_ext.studies.report.findings import findings
+from guide_ext.studies.report.record import ShownAnswer, ShownTable, StudyRecord
+from guide_ext.studies.report.section import Drawing, Section
+from guide_ext.studies.report.sentences import fixed, short
+from guide_ext.studies.tables.reading import TableRow, Value, number, text
 
 _MOST_OPEN = 14  # rows of a table that need no click to be seen
 _NUMERIC = markup(' class="number"')
@@ -31,13 +26,13 @@ _PLAIN = markup("")
 
 
 def _sentence(value: str) -> str:
-    """Return a text of which no “Δ = 2” and no “95 %” is torn apart at the end of a line."""
+    """Return a text whose “Δ = 2” and “95 %” are not broken at the end of a line."""
     held = value.replace("Δ = ", "Δ\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
     return held.replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def _lines(value: str) -> Markup:
-    """Return a text with its line breaks alive and everything else visible."""
+    """Return a text with its line breaks; every other character is shown as it is."""
     return markup("\n").join(markup("{}", line) for line in value.split("\n"))
 
 
@@ -64,12 +59,12 @@ def _table(place: str, caption: str, heads: Markup, rows: Markup) -> Markup:
     return scrolling(table, place)
 
 
-def table_block(table: Table, place: str) -> Markup:
-    """Return a table that scrolls by itself and can be reached by keyboard; long ones are folded.
+def table_block(table: ShownTable, place: str) -> Markup:
+    """Show a table that scrolls by itself, also by keyboard; a long one is folded.
 
     Args:
-        table: What to show.
-        place: A name that no other element of the page has.
+        table: The table.
+        place: An id that no other element of the page has.
 
     """
     columns = columns_of(table)
@@ -81,9 +76,9 @@ def table_block(table: Table, place: str) -> Markup:
         markup(
             "<tr>{}</tr>",
             joined(
-                _cell(cell_text(column, row), is_number=not column.is_text)
+                _cell(value_text(column, row), is_number=not column.is_text)
                 if index
-                else _first(cell_text(column, row))
+                else _first(value_text(column, row))
                 for index, column in enumerate(columns)
             ),
         )
@@ -144,49 +139,67 @@ bias of the marked text in nats.</p>
 
 
 def contents(record: StudyRecord) -> Markup:
-    """Link every study, with the first thing that was found."""
+    """Link every section, with its first finding."""
     rows = []
-    for study in shown_studies(record):
-        found = findings(record, study)
+    for section in record.shown_sections:
+        found = findings(record, section)
         first = markup("<span>{}</span>", _sentence(found[0])) if found else _PLAIN
-        rows.append(markup('<li><a href="#{}">{}</a>{}</li>', study.name, study.title, first))
+        rows.append(markup('<li><a href="#{}">{}</a>{}</li>', section.name, section.title, first))
     if not rows:
         return _PLAIN
     return markup('<nav aria-label="Studies"><ol>{}</ol></nav>', joined(rows))
 
 
 def study_section(
-    record: StudyRecord, study: Study, pictures: Sequence[tuple[Drawing, bytes, bytes]]
+    record: StudyRecord, section: Section, pictures: Sequence[tuple[Drawing, bytes, bytes]]
 ) -> Markup:
-    """Show a study: what was found, figures, the paper's numbers, tables, answers."""
-    found = " ".join(map(_sentence, findings(record, study)))
-    samples = joined(sample_block(one) for one in record.samples if one.study == study.name)
+    """Show a section: findings, figures, the paper's numbers, tables, answers.
+
+    Args:
+        record: The tables of a run.
+        section: Which section.
+        pictures: Its figures, each drawn for light and for dark pages.
+
+    """
+    found = " ".join(map(_sentence, findings(record, section)))
+    answers = joined(answer_block(one) for one in record.answers if one.study == section.name)
     parts = [
         markup('<p class="finding">{}</p>', found) if found else _PLAIN,
-        *(figure(record, *one) for one in pictures if one[0].study == study.name),
-        beside_paper(record, study),
+        *(figure(record, section, *one) for one in pictures),
+        beside_paper(record, section),
         *(
-            table_block(record.tables[name], f"table-{name}")
-            for name in study.tables
-            if name in record.tables
+            table_block(record.tables[table.name], f"table-{table.name}")
+            for table in section.tables
+            if table.name in record.tables
         ),
-        markup("<details><summary>Answers to be read</summary>{}</details>", samples)
-        if samples
+        markup("<details><summary>Answers to be read</summary>{}</details>", answers)
+        if answers
         else _PLAIN,
     ]
     return markup(
         """<section aria-labelledby="{name}">
 <h2 id="{name}">{title} <small>paper: {place}</small></h2>
 {parts}</section>""",
-        name=study.name,
-        title=study.title,
-        place=study.place,
+        name=section.name,
+        title=section.title,
+        place=section.place,
         parts=joined(parts),
     )
 
 
-def figure(record: StudyRecord, drawing: Drawing, light: bytes, dark: bytes) -> Markup:
-    """Show a figure in the reader's colours, with words for who does not see it."""
+def figure(
+    record: StudyRecord, section: Section, drawing: Drawing, light: bytes, dark: bytes
+) -> Markup:
+    """Show a figure in the colours of the reader's page, with words for readers who cannot see it.
+
+    Args:
+        record: The tables of a run.
+        section: The section that shows it.
+        drawing: The figure.
+        light: Its picture for light pages, a PNG.
+        dark: Its picture for dark pages, a PNG.
+
+    """
     sources = ["data:image/png;base64," + base64.b64encode(one).decode() for one in (light, dark)]
     return markup(
         """<div class="figure" role="region" tabindex="0" aria-label="Figure: {}">
@@ -195,18 +208,18 @@ def figure(record: StudyRecord, drawing: Drawing, light: bytes, dark: bytes) -> 
         drawing.name,
         sources[1],
         sources[0],
-        described(record, drawing),
+        described(record, section, drawing),
     )
 
 
-def _found_beside(record: StudyRecord, name: str, key: Mapping[str, Cell]) -> Row | None:
+def _found_beside(rows: Sequence[TableRow], key: Mapping[str, Value]) -> TableRow | None:
     return next(
         (
             row
-            for row in record.rows(name)
+            for row in rows
             if all(
-                text(row, column) == cell if isinstance(cell, str) else number(row, column) == cell
-                for column, cell in key.items()
+                text(row, name) == value if isinstance(value, str) else number(row, name) == value
+                for name, value in key.items()
             )
         ),
         None,
@@ -214,57 +227,43 @@ def _found_beside(record: StudyRecord, name: str, key: Mapping[str, Cell]) -> Ro
 
 
 def _by_delta(key: paper.Key) -> tuple[bool, float]:
-    """Sort Δ upwards before wordings; what has no Δ keeps its order."""
-    cells = dict(key)
-    return cells.get("style", "plain") != "plain", float(cells.get("delta", 0.0))
+    """Sort by Δ, then baselines; rows without Δ keep their order."""
+    values = dict(key)
+    return values.get("style", "plain") != "plain", float(values.get("delta", 0.0))
 
 
-def _quantity(key: Mapping[str, Cell], column: str) -> str:
-    """Name what is compared."""
-    parts = [head_of(column)]
-    if "task" in key:
-        parts.append(task_name(str(key["task"])))
-    if "predictor" in key:
-        parts.append(predictor_name(str(key["predictor"])))
-    if key.get("style", "plain") != "plain":
-        parts.append({"upper": "upper case", "important": "“Important:”"}[str(key["style"])])
+def _quantity(table: ShownTable, key: Mapping[str, Value], name: str) -> str:
+    """Name what is compared: the head of its column, and what names its row."""
+    parts = [table.column(name).title]
+    parts += [
+        table.column(column).word(str(value))
+        for column, value in key.items()
+        if column not in ("style", "delta")
+    ]
+    style = str(key.get("style", "plain"))
+    if style != "plain":
+        parts.append(table.column("style").word(style))
     elif "delta" in key:
         parts.append(f"Δ = {short(float(str(key['delta'])))}")
     return ", ".join(parts)
 
 
-def beside_paper(record: StudyRecord, study: Study) -> Markup:
-    """Show what the paper prints for the same model beside what this run found."""
+def beside_paper(record: StudyRecord, section: Section) -> Markup:
+    """Show the paper's numbers for the same model beside those of this run, and its claims."""
     model = paper.model_of(record.model) if record.world == "documents" else None
     rows: dict[tuple[str, paper.Key, str], dict[str, paper.Printed]] = {}
     said = []
-    for name in study.tables:
-        if name not in record.tables:
-            continue
-        for one in paper.printed(model, name):
-            rows.setdefault((name, one.row, one.column), {})[one.source] = one
-        said += paper.claims(model, name)
-    lines = []
-    for (name, key, column), sources in sorted(rows.items(), key=lambda one: _by_delta(one[0][1])):
-        row = _found_beside(record, name, dict(key))
-        here = cell_text(Column("", (column,), False), row) if row else "–"
-        cells = [here]
-        if row and row.get(f"{column}_low") is not None:
-            cells[0] += f" ({fixed(number(row, f'{column}_low') or 0.0, 3)} to "
-            cells[0] += f"{fixed(number(row, f'{column}_high') or 0.0, 3)})"
-        cells += [
-            fixed(sources[source].value, 3) if source in sources else "–"
-            for source in (paper.PAPER, paper.NOTEBOOKS)
-        ]
-        where = "; ".join(one.place for one in sources.values())
-        lines.append(
-            markup(
-                "<tr>{}{}{}</tr>",
-                _first(_quantity(dict(key), column)),
-                joined(_cell(cell, is_number=True) for cell in cells),
-                _cell(where),
-            )
+    for name in (table.name for table in section.tables if table.name in record.tables):
+        for one in section.printed:
+            if (one.model, one.table) == (model, name):
+                rows.setdefault((name, one.row, one.column), {})[one.source] = one
+        said += [claim for claim in section.claims if (claim.model, claim.table) == (model, name)]
+    lines = [
+        _compared(record.tables[name], key, column, sources)
+        for (name, key, column), sources in sorted(
+            rows.items(), key=lambda one: _by_delta(one[0][1])
         )
+    ]
     claims = joined(
         markup("<li>The paper: {} <small>({})</small></li>", _sentence(claim.text), claim.place)
         for claim in said
@@ -275,27 +274,51 @@ def beside_paper(record: StudyRecord, study: Study) -> Markup:
     heads = [_head("quantity")]
     heads += [_head(head, is_number=True) for head in ("here", "paper", "notebooks")]
     heads.append(_head("printed in"))
-    return listed + _table(f"paper-{study.name}", "Beside the paper", joined(heads), joined(lines))
+    return listed + _table(
+        f"paper-{section.name}", "Beside the paper", joined(heads), joined(lines)
+    )
 
 
-def sample_block(sample: Sample) -> Markup:
-    """Show one answer; nothing that a model wrote is read as markup."""
-    strength = "" if sample.delta is None else f"Δ = {short(sample.delta)}"
+def _compared(
+    table: ShownTable, key: paper.Key, name: str, sources: Mapping[str, paper.Printed]
+) -> Markup:
+    """Show one number of this run beside those that are printed."""
+    column = table.column(name)
+    row = _found_beside(table.rows, dict(key))
+    values = [value_text(ShownColumn("", (column,), is_text=False), row) if row else "–"]
+    if row and row.get(f"{name}_low") is not None:
+        values[0] += f" ({fixed(number(row, f'{name}_low') or 0.0, 3)} to "
+        values[0] += f"{fixed(number(row, f'{name}_high') or 0.0, 3)})"
+    values += [
+        fixed(sources[source].value, 3) if source in sources else "–"
+        for source in (paper.PAPER, paper.NOTEBOOKS)
+    ]
+    return markup(
+        "<tr>{}{}{}</tr>",
+        _first(_quantity(table, dict(key), name)),
+        joined(_cell(value, is_number=True) for value in values),
+        _cell("; ".join(one.place for one in sources.values())),
+    )
+
+
+def answer_block(shown: ShownAnswer) -> Markup:
+    """Show an answer and its prompt; nothing that a model wrote is read as markup."""
+    strength = "" if shown.delta is None else f"Δ = {short(shown.delta)}"
     return markup(
         """<div class="sample"><h3>{}</h3>
 <p class="text" lang="" dir="auto" translate="no">{}</p>
 <details><summary>Its prompt</summary><p class="text" lang="" dir="auto" translate="no">{}</p>
 </details></div>""",
         strength,
-        _lines(sample.answer),
-        _lines(sample.prompt),
+        _lines(shown.answer),
+        _lines(shown.prompt),
     )
 
 
-def other_samples(record: StudyRecord) -> Markup:
-    """Show answers of studies that have no section."""
-    names = {study.name for study in shown_studies(record)}
-    rest = joined(sample_block(one) for one in record.samples if one.study not in names)
+def other_answers(record: StudyRecord) -> Markup:
+    """Show the answers of studies that have no section of their name."""
+    names = {section.name for section in record.shown_sections}
+    rest = joined(answer_block(one) for one in record.answers if one.study not in names)
     if not rest:
         return _PLAIN
     return markup(
@@ -304,7 +327,7 @@ def other_samples(record: StudyRecord) -> Markup:
 
 
 def failures(record: StudyRecord) -> Markup:
-    """List what could not be measured."""
+    """List what failed."""
     if not record.failures:
         return _PLAIN
     rows = joined(
@@ -325,7 +348,7 @@ def failures(record: StudyRecord) -> Markup:
 
 
 def settings(record: StudyRecord) -> Markup:
-    """Show what the run was told."""
+    """Show the settings of the run."""
     if not record.settings:
         return _PLAIN
     rows = joined(

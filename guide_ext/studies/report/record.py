@@ -1,105 +1,50 @@
 # SPDX-License-Identifier: MIT
-"""The tables of a run of the paper's studies, checked and ready to be shown; plain data alone."""
+"""The tables of a run, read from ``tables.json`` and checked."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
+from guide_ext.studies.report.section import Section
+from guide_ext.studies.tables.reading import TableRow, number
+from guide_ext.studies.tables.table import Column, Kind
 from guide_ext.support import plain_data
 
 KIND, FORMAT = "guide_ext study tables", 1
 WORLDS = ("embedded", "documents")
 
-Cell: TypeAlias = str | float | None
-Row: TypeAlias = dict[str, Cell]
-
-
-def _with_interval(*names: str) -> tuple[str, ...]:
-    return tuple(f"{name}{end}" for name in names for end in ("", "_low", "_high"))
-
-
-_CONDITION = ("condition", "style", "delta")
-_LENGTH = ("length_from", "length_to")
-# The tables that are known, with the columns that each must have; it may have more.
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "french": (
-        *_CONDITION, "answers", "documents",
-        *_with_interval("in_french"), "well_formed", *_with_interval("right"),
-    ),
-    "french_by_length": (*_CONDITION, *_LENGTH, "answers", *_with_interval("in_french")),
-    "french_quality": ("delta", "pairs", *_with_interval("win_rate")),
-    "french_quality_density": ("language", "from", "to", "share"),
-    "needle": (*_CONDITION, "answers", "documents", *_with_interval("found")),
-    "needle_grid": ("delta", *_LENGTH, "depth_from", "depth_to", "answers", "found"),
-    "json": (
-        *_CONDITION, "answers", "documents",
-        *_with_interval("jaccard", "authors"), "exact", "right",
-    ),
-    "json_by_length": (*_CONDITION, *_LENGTH, "answers", *_with_interval("jaccard")),
-    "predictor": (
-        "task", "predictor", "cases", "success",
-        *_with_interval("auc", "auc_within", "correlation"),
-    ),
-    "norms": ("layer", "tokens", "p5", "p25", "median", "p75", "p95"),
-    "norms_by_length": ("predictor", "layer", "task", *_LENGTH, "cases", *_with_interval("mean")),
-    "delta_limit": (
-        "delta", "answers", "in_french", "well_formed",
-        *_with_interval("right"), "repeated", "new_tokens",
-    ),
-    "sft": (
-        "method", "tokens", "delta", "answers", "documents",
-        *_with_interval("in_french"), "well_formed", *_with_interval("right"),
-    ),
-}  # fmt: skip
-_TEXTS = frozenset({"condition", "style", "language", "task", "predictor", "method"})
-RATES = frozenset(
-    _with_interval(
-        "in_french", "right", "win_rate", "found", "jaccard", "authors", "auc", "auc_within"
-    )
-) | {"well_formed", "share", "exact", "success", "repeated", "depth_from", "depth_to"}
-CORRELATIONS = frozenset(_with_interval("correlation"))
 _ROUND_OFF = 1e-9
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A number and its 95 % interval, where it has one."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-    @property
-    def has_interval(self) -> bool:
-        """Whether both ends are known."""
-        return self.low is not None and self.high is not None
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table.
+class ShownTable:
+    """A saved table.
 
     Attributes:
-        name: What the run calls it.
-        title: What to call it to readers.
-        columns: Names of the columns.
-        rows: Cells by column.
-        note: A remark to its reader; may be empty.
+        name: Its name in ``tables.json``.
+        title: Its heading.
+        columns: Its columns, in order.
+        rows: Its rows: values by the name of their column.
+        note: A remark below it; may be empty.
 
     """
 
     name: str
     title: str
-    columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    columns: tuple[Column, ...]
+    rows: tuple[TableRow, ...]
     note: str
+
+    def column(self, name: str) -> Column:
+        """Return a column by its name."""
+        return next(column for column in self.columns if column.name == name)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What could not be measured, and why."""
+    """A cell or document that failed, and why."""
 
     study: str
     row: str
@@ -108,8 +53,8 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One answer, to be read."""
+class ShownAnswer:
+    """An answer to be read as an example."""
 
     study: str
     delta: float | None
@@ -123,33 +68,38 @@ class StudyRecord:
 
     Attributes:
         model: Name of the model.
-        world: ``"embedded"`` if the documents are constructed, ``"documents"`` if they were given.
-        settings: What the run was told.
-        tables: Those that have rows, by name.
-        failures: What could not be measured.
-        samples: Answers to be read.
+        world: ``"embedded"`` if the documents are of the embedded world, ``"documents"`` if the
+            user gave them.
+        settings: The settings of the run.
+        tables: The tables that have rows, by name.
+        failures: What failed.
+        answers: Answers to be read as examples.
+        sections: The sections that the report knows; `shown_sections` are those with a table.
 
     """
 
     model: str
     world: str
     settings: dict[str, Any]
-    tables: dict[str, Table]
+    tables: dict[str, ShownTable]
     failures: tuple[Failure, ...]
-    samples: tuple[Sample, ...]
+    answers: tuple[ShownAnswer, ...]
+    sections: tuple[Section, ...]
 
     @classmethod
-    def read(cls, data: Mapping[str, Any]) -> StudyRecord:
-        """Check what ``tables.json`` of a run holds.
+    def read(cls, data: Mapping[str, Any], sections: Sequence[Section]) -> StudyRecord:
+        """Read and check what ``tables.json`` of a run holds.
 
         Args:
-            data: The whole of it.
+            data: The content of the file.
+            sections: The sections that the report knows. Their tables must have their columns;
+                other tables may have any.
 
         Raises:
-            ValueError: If it is something else, or does not fit together; says what was expected.
+            ValueError: If the content is no such file, or inconsistent; says what was expected.
 
         Example:
-            >>> StudyRecord.read({"kind": "guide_ext study tables", "format": 2})
+            >>> StudyRecord.read({"kind": "guide_ext study tables", "format": 2}, ())
             Traceback (most recent call last):
             ...
             ValueError: tables must be of kind 'guide_ext study tables', format 1, got
@@ -178,66 +128,80 @@ class StudyRecord:
             model=plain_data.string(data, "model", "tables"),
             world=world,
             settings=dict(settings),
-            tables=_tables(plain_data.objects(data, "tables", "tables")),
+            tables=_tables(plain_data.objects(data, "tables", "tables"), _Known(sections)),
             failures=tuple(
                 Failure(*(_shown(one.get(name)) for name in ("study", "row", "condition", "error")))
                 for one in plain_data.objects(data, "failures", "tables")
             ),
-            samples=tuple(
-                _sample(one, at)
+            answers=tuple(
+                _answer(one, at)
                 for at, one in enumerate(plain_data.objects(data, "samples", "tables"))
             ),
+            sections=tuple(sections),
         )
 
-    def rows(self, name: str) -> tuple[Row, ...]:
+    @property
+    def shown_sections(self) -> list[Section]:
+        """The sections of which the run has a table."""
+        return [
+            section
+            for section in self.sections
+            if any(table.name in self.tables for table in section.tables)
+        ]
+
+    @property
+    def other_tables(self) -> list[ShownTable]:
+        """The tables that no section knows."""
+        known = {table.name for section in self.sections for table in section.tables}
+        return [table for name, table in self.tables.items() if name not in known]
+
+    def rows(self, name: str) -> tuple[TableRow, ...]:
         """Return the rows of a table; none if the run has no such table."""
         return self.tables[name].rows if name in self.tables else ()
 
-
-def number(row: Row, column: str) -> float | None:
-    """Return a number, or None where it is missing."""
-    value = row.get(column)
-    return None if value is None or isinstance(value, str) else float(value)
+    def word(self, table: str, column: str, value: str) -> str:
+        """Return what reports write for a value of a table that the run has."""
+        return self.tables[table].column(column).word(value)
 
 
-def text(row: Row, column: str) -> str:
-    """Return a text, or the empty one where it is missing."""
-    value = row.get(column)
-    return value if isinstance(value, str) else ""
+class _Known:
+    """The columns that are known: of each table, and by their name alone."""
 
+    def __init__(self, sections: Sequence[Section]) -> None:
+        self.tables = {table.name: table for section in sections for table in section.tables}
+        self._columns = {
+            column.name: column for table in self.tables.values() for column in table.columns
+        }
 
-def estimate(row: Row, column: str) -> Estimate | None:
-    """Return a number with its interval, or None where it is missing.
+    def required(self, table: str) -> dict[str, Column]:
+        """Return the columns that a table must have, by name; it may have more."""
+        found = self.tables.get(table)
+        return {} if found is None else {column.name: column for column in found.columns}
 
-    Example:
-        >>> estimate({"found": 0.5, "found_low": 0.4, "found_high": 0.6}, "found")
-        Estimate(value=0.5, low=0.4, high=0.6)
-
-    """
-    value = number(row, column)
-    if value is None:
-        return None
-    return Estimate(value, number(row, f"{column}_low"), number(row, f"{column}_high"))
+    def columns(self, table: str, names: Sequence[str]) -> tuple[Column, ...]:
+        """Return columns by name; one that no table knows has no more than its name."""
+        own = self.required(table)
+        return tuple(own.get(name) or self._columns.get(name) or Column(name) for name in names)
 
 
 def _shown(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _sample(data: Mapping[str, Any], at: int) -> Sample:
+def _answer(data: Mapping[str, Any], at: int) -> ShownAnswer:
     where = f"sample {at}"
     delta = data.get("delta")
     if delta is not None:
         _check_number(delta, f"delta of the {where}")
     parts = {name: plain_data.string(data, name, where) for name in ("study", "prompt", "answer")}
-    return Sample(delta=None if delta is None else float(delta), **parts)
+    return ShownAnswer(delta=None if delta is None else float(delta), **parts)
 
 
-def _tables(found: Sequence[Mapping[str, Any]]) -> dict[str, Table]:
-    tables: dict[str, Table] = {}
+def _tables(found: Sequence[Mapping[str, Any]], known: _Known) -> dict[str, ShownTable]:
+    tables: dict[str, ShownTable] = {}
     seen = set()
     for data in found:
-        table = _table(data)
+        table = _table(data, known)
         if table.name in seen:
             msg = f"tables must have different names, got two named {table.name!r}"
             raise ValueError(msg)
@@ -247,79 +211,81 @@ def _tables(found: Sequence[Mapping[str, Any]]) -> dict[str, Table]:
     return tables
 
 
-def _table(data: Mapping[str, Any]) -> Table:
+def _table(data: Mapping[str, Any], known: _Known) -> ShownTable:
     name = plain_data.string(data, "name", "table")
     where = f"table {name!r}"
-    columns = data.get("columns")
-    if not plain_data.is_list(columns) or not all(isinstance(column, str) for column in columns):
-        msg = f"columns of the {where} must be a list of texts, got {plain_data.brief(columns)}"
+    names = data.get("columns")
+    if not plain_data.is_list(names) or not all(isinstance(one, str) for one in names):
+        msg = f"columns of the {where} must be a list of texts, got {plain_data.brief(names)}"
         raise ValueError(msg)
-    columns = tuple(columns)
-    if not columns or len(set(columns)) != len(columns):
-        msg = (
-            f"columns of the {where} must be different ones, got {plain_data.brief(list(columns))}"
-        )
+    names = tuple(names)
+    if not names or len(set(names)) != len(names):
+        msg = f"columns of the {where} must be different ones, got {plain_data.brief(list(names))}"
         raise ValueError(msg)
-    missing = [column for column in COLUMNS.get(name, ()) if column not in columns]
+    required = known.required(name)
+    missing = [column for column in required if column not in names]
     if missing:
-        msg = f"{where} must have the columns {', '.join(missing)}, got {', '.join(columns)}"
+        msg = f"{where} must have the columns {', '.join(missing)}, got {', '.join(names)}"
         raise ValueError(msg)
     rows = data.get("rows")
     if not plain_data.is_list(rows):
         msg = f"rows of the {where} must be a list, got {plain_data.brief(rows)}"
         raise ValueError(msg)
-    return Table(
+    return ShownTable(
         name=name,
         title=plain_data.string(data, "title", where),
-        columns=columns,
-        rows=tuple(_row(row, columns, name, at) for at, row in enumerate(rows)),
+        columns=known.columns(name, names),
+        rows=tuple(
+            _row(row, names, required, f"row {at} of the table {name!r}")
+            for at, row in enumerate(rows)
+        ),
         note=data["note"] if isinstance(data.get("note"), str) else "",
     )
 
 
-def _row(cells: Any, columns: tuple[str, ...], name: str, at: int) -> Row:
-    where = f"row {at} of the table {name!r}"
-    if not plain_data.is_list(cells) or len(cells) != len(columns):
-        got = f"{len(cells)} cells" if plain_data.is_list(cells) else plain_data.brief(cells)
-        msg = f"{where} must be a list of {len(columns)} cells, got {got}"
+def _row(
+    values: Any, names: tuple[str, ...], required: Mapping[str, Column], where: str
+) -> TableRow:
+    if not plain_data.is_list(values) or len(values) != len(names):
+        got = f"{len(values)} cells" if plain_data.is_list(values) else plain_data.brief(values)
+        msg = f"{where} must be a list of {len(names)} cells, got {got}"
         raise ValueError(msg)
-    row = dict(zip(columns, cells, strict=True))
-    is_known = name in COLUMNS
-    for column, cell in row.items():
-        if is_known and column in COLUMNS[name]:
-            _check_cell(column, cell, f"{column} in {where}")
-        elif isinstance(cell, int | float) and not isinstance(cell, bool):
-            _check_number(cell, f"{column} in {where}")
-        elif cell is not None and not isinstance(cell, str):
-            row[column] = str(cell)
+    row = dict(zip(names, values, strict=True))
+    for name, value in row.items():
+        if name in required:
+            _check_value(required[name].kind, value, f"{name} in {where}")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            _check_number(value, f"{name} in {where}")
+        elif value is not None and not isinstance(value, str):
+            row[name] = str(value)
     for column in row:
         if column.endswith("_low"):
             _check_order(row, column.removesuffix("_low"), where)
     return row
 
 
-def _check_cell(column: str, cell: Any, where: str) -> None:
-    if column in _TEXTS:
-        if not isinstance(cell, str):
-            msg = f"{where} must be a text, got {plain_data.brief(cell)}"
+def _check_value(kind: Kind, value: Any, where: str) -> None:
+    if kind is Kind.TEXT:
+        if not isinstance(value, str):
+            msg = f"{where} must be a text, got {plain_data.brief(value)}"
             raise ValueError(msg)
         return
-    if cell is None:
+    if value is None:
         return
-    _check_number(cell, where)
-    least = 0.0 if column in RATES else -1.0
-    if column in RATES | CORRELATIONS and not least - _ROUND_OFF <= cell <= 1.0 + _ROUND_OFF:
-        msg = f"{where} must be from {least:g} to 1, got {cell!r}"
+    _check_number(value, where)
+    least = -1.0 if kind is Kind.CORRELATION else 0.0
+    if kind is not Kind.NUMBER and not least - _ROUND_OFF <= value <= 1.0 + _ROUND_OFF:
+        msg = f"{where} must be from {least:g} to 1, got {value!r}"
         raise ValueError(msg)
 
 
-def _check_number(cell: Any, where: str) -> None:
-    if not plain_data.is_number(cell):
-        msg = f"{where} must be a finite number or null, got {plain_data.brief(cell)}"
+def _check_number(value: Any, where: str) -> None:
+    if not plain_data.is_number(value):
+        msg = f"{where} must be a finite number or null, got {plain_data.brief(value)}"
         raise ValueError(msg)
 
 
-def _check_order(row: Row, column: str, where: str) -> None:
+def _check_order(row: TableRow, column: str, where: str) -> None:
     low, high = number(row, f"{column}_low"), number(row, f"{column}_high")
     if low is not None and high is not None and low > high:
         msg = f"{column} in {where} must have an interval from low to high, got {low} to {high}"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What a terminal shows of the paper's studies: what was found, study by study."""
+"""What a terminal shows of a run: the findings, section by section."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -12,31 +12,31 @@ from rich.text import Text
 
 from guide_ext.influence.record import visible
 from guide_ext.report.narrow import Fitting
-from guide_ext.studies.report.findings import STUDIES, findings, shown_studies
+from guide_ext.studies.report.findings import findings
 from guide_ext.studies.report.record import StudyRecord
+from guide_ext.studies.report.section import Section
 
 
-def study_table(tables: Mapping[str, Any]) -> RenderableType:
-    """Show in a few lines what every study found, and what failed.
+def study_table(tables: Mapping[str, Any], sections: Sequence[Section]) -> RenderableType:
+    """Show in a few lines what a run found, and what failed.
 
     Args:
         tables: What ``tables.json`` of a run holds.
+        sections: The sections of the report, in order.
 
     Raises:
-        ValueError: If they are no such tables.
+        ValueError: If the tables are not those of a run.
 
     """
-    record = StudyRecord.read(tables)
+    record = StudyRecord.read(tables, sections)
     table = Table(title=Text(f"studies, {visible(record.model)}"), show_lines=True)
     for column in ("study", "paper", "found"):
         table.add_column(column, overflow="fold")
-    for study in shown_studies(record):
-        sentences = findings(record, study) or ["too few numbers"]
-        table.add_row(study.title, study.place, Text("\n".join(map(visible, sentences))))
-    known = {name for study in STUDIES for name in study.tables}
-    for name, other in record.tables.items():
-        if name not in known:
-            table.add_row(Text(visible(other.title)), "", f"{len(other.rows)} rows")
+    for section in record.shown_sections:
+        sentences = findings(record, section) or ["too few numbers"]
+        table.add_row(section.title, section.place, Text("\n".join(map(visible, sentences))))
+    for other in record.other_tables:
+        table.add_row(Text(visible(other.title)), "", f"{len(other.rows)} rows")
     notes = [Text("The world of the documents is constructed.")] * (record.world == "embedded")
     if record.failures:
         first = record.failures[0]

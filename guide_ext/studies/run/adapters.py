@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The fine-tuned models of the study ``sft``: what they train on, when they are saved, loading."""
+"""The fine-tuned models of a run: their examples, their training, loading them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from guide_ext.embedded import model_path
+from guide_ext.embedded import EMBEDDED, model_path
 from guide_ext.integration.lora import load_adapted
 from guide_ext.marking.spans import escape
+from guide_ext.studies.cells import Row
 from guide_ext.studies.data.documents import read_documents
-from guide_ext.studies.data.prompts import distinct, document_rows
-from guide_ext.studies.plan import EMBEDDED, SFT, RunSettings
-from guide_ext.studies.sft.data import Example, embedded_examples
-from guide_ext.studies.sft.settings import SftSettings
-from guide_ext.studies.sft.train import Step, planned_tokens, train
-from guide_ext.studies.study import STUDIES, Row
+from guide_ext.studies.data.rows import distinct, document_rows
+from guide_ext.studies.plan import RunSettings, training_study
+from guide_ext.studies.training.data import Example, embedded_examples
+from guide_ext.studies.training.settings import SftSettings
+from guide_ext.studies.training.train import Step, planned_tokens, train
 
 FOLDER = "adapters"
 
@@ -25,28 +25,31 @@ class Adapters:
     """The fine-tuned models of a run.
 
     Args:
-        settings: Of the run.
-        path: Its folder.
-        rows: Documents that are evaluated, and so are not trained on.
-        tokenizer: Of the model.
+        settings: Settings of the run. One of its studies fine-tunes.
+        path: Folder of the run.
+        rows: The rows of the run; documents that the study evaluates are not trained on.
+        tokenizer: Tokenizer of the model.
 
     """
 
     def __init__(
         self, settings: RunSettings, path: Path, rows: Sequence[Row], tokenizer: Any
     ) -> None:
-        """Gather the examples."""
         self._settings = settings
         self._folder = path / FOLDER
         self._sft = SftSettings.embedded() if settings.is_embedded else SftSettings.paper()
         self._examples = _examples(settings, rows, tokenizer, self._sft)
 
     def tokens(self) -> list[int]:
-        """Return after how many trained tokens a model is saved."""
+        """Return the numbers of trained tokens after which a model is saved."""
         return planned_tokens(_name(self._settings), self._examples, self._sft)
 
     def train(self, *, device: str | None, on_step: Callable[[Step], None] | None = None) -> None:
-        """Train what is missing.
+        """Train the models that are missing.
+
+        Args:
+            device: Device to train on; None for a GPU if there is one.
+            on_step: Called after every step.
 
         Raises:
             NotImplementedError: If peft is not installed.
@@ -62,7 +65,13 @@ class Adapters:
 def load_adapter(
     settings: RunSettings, path: Path, tokens: int, *, device: str | None
 ) -> tuple[Any, Any]:
-    """Load the model of a run as it was after so many trained tokens, enabled, and its tokenizer.
+    """Load a fine-tuned model of a run, enabled for steering, and its tokenizer.
+
+    Args:
+        settings: Settings of the run.
+        path: Folder of the run.
+        tokens: Number of tokens that it was trained on.
+        device: Device of the model; None for a GPU if there is one.
 
     Raises:
         FileNotFoundError: If it has not been trained.
@@ -79,23 +88,30 @@ def load_adapter(
 def _examples(
     settings: RunSettings, rows: Sequence[Row], tokenizer: Any, sft: SftSettings
 ) -> list[Example]:
+    study = training_study(settings)
+    if study is None:
+        raise ValueError(
+            f"studies must have one that fine-tunes, got {', '.join(settings.studies)}"
+        )
+    task = study.tasks[0]
     if settings.data is None:
-        return embedded_examples(tokenizer=tokenizer)
-    # Of the study alone: what is trained on stays the same when studies of other tasks are added.
-    evaluated = {row.document for row in rows if row.task in STUDIES[SFT].tasks}
+        return embedded_examples(task=task.embedded, tokenizer=tokenizer)
+    # Only documents of this study: the examples stay the same when a run gets more studies.
+    own = {one.name for one in study.tasks}
+    evaluated = {row.document for row in rows if row.task in own}
     found = read_documents(
         settings.data, text_column=settings.text_column, reference_column=settings.reference_column
     )
-    # A text that stands in the data twice is evaluated under the name of the first.
+    # `distinct` keeps the first of equal texts, and so did the evaluation.
     documents = [document for document in distinct(found)[0] if document.id not in evaluated]
     rows, _ = document_rows(
-        "french", documents, len(documents), settings.seed, lengths=settings.lengths,
+        task, documents, len(documents), settings.seed, lengths=settings.lengths,
         tokenizer=tokenizer,
     )  # fmt: skip
     if not rows:
         raise ValueError(
             "data must have texts with references besides those that are evaluated, for the study "
-            f"sft to train on, got none in {settings.data!r}"
+            f"{study.name} to train on, got none in {settings.data!r}"
         )
     return [_example(settings, row, tokenizer) for row in rows]
 

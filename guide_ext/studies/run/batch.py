@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Run one batch of cells, and save each of them."""
+"""Run a batch of cells, and save what each of them found."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ from typing import Any
 
 import torch
 
+from guide_ext.studies.cells import Cell
 from guide_ext.studies.run.engine import Engine, UnusableModelError
 from guide_ext.studies.run.folder import DONE, FAILED, RunFolder
-from guide_ext.studies.study import Cell
 
 
 def run_batch(
     batch: Sequence[Cell], is_missing: Callable[[Cell], bool], folder: RunFolder, engine: Engine
 ) -> int:
-    """Run a batch and save what was missing of it; return how many cells that were.
+    """Run a batch, save the cells that were missing, and return how many they were.
 
-    The whole batch runs, done or not, so that every answer has the neighbours that it would have
-    had in one go. Where the engine refuses it, each cell is tried alone, and where it does not fit
-    into memory, each half; those at fault are recorded as failed.
+    The whole batch runs, done or not: every answer then has the neighbours that it would have had
+    without an interruption. If the engine refuses the batch, each cell is tried alone; if the batch
+    does not fit into memory, each half is. A cell that still fails is saved as failed.
+
+    Args:
+        batch: The cells.
+        is_missing: Tells whether a cell is to be saved.
+        folder: Folder of the run.
+        engine: Runs the cells.
 
     Raises:
         ValueError: If the model cannot be run at all.
@@ -46,7 +52,7 @@ def _results(batch: Sequence[Cell], engine: Engine) -> list[tuple[str, dict[str,
         problem, size = str(error), 1
     except torch.OutOfMemoryError as error:
         problem, size = f"cell must fit into the memory of the device: {error}", len(batch) // 2
-    # Here, where no traceback keeps the tensors of the batch any more.
+    # Only here: inside `except`, the traceback would keep the tensors of the batch alive.
     if len(batch) == 1:
         return [(FAILED, {"error": problem})]
     parts = (batch[start : start + size] for start in range(0, len(batch), size))

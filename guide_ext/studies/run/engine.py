@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What runs a batch of cells: a model of transformers with guide; another engine fits beside it."""
+"""Run cells on a model of transformers. Another engine needs no more than the method `run`."""
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,46 +10,42 @@ from typing import Any, Protocol
 import torch
 
 from guide_ext import integration
-from guide_ext.embedded import model_path
-from guide_ext.influence.forms import FORMS
-from guide_ext.integration.influence.measure import norm_ratios
+from guide_ext.embedded import EMBEDDED, model_path
 from guide_ext.integration.rows import answer_rows
 from guide_ext.marking.spans import MarkedText, Span
-from guide_ext.studies.plan import EMBEDDED, RunSettings
+from guide_ext.marking.tags import DEFAULT_GROUP
+from guide_ext.studies.cells import ANSWER, Cell
+from guide_ext.studies.plan import RunSettings
+from guide_ext.studies.registry import MEASUREMENTS, TASKS
 from guide_ext.studies.run.adapters import load_adapter
-from guide_ext.studies.study import ANSWER, MEASURE, NORMS, RATIO_BINS, Cell
-
-END_TOKENS = {"french": 10, "needle": 5, "json": 5}
-"""Over how many tokens, from the end of the prompt, the authors average."""
-_GROUP = "marked"
 
 Result = dict[str, Any]
 
 
 class UnusableModelError(Exception):
-    """The model cannot be run at all: that is the fault of no cell, and ends a run."""
+    """The model cannot be run at all. No cell is at fault, and the run ends."""
 
 
 class Engine(Protocol):
-    """Runs cells of one kind, with one decoding and one adapter."""
+    """Runs batches of cells. The cells of a batch share kind, decoding and adapter."""
 
     def run(self, cells: Sequence[Cell]) -> list[Result]:
-        """Return what each cell found, in order.
+        """Run a batch and return the result of each cell, in order.
 
         Raises:
-            ValueError: If a cell cannot be run; the others are tried without it.
-            UnusableModelError: If none can.
+            ValueError: If a cell cannot be run; each is then tried alone.
+            UnusableModelError: If no cell can be run.
 
         """
 
 
 class TransformersEngine:
-    """A model of transformers, loaded when the first batch comes.
+    """Runs cells on a model of transformers, which it loads for the first batch.
 
     Args:
-        settings: Of the run.
-        path: Folder of the run, where fine-tuned models are.
-        device: Where; None for a GPU if there is one.
+        settings: Settings of the run.
+        path: Folder of the run, which has the fine-tuned models.
+        device: Device of the model; None for a GPU if there is one.
 
     """
 
@@ -62,7 +56,6 @@ class TransformersEngine:
         *,
         device: str | None = None,
     ) -> None:
-        """Keep what is needed to load."""
         self._settings = settings
         self._path = path
         self._device = device
@@ -82,7 +75,8 @@ class TransformersEngine:
             return self._answer(model, tokenizer, cells)
         prompts = [self._prompt(tokenizer, cell, measured=True) for cell in cells]
         inputs = integration.encode(model, tokenizer, prompts, delta=0.0)
-        return {MEASURE: _influences, NORMS: _ratios}[kind](model, inputs, cells)
+        end_tokens = [TASKS[cell.row.task].end_tokens for cell in cells]
+        return MEASUREMENTS[kind].read(model, inputs, end_tokens)
 
     def _answer(self, model: Any, tokenizer: Any, cells: Sequence[Cell]) -> list[Result]:
         decoding = cells[0].decoding
@@ -121,7 +115,7 @@ class TransformersEngine:
 
 
 def load_model(settings: RunSettings, device: str | None = None) -> tuple[Any, Any]:
-    """Load the model of a run, enabled, and its tokenizer."""
+    """Load the model of a run, enabled for steering, and its tokenizer."""
     if settings.model == EMBEDDED:
         dtype = "float32" if settings.dtype == "auto" else settings.dtype
         return integration.load(str(model_path()), dtype=dtype, device=device or "cpu")
@@ -129,23 +123,27 @@ def load_model(settings: RunSettings, device: str | None = None) -> tuple[Any, A
 
 
 def load_tokenizer(settings: RunSettings) -> Any:
-    """Load the tokenizer of a run alone."""
+    """Load the tokenizer of a run without its model."""
     return integration.load_tokenizer(
         str(model_path()) if settings.model == EMBEDDED else settings.model
     )
 
 
 def model_folder(settings: RunSettings) -> Path | None:
-    """Return the folder of the model of a run; None if it is a name of the hub."""
+    """Return the folder of the model of a run; None if the model is named by a hub id."""
     path = model_path() if settings.model == EMBEDDED else Path(settings.model)
     return path if path.is_dir() else None
 
 
 def marked_prompt(cell: Cell, *, measured: bool = False) -> MarkedText:
-    """Write the prompt of a cell with its part marked for its Δ, or for measuring.
+    """Return the prompt of a cell, marked with its Δ, or as the group whose Influence is measured.
+
+    Args:
+        cell: The cell.
+        measured: Whether to mark a group instead of Δ.
 
     Example:
-        >>> from guide_ext.studies.study import Condition, Row
+        >>> from guide_ext.studies.cells import Condition, Row
         >>> row = Row("a", "french", "", "Summarize in French", " <!-> is a tag.", 3, (0, 500))
         >>> marked_prompt(Cell(ANSWER, row, Condition(delta=2.0)))
         MarkedText(text='Summarize in French <!-> is a tag.',
@@ -156,37 +154,8 @@ def marked_prompt(cell: Cell, *, measured: bool = False) -> MarkedText:
     marked = cell.condition.style.apply(row.marked)
     start, end = len(row.before), len(row.before) + len(marked)
     span = (
-        Span(start, end, group=_GROUP) if measured else Span(start, end, delta=cell.condition.delta)
+        Span(start, end, group=DEFAULT_GROUP)
+        if measured
+        else Span(start, end, delta=cell.condition.delta)
     )
     return MarkedText(f"{row.before}{marked}{row.after}", (span,))
-
-
-def _influences(model: Any, inputs: Any, cells: Sequence[Cell]) -> list[Result]:
-    """Measure every form at the end of the prompt, for every level."""
-    results: list[Result] = [{"levels": {}} for _ in cells]
-    for form in FORMS:
-        measured = integration.influence(model, inputs, form=form)
-        for result, cell, values in zip(results, cells, measured.values[:, :, 0], strict=True):
-            end = values[:, -END_TOKENS[cell.row.task] :].mean(1)
-            result["levels"][form] = [_rounded(value) for value in end.tolist()]
-    return results
-
-
-def _ratios(model: Any, inputs: Any, cells: Sequence[Cell]) -> list[Result]:
-    """Count the ratios of norms of every layer in bins of their logarithm."""
-    found = norm_ratios(model, inputs).log10()
-    results: list[Result] = []
-    for row in found:
-        bins = torch.floor(row * RATIO_BINS)
-        layers = []
-        for layer in bins:
-            counts = Counter(int(value) for value in layer[layer.isfinite()].tolist())
-            layers.append({str(value): count for value, count in sorted(counts.items())})
-        results.append({"ratio_bins": layers})
-    return results
-
-
-def _rounded(value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError(f"Influence must be finite, got {value}: the model computes no numbers")
-    return round(value, 7)

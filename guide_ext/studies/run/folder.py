@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""The folder of a run: manifest, documents, one shard for every cell, tables.
+"""The folder of a run: its manifest, documents, cells and tables.
 
 ``manifest.json``
     Settings, hashes of model and texts, and for every start versions and machine.
 ``rows.json``
-    The documents, as they were when the run began, and those that were none.
+    The documents, as they were when the run began, and what was left out of the data.
 ``cells/ab/<key>.json``
-    One shard per cell: ``status`` is ``"done"`` or ``"failed"``, with ``error``.
+    One shard for each cell: ``status`` is ``"done"``, or ``"failed"`` with an ``error``.
 ``tables.json``, ``tables.md``
-    What they say together.
+    The tables that the cells give.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from guide_ext.machine.facts import machine_facts
+from guide_ext.studies.cells import Cell, Row
 from guide_ext.studies.data.documents import BadDocument
 from guide_ext.studies.plan import RunSettings
+from guide_ext.studies.registry import STUDIES
 from guide_ext.studies.run.engine import model_folder
 from guide_ext.studies.run.shards import (
     CorruptShardError,
@@ -36,7 +38,6 @@ from guide_ext.studies.run.shards import (
     write_shard,
     write_text,
 )
-from guide_ext.studies.study import STUDIES, Cell, Row
 from guide_ext.support.files import is_scratch, json_text
 from guide_ext.support.version import VERSION
 
@@ -45,24 +46,24 @@ _LOCK = ".lock"
 DONE, FAILED = "done", "failed"
 _KIND, _FORMAT = "guide_ext study run", 1
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scipy", "py3langid", "peft")
-# Of larger files the size and both ends are hashed: reading 15 GB at every start helps nobody.
+# Of larger files only the size and both ends are hashed: a start should not read 15 GB.
 _HASHED_WHOLE = 64 << 20
 _HASHED_PART = 1 << 20
-# A run may be started again with more studies, and grows.
+# A run may be started again with more studies.
 _MAY_GROW = ("studies",)
-# What only the tables depend on.
+# Only the tables depend on these.
 _MAY_CHANGE = ("bertscore", "bertscore_layer")
 
 
 @dataclass
 class Documents:
-    """What a run is about.
+    """The documents of a run.
 
     Attributes:
-        rows: The documents.
-        bad: Rows of the data that were none.
-        tasks: Whose documents they are.
-        adapters: Tokens after which the study ``sft`` saves a model.
+        rows: The rows, of all tasks.
+        bad: What was left out of the data.
+        tasks: Names of the tasks that have rows.
+        adapters: Numbers of trained tokens after which a fine-tuned model is saved.
 
     """
 
@@ -79,24 +80,24 @@ class RunFolder:
         path: Its folder.
 
     Attributes:
-        set_aside: Corrupt files that were renamed because their work is done again.
+        set_aside: Damaged files that were renamed; their work is done again.
 
     """
 
     def __init__(self, path: Path) -> None:
-        """Keep the path; nothing is read or written."""
         self.path = path
         self.set_aside: list[Path] = []
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Make the folder, and keep other processes from running there at the same time.
+        """Make the folder, and keep other processes from running in it at the same time.
 
-        Two would do the same work twice, and one would forget the studies of the other. The system
-        lets go of the lock when the process ends, however it does.
+        Two processes would do the same work twice, and one would lose the studies of the other.
+        The system releases the lock when the process ends, even if it is killed.
 
         Raises:
-            ValueError: If it cannot be a folder, holds something else, or another process runs.
+            ValueError: If the path cannot be a folder, the folder holds something else, or another
+                process runs in it.
 
         """
         try:
@@ -122,16 +123,16 @@ class RunFolder:
             yield
 
     def agreed(self, settings: RunSettings) -> RunSettings:
-        """Tell what a run here would be: a new one, or one of the same settings that goes on.
+        """Return the settings that a run in this folder would have; write nothing.
 
-        Nothing is written. A run is bound to its settings once it has documents: a first start
-        that failed before, over a wrong column, say, binds nothing.
+        Once it has documents, a run is bound to its settings. A first start that failed before
+        that, for example because of a wrong column, binds nothing.
 
         Args:
-            settings: What is wanted now.
+            settings: The settings that are wanted now.
 
         Returns:
-            The settings of the run: those given, with all studies that were ever asked for.
+            The same, with the studies of all starts.
 
         Raises:
             ValueError: If the folder holds a run with other settings, weights or texts.
@@ -146,7 +147,11 @@ class RunFolder:
         return settings
 
     def begin(self, settings: RunSettings) -> None:
-        """Write down that the run starts, or goes on, as `agreed`.
+        """Write the manifest with one more start.
+
+        Args:
+            settings: What `agreed` returned.
+
 
         Raises:
             OSError: If the folder cannot be written.
@@ -200,7 +205,7 @@ class RunFolder:
         return RunSettings.from_json(self.manifest()["settings"])
 
     def save_documents(self, documents: Documents) -> None:
-        """Keep the documents of the run."""
+        """Write the documents."""
         write_shard(self.path / ROWS, asdict(documents))
 
     def documents(self) -> Documents:
@@ -227,8 +232,8 @@ class RunFolder:
         """Read the shard of a cell; None if there is none.
 
         Args:
-            cell: Which.
-            repair: Rename a damaged shard, so that the cell runs again, instead of raising.
+            cell: The cell.
+            repair: Rename a damaged shard instead of raising, so that the cell runs again.
 
         Raises:
             CorruptShardError: If it is damaged.
@@ -256,7 +261,7 @@ class RunFolder:
                 f"model must have the weights that the run in {self.path} began with, got "
                 "others; use another --out"
             )
-        # A file that is gone changes nothing: the documents of the run are in its folder.
+        # If the file is gone, the run goes on: its documents are in its folder.
         before, now = manifest.get("data"), data_hash(settings)
         if None not in (before, now) and before != now:
             raise ValueError(
@@ -277,7 +282,7 @@ class RunFolder:
 
 
 def _lock(descriptor: int) -> None:
-    """Lock a file for this process, until it ends; a system without such locks has none here."""
+    """Lock a file until this process ends; do nothing on a system without such locks."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -290,7 +295,7 @@ def _lock(descriptor: int) -> None:
 
 
 def model_hash(settings: RunSettings) -> str:
-    """Hash the files of the model; of a name of the hub the name, whose files may change."""
+    """Hash the files of the model; of a hub id, only the name."""
     folder = model_folder(settings)
     if folder is None:
         return hashlib.sha256(settings.model.encode()).hexdigest()
@@ -302,7 +307,7 @@ def model_hash(settings: RunSettings) -> str:
 
 
 def data_hash(settings: RunSettings) -> str | None:
-    """Hash the file of texts; None if there is none, here or at all."""
+    """Hash the file of texts; None if the texts are no file, or the file is gone."""
     path = Path(settings.data or "")
     if not path.is_file():
         return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How far a run is: its cells in their batches, and which of them are missing."""
+"""The progress of a run: its cells in batches, and which of them are missing."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from guide_ext.studies.cells import Cell
 from guide_ext.studies.plan import RunSettings, all_cells, batches_of
 from guide_ext.studies.run.folder import DONE, FAILED, ROWS, Documents, RunFolder
-from guide_ext.studies.study import Cell
 
 
 @dataclass(frozen=True)
 class Count:
-    """How far a study, or a run, is."""
+    """The progress of a study or a run, in cells."""
 
     done: int
     failed: int
@@ -22,7 +22,7 @@ class Count:
 
     @property
     def missing(self) -> int:
-        """Cells that are still to do."""
+        """Number of cells that are still to do."""
         return self.total - self.done - self.failed
 
 
@@ -30,11 +30,11 @@ class Plan:
     """The cells of a run in their batches, and which of them are missing.
 
     Args:
-        folder: Of the run.
-        settings: Of the run.
-        documents: Of the run.
+        folder: Folder of the run.
+        settings: Settings of the run.
+        documents: Documents of the run.
         retry_failed: Whether failed cells count as missing.
-        repair: Whether damaged shards are put aside, or an error.
+        repair: Whether to rename damaged shards; else they are an error.
 
     """
 
@@ -47,7 +47,6 @@ class Plan:
         retry_failed: bool = False,
         repair: bool = True,
     ) -> None:
-        """Look at every shard."""
         self.settings = settings
         self.documents = documents
         self.retry_failed = retry_failed
@@ -67,7 +66,7 @@ class Plan:
         return cell.key not in self.records or cell.key in self._retried
 
     def missing_batches(self) -> list[int]:
-        """Return the numbers of the batches in which something is missing."""
+        """Return the numbers of the batches with missing cells."""
         return [
             number
             for number, batch in enumerate(self.batches)
@@ -75,17 +74,17 @@ class Plan:
         ]
 
     def count(self, cells: Iterable[Cell] | None = None) -> Count:
-        """Count cells; all of the run by default."""
+        """Count the cells of a study; without cells, those of the run."""
         keys = {cell.key for cell in cells} if cells is not None else set(self.cells)
         statuses = [self.records[key]["status"] for key in keys if key in self.records]
         return Count(statuses.count(DONE), statuses.count(FAILED), len(keys))
 
 
 def read_plan(path: Path, *, retry_failed: bool = False) -> Plan:
-    """Read a run as it is; nothing is run, and nothing repaired.
+    """Read a run as it is, and repair nothing.
 
     Args:
-        path: Its folder.
+        path: Folder of the run.
         retry_failed: Whether failed cells count as missing.
 
     Raises:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The same batches on Ray Data: each worker has a model, and writes its shards itself.
+"""Run batches on Ray Data. Each worker has a model, and writes its shards itself.
 
-What is done does not pass through Ray, so that a run that is killed keeps it: the shards are those
-of a run without Ray, and either goes on with what the other began. All machines must see the folder
-of the run.
+Results do not pass through Ray, so a run that is killed keeps them. The shards are those of a run
+without Ray: each can go on with what the other began. All machines must see the folder of the run.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from guide_ext.support.extras import require
 def run_on_ray(
     plan: Plan, numbers: Sequence[int], path: Path, *, workers: int, device: str | None
 ) -> Iterator[int]:
-    """Run batches on Ray, and yield how many cells each of them finished.
+    """Run batches on Ray, and yield how many cells each batch finished.
 
     Args:
-        plan: Of the run.
-        numbers: Of the batches to do.
+        plan: Plan of the run.
+        numbers: Numbers of the batches to do.
         path: Folder of the run; the same on every machine.
-        workers: How many run at once, each with a model of its own.
-        device: Where the models run; None for a GPU for each if Ray has any.
+        workers: Number of workers that run at once, each with a model of its own.
+        device: Device of the models; None for one GPU each, if Ray has any.
 
     Raises:
         ValueError: If the number of workers is not positive, or a worker cannot use the model or
@@ -84,8 +83,8 @@ class BatchWorker:
 
     Args:
         path: Folder of the run.
-        device: Where the model runs.
-        threads: Of each worker, as without Ray: another number may change the last bits.
+        device: Device of the model.
+        threads: Number of threads, as without Ray: another number may change the last bits.
         retry_failed: Whether failed cells are tried again.
 
     """
@@ -93,7 +92,7 @@ class BatchWorker:
     def __init__(
         self, path: str, device: str | None, threads: int, retry_failed: bool = False
     ) -> None:
-        """Keep them: an error that is raised here would reach the user as a traceback of Ray."""
+        # Nothing is loaded yet: an error raised here would reach the user as a traceback of Ray.
         torch.set_num_threads(threads)
         self._path, self._device, self._retry_failed = Path(path), device, retry_failed
 
@@ -106,7 +105,7 @@ class BatchWorker:
         return TransformersEngine(self._plan.settings, self._path, device=self._device)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        """Run the batches of one call, and return how many cells they finished, or why none."""
+        """Run batches by number; return how many cells each finished, or its error."""
         found: dict[str, list[Any]] = {"cells": [], "error": [], "is_of_system": []}
         for number in batch["batch"]:
             saved, error = 0, None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Run what is missing of a run, here or on Ray, and make its tables."""
+"""Do what is missing of a run, here or on Ray, and make its tables."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from guide_ext.studies.plan import RunSettings, tasks_of
+from guide_ext.studies.registry import studies_named
 from guide_ext.studies.run.adapters import Adapters
 from guide_ext.studies.run.batch import run_batch
 from guide_ext.studies.run.engine import (
@@ -20,14 +21,15 @@ from guide_ext.studies.run.preparation import documents_of_run
 from guide_ext.studies.run.progress import Plan
 from guide_ext.studies.run.ray_runner import run_on_ray
 from guide_ext.studies.run.write_tables import TABLES, write_tables
-from guide_ext.studies.sft.train import Step
-from guide_ext.support.extras import require_all
+from guide_ext.studies.tables.metrics import BERT_SCORE
+from guide_ext.studies.training.train import Step
+from guide_ext.support.extras import Package
 
 _NOTED = 10  # rows of the data that are left out
 
 
 OnProgress = Callable[[int, int], None]
-"""Called with the cells that are done and the number of all."""
+"""Called with the number of cells that are done and the number of all cells."""
 
 
 def run_studies(
@@ -44,16 +46,16 @@ def run_studies(
 ) -> dict[str, Any]:
     """Do what is missing of a run, and write its tables.
 
-    It may be killed at any moment: every cell is saved as soon as its batch is done, and the next
-    call does what is missing. Results depend neither on interruptions nor on where cells ran.
+    It may be killed at any moment: a cell is saved as soon as its batch is done, and the next call
+    does what is missing. Interruptions do not change the results.
 
     Args:
-        settings: What the run is.
-        path: Its folder.
-        device: Where the model runs; None for a GPU if there is one.
-        retry_failed: Try cells again that failed.
-        ray_workers: Run on Ray with so many workers, each with a model of its own.
-        engine: Another engine than transformers with guide.
+        settings: Settings of the run.
+        path: Folder of the run.
+        device: Device of the model; None for a GPU if there is one.
+        retry_failed: Whether failed cells are tried again.
+        ray_workers: Number of workers on Ray, each with a model of its own; None to run here.
+        engine: Runs the cells in place of a model of transformers.
         on_progress: Called after every batch.
         on_training: Called after every step of fine-tuning.
         on_note: Called with remarks for the user.
@@ -69,8 +71,8 @@ def run_studies(
     """
     if ray_workers is not None and engine is not None:
         raise ValueError("engine must be left out with ray_workers, whose workers load the model")
-    bertscore = ["bertscore"] if settings.bertscore is not None else []
-    require_all([*tasks_of(settings), *settings.studies, *bertscore])
+    for package in _needed(settings):
+        package.load()  # before the work, which would be lost
     folder = RunFolder(path)
     with folder.held():
         plan = _begun(folder, settings, retry_failed, on_note or (lambda text: None))
@@ -86,7 +88,7 @@ def run_studies(
                 return _run_here(plan, numbers, folder, chosen)
             return run_on_ray(plan, numbers, path, workers=ray_workers, device=device)
 
-        # Training comes last: a model that cannot be trained loses nothing else.
+        # Training comes last: if it fails, everything else is done.
         for is_trained in (False, True):
             part = [n for n in numbers if (plan.batches[n][0].adapter is not None) == is_trained]
             if is_trained and part:
@@ -100,10 +102,17 @@ def run_studies(
         return write_tables(path)
 
 
+def _needed(settings: RunSettings) -> list[Package]:
+    """Return the optional packages that a run needs."""
+    tasks = [package for task in tasks_of(settings) for package in task.needs]
+    studies = [package for one in studies_named(settings.studies) for package in one.needs]
+    return [*tasks, *studies, *([BERT_SCORE] if settings.bertscore is not None else [])]
+
+
 def _begun(
     folder: RunFolder, settings: RunSettings, retry_failed: bool, note: Callable[[str], None]
 ) -> Plan:
-    """Write down that a run starts or goes on, and plan it."""
+    """Begin a run or go on with it: write its manifest and documents, and plan it."""
     settings = folder.agreed(settings)
     documents, is_new = documents_of_run(folder, settings, load_tokenizer(settings), note)
     folder.begin(settings)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Small files of plain data that are either whole or not there.
 
-A shard is written beside its place and then renamed, so that killing the process leaves the old
-file or the new one. It carries the hash of its content: what a crash of the machine, a full disk or
-an editor left half is noticed and never counted.
+A shard is written beside its place and then renamed: a process that is killed leaves the old file
+or the new one. It carries a hash of its content, so damage by a crash, a full disk or an editor is
+noticed, and the file is not used.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def write_shard(path: Path, record: dict[str, Any]) -> None:
     """Write a record to a file, whole or not at all.
 
     Args:
-        path: Where; its folder is made if need be.
+        path: The file; its folder is made if there is none.
         record: Plain data.
 
     Raises:
-        OSError: If it cannot be written; the message says that what was saved before is safe.
+        OSError: If the file cannot be written; the message says that earlier files are safe.
 
     """
     content = _canonical(record)
@@ -70,7 +70,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all.
 
     Raises:
-        OSError: If it cannot be written; the message says that what was saved before is safe.
+        OSError: If the file cannot be written; the message says that earlier files are safe.
 
     """
     try:
@@ -88,7 +88,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a corrupt file so that its place is free, and return where it is now."""
+    """Rename a damaged file, and return its new path."""
     aside = path.with_name(f"{path.name}.corrupt")
     os.replace(path, aside)
     return aside

@@ -1,41 +1,33 @@
 # SPDX-License-Identifier: MIT
-"""The tables of a run, finished or not, as data and as text."""
+"""Make the tables of a run, finished or not, and save them as data and as text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from guide_ext.studies.plan import RunSettings
+from guide_ext.studies.registry import studies_named
 from guide_ext.studies.run.folder import DONE, FAILED
 from guide_ext.studies.run.progress import Plan, read_plan
 from guide_ext.studies.run.shards import write_text
-from guide_ext.studies.study import studies_named
-from guide_ext.studies.tables import measured, tables
+from guide_ext.studies.study import Study
+from guide_ext.studies.tables.metrics import Encoder
+from guide_ext.studies.tables.results import Results, Scores, answers_to_read
 from guide_ext.support.files import json_text
 
 TABLES, TABLES_TEXT = "tables.json", "tables.md"
 
 
-_TABLES_OF = {
-    "french": (tables.french, measured.french_quality),
-    "needle": (tables.needle,),
-    "json": (tables.json_template,),
-    "predictor": (measured.predictor,),
-    "norms": (measured.norms,),
-    "delta_limit": (tables.delta_limit,),
-    "sft": (measured.sft,),
-}
-
-
 def write_tables(path: Path) -> dict[str, Any]:
-    """Make the tables of a run from its shards, and save them beside.
+    """Make the tables of a run from its shards, and save them in its folder.
 
     Args:
         path: Folder of the run, finished or not.
 
     Returns:
-        What ``tables.json`` holds.
+        The content of ``tables.json``.
 
     Raises:
         ValueError: If the folder holds no run, or a shard is damaged.
@@ -44,13 +36,12 @@ def write_tables(path: Path) -> dict[str, Any]:
     """
     plan = read_plan(path)
     settings = plan.settings
-    done = {key: record for key, record in plan.records.items() if record["status"] == DONE}
-    results = tables.Results(settings, plan.by_study, done)
-    made = []
-    for study in studies_named(settings.studies):
-        if results.cells(study):
-            for make in _TABLES_OF[study.name]:
-                made += make(results)
+    made, answers = [], []
+    for study, results in _results(plan):
+        if results.cells:
+            found = [table.made(results) for table in study.tables]
+            made += [table for table in found if table is not None]
+        answers += answers_to_read(results, study.name, study.answers_to_read)
     result = {
         "kind": "guide_ext study tables",
         "format": 1,
@@ -60,7 +51,7 @@ def write_tables(path: Path) -> dict[str, Any]:
         "progress": {name: vars(plan.count(cells)) for name, cells in plan.by_study.items()},
         "failures": _failures(plan),
         "tables": made,
-        "samples": tables.samples(results) if "delta_limit" in plan.by_study else [],
+        "samples": answers,
     }
     text = json_text(result, indent=1)
     write_text(path / TABLES, text + "\n")
@@ -68,8 +59,34 @@ def write_tables(path: Path) -> dict[str, Any]:
     return result
 
 
+def _results(plan: Plan) -> Iterator[tuple[Study, Results]]:
+    """Yield every study of a run with its results."""
+    settings = plan.settings
+    done = {key: record for key, record in plan.records.items() if record["status"] == DONE}
+    encoder = _encoder(settings)
+    scores: Scores = {}  # studies that share cells share judgements
+    for study in studies_named(settings.studies):
+        yield (
+            study,
+            Results(
+                plan.by_study[study.name],
+                done,
+                study.tasks,
+                is_embedded=settings.is_embedded,
+                encoder=encoder,
+                scores=scores,
+            ),
+        )
+
+
+def _encoder(settings: RunSettings) -> Encoder | None:
+    if settings.bertscore is None:
+        return None
+    return Encoder(settings.bertscore, settings.bertscore_layer)
+
+
 def _failures(plan: Plan) -> list[dict[str, str]]:
-    """List what failed, in the order of the plan."""
+    """List the failed cells in the order of the plan, then what was left out of the data."""
     found = []
     for study, cells in plan.by_study.items():
         for cell in cells:

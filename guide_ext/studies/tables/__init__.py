@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""From results to tables: judges, statistics, columns."""
+"""From the results of cells to tables: judging, statistics, columns."""

@@ -1,78 +1,82 @@
 # SPDX-License-Identifier: MIT
-"""What is right about an answer: languages, needles, JSON templates, repetition, BERTScore."""
+"""Judge answers: what every task asks of them, their language, BERTScore."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from guide_ext.embedded import evaluate, world
-from guide_ext.studies.data.prompts import JSON_FIELDS, NEEDLE_FOUND
-from guide_ext.studies.study import Row
-from guide_ext.support.extras import require
+from guide_ext.embedded import evaluate
+from guide_ext.studies.cells import Row
+from guide_ext.studies.data.task import Task
+from guide_ext.support.extras import Package
 
-_CASES = {
-    "french": evaluate.Task.FRENCH,
-    "needle": evaluate.Task.NEEDLE,
-    "json": evaluate.Task.JSON,
-}
-# An answer that is to count as text has at least so many words, and repeats at most this share of
-# its three-word sequences.
+LANGUAGES = Package("py3langid", "to tell languages")
+BERT_SCORE = Package("bert_score", "to compare summaries with references")
+# A well-formed text has at least so many words, and repeats at most this share of its three-word
+# sequences.
 _FEWEST_WORDS = 3
 _MOST_REPEATED = 0.5
 
-SUCCESS = {"french": "in_french", "needle": "found", "json": "jaccard"}
-"""The paper's score of every task."""
+
+@dataclass(frozen=True)
+class Encoder:
+    """The model that BERTScore compares texts with.
+
+    Attributes:
+        name: A name that bert-score can load, or a folder.
+        layer: The layer whose states are compared; None for the one that bert-score recommends.
+
+    """
+
+    name: str
+    layer: int | None = None
 
 
-def judge(row: Row, text: str, *, is_embedded: bool) -> dict[str, float]:
+def judge(task: Task, row: Row, text: str, *, is_embedded: bool) -> dict[str, float]:
     """Judge one answer.
 
     Args:
-        row: What was asked.
+        task: What was asked.
+        row: About which document.
         text: The answer, without special tokens.
         is_embedded: Whether the row is of the embedded world, where the one right answer is known.
 
     Returns:
-        Scores from 0 to 1: ``in_french`` (the language, by py3langid) or ``found`` or ``jaccard``
-        and ``authors`` and ``exact`` (see `json_scores`); ``well_formed`` (in the embedded world a
-        grammatical answer of some kind, else text that does not repeat itself); ``repeated``; and
-        in the embedded world ``right``: word for word.
+        Scores from 0 to 1. Every answer has ``repeated`` (most three-word sequences stood in it
+        before) and ``well_formed`` (in the embedded world: a grammatical answer of some kind;
+        elsewhere: a text that does not repeat itself). In the embedded world also ``right``: the
+        right answer, word for word. The rest are the task's own.
 
     Raises:
-        NotImplementedError: If py3langid is not installed.
+        NotImplementedError: If a package that the task needs is not installed.
 
     Example:
-        >>> row = Row("a", "json", "", "", "", 3, (0, 500), keys=("hero",))
-        >>> judge(row, '{"hero": "baker"}', is_embedded=True)["jaccard"]
+        >>> from guide_ext.studies.json_template import TASK
+        >>> row = Row("a", TASK.name, "", "", "", 3, (0, 500), keys=("hero",))
+        >>> judge(TASK, row, '{"hero": "baker"}', is_embedded=True)["jaccard"]
         1.0
 
     """
     share = repeated_share(text)
-    scores = {"repeated": float(share > _MOST_REPEATED)}
-    scores["well_formed"] = float(len(text.split()) >= _FEWEST_WORDS and share <= _MOST_REPEATED)
-    if row.task == "french":
-        scores["in_french"] = float(language(text) == "fr")
-    elif row.task == "needle":
-        scores["found"] = float(NEEDLE_FOUND in text.lower())
-    else:
-        fields: dict[str, type] = dict.fromkeys(row.keys, str) if is_embedded else JSON_FIELDS
-        scores |= json_scores(text, fields)
-    if is_embedded:
-        bucket = 0  # no judge looks at it
-        case = evaluate.Case(
-            _CASES[row.task], row.before, row.marked, row.after, row.answer, row.tokens, bucket,
-            row.keys,
-        )  # fmt: skip
-        found = evaluate.judge(case, text)
-        scores |= {"right": float(found.success), "well_formed": float(found.well_formed)}
-        if row.task == "needle":
-            scores["found"] = float(found.success)
-    return scores
+    scores = {
+        "repeated": float(share > _MOST_REPEATED),
+        "well_formed": float(len(text.split()) >= _FEWEST_WORDS and share <= _MOST_REPEATED),
+    }
+    if not is_embedded:
+        return scores | task.judge(row, text, None)
+    bucket = 0  # no judge reads it
+    case = evaluate.Case(
+        task.embedded, row.before, row.marked, row.after, row.answer, row.tokens, bucket, row.keys
+    )
+    found = evaluate.judge(case, text)
+    scores |= {"right": float(found.success), "well_formed": float(found.well_formed)}
+    return scores | task.judge(row, text, found.success)
 
 
 def language(text: str) -> str:
-    """Return the two-letter code of the language that a text most likely is in, or nothing.
+    """Return the two-letter code of the most likely language of a text; empty without letters.
 
     Raises:
         NotImplementedError: If py3langid is not installed.
@@ -87,42 +91,11 @@ def language(text: str) -> str:
     """
     if not re.search(r"[^\W\d_]", text):
         return ""
-    return str(require("py3langid", "to tell languages").classify(text)[0])
-
-
-def json_scores(text: str, fields: dict[str, type]) -> dict[str, float]:
-    """Compare an answer with a template.
-
-    Args:
-        text: The answer; text around the outermost braces is ignored, as the authors do.
-        fields: Keys of the template and types of their values.
-
-    Returns:
-        ``jaccard``: index of the two sets of keys, 0 where the answer is no JSON object;
-        ``authors``: the score of the authors' code, keys of the right type over the larger of the
-        numbers of keys; ``exact``: 1 if the sets are equal and the answer is nothing but JSON.
-
-    Example:
-        >>> json_scores('Here: {"a": "x", "b": 1}', {"a": str, "c": str})
-        {'jaccard': 0.333..., 'authors': 0.5, 'exact': 0.0}
-
-    """
-    bare = text.strip()
-    start, end = bare.find("{"), bare.rfind("}")
-    value = world.parse_object(bare[start : end + 1]) if 0 <= start < end else None
-    if value is None:
-        return {"jaccard": 0.0, "authors": 0.0, "exact": 0.0}
-    common, either = set(value) & set(fields), set(value) | set(fields)
-    typed = sum(isinstance(value[key], fields[key]) for key in common)
-    return {
-        "jaccard": len(common) / len(either) if either else 0.0,
-        "authors": typed / max(len(fields), len(value)),
-        "exact": float(common == either and (start, end + 1) == (0, len(bare))),
-    }
+    return str(LANGUAGES.load().classify(text)[0])
 
 
 def repeated_share(text: str) -> float:
-    """Return the share of three-word sequences that stood in the text before.
+    """Return the share of three-word sequences that repeat an earlier one.
 
     Example:
         >>> repeated_share("19th century, 19th century, 19th century, 19th century,")
@@ -136,34 +109,34 @@ def repeated_share(text: str) -> float:
     return 1 - len(set(triples)) / len(triples) if triples else 0.0
 
 
-def bert_scores(
-    answers: Sequence[str], references: Sequence[str], model: str, *, layer: int | None = None
-) -> list[float]:
+def bert_scores(answers: Sequence[str], references: Sequence[str], encoder: Encoder) -> list[float]:
     """Return BERTScore's F1 of every answer.
 
     Args:
         answers: Texts.
-        references: What each is compared with.
-        model: An encoder that bert-score can load: a name of its list, or a folder with `layer`.
-        layer: Whose states are compared; None for what bert-score recommends for the model.
+        references: The text that each is compared with.
+        encoder: What compares them; a folder needs its layer.
 
     Raises:
         NotImplementedError: If bert-score is not installed.
-        ValueError: If it does not know the model and no layer is given.
+        ValueError: If bert-score has no layer for the encoder and none is given.
 
     Source:
         T. Zhang et al., BERTScore (ICLR 2020), by its authors' package.
 
     """
-    bert_score = require("bert_score", "to compare summaries with references")
+    bert_score = BERT_SCORE.load()
     try:
         scorer = bert_score.BERTScorer(
-            model_type=model, num_layers=layer, batch_size=32, rescale_with_baseline=False
+            model_type=encoder.name,
+            num_layers=encoder.layer,
+            batch_size=32,
+            rescale_with_baseline=False,
         )
     except KeyError:
         raise ValueError(
             f"bertscore layer must be given for a model that bert-score has no layer for, got none "
-            f"for {model!r}"
+            f"for {encoder.name!r}"
         ) from None
     _, _, found = scorer.score(list(answers), list(references))
     return [float(value) for value in found]

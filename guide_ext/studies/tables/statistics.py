@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""Rates, areas and correlations with bootstrap intervals, resampled by document.
+"""Rates, ROC areas and correlations, with bootstrap intervals over documents.
 
-Answers about one document resemble each other, so that documents are drawn, not answers.
+Answers about one document resemble each other. So documents are resampled, not answers.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,14 +23,14 @@ Values = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 Interval = tuple[float | None, float | None, float | None]
-"""A value and the ends of its interval; None where it cannot be told."""
+"""A value and the ends of its interval; None where too few data tell it."""
 
 
 def rate(values: Iterable[tuple[str, float]]) -> Interval:
-    """Return a mean over answers and its interval.
+    """Return the mean of a score over answers, with its interval.
 
     Args:
-        values: Document and score of every answer.
+        values: The document and the score of every answer.
 
     Example:
         >>> rate([("a", 1.0), ("b", 1.0), ("c", 1.0)])
@@ -63,13 +63,13 @@ def rate(values: Iterable[tuple[str, float]]) -> Interval:
 
 @dataclass(frozen=True)
 class Cases:
-    """What might foretell success, and whether there was.
+    """Cases with a predictor of success, and whether there was success.
 
     Attributes:
         documents: Number of the document of every case, from 0.
-        values: The predictor.
-        success: Whether the answer was right.
-        length: Which range of lengths the document belongs to.
+        values: The predictor of every case.
+        success: Whether the answer of every case was right.
+        length: Number of the range of lengths of its document, from 0.
 
     """
 
@@ -78,15 +78,37 @@ class Cases:
     success: Flags
     length: Ints
 
+    @classmethod
+    def of(
+        cls,
+        documents: Sequence[Hashable],
+        values: Sequence[float],
+        success: Sequence[bool],
+        lengths: Sequence[Hashable],
+    ) -> Cases:
+        """Make cases of lists; documents and lengths are numbered in order of appearance.
+
+        Example:
+            >>> Cases.of(["b", "a", "b"], [1.0, 2.0, 3.0], [True, False, True], [9, 9, 9]).documents
+            array([0, 1, 0])
+
+        """
+        return cls(
+            _numbers(documents),
+            np.array(values, dtype=np.float64),
+            np.array(success, dtype=bool),
+            _numbers(lengths),
+        )
+
     def taken(self, index: Ints) -> Cases:
-        """Return some cases, in a given order."""
+        """Return the cases of some indices, in their order."""
         return Cases(
             self.documents[index], self.values[index], self.success[index], self.length[index]
         )
 
 
 def area(cases: Cases) -> float:
-    """Return the area under the ROC curve, ties counting half; NaN with one kind of case alone.
+    """Return the area under the ROC curve. Ties count half; NaN unless both outcomes occur.
 
     Example:
         >>> values, success = np.array([0.1, 0.4, 0.3, 0.9]), np.array([False, True, False, True])
@@ -103,7 +125,7 @@ def area(cases: Cases) -> float:
 
 
 def area_within(cases: Cases) -> float:
-    """Return the area where only cases of one range of lengths are compared with each other.
+    """Return the ROC area over pairs of cases in the same range of lengths.
 
     Example:
         >>> values, success = np.array([2.0, 1.0, 8.0, 9.0]), np.array([True, False, True, False])
@@ -123,7 +145,7 @@ def area_within(cases: Cases) -> float:
 
 
 def correlation(cases: Cases) -> float:
-    """Return Pearson's correlation of predictor and success; NaN where one does not vary.
+    """Return Pearson's correlation of predictor and success; NaN if one does not vary.
 
     Example:
         >>> values, success = np.array([0.0, 1.0, 2.0]), np.array([False, True, True])
@@ -137,13 +159,13 @@ def correlation(cases: Cases) -> float:
     return float(stats.pearsonr(values, success).statistic)
 
 
-def with_interval(cases: Cases, statistic: Callable[[Cases], float]) -> Interval:
-    """Return a statistic of cases and its interval over documents.
+def statistic_with_interval(cases: Cases, statistic: Callable[[Cases], float]) -> Interval:
+    """Return a statistic of cases, with its interval over documents.
 
     Example:
         >>> values, success = np.arange(20.0), np.arange(20) > 9
         >>> cases = Cases(np.arange(20), values, success, np.zeros(20, dtype=int))
-        >>> with_interval(cases, area)
+        >>> statistic_with_interval(cases, area)
         (1.0, 1.0, 1.0)
 
     """
@@ -171,12 +193,12 @@ def with_interval(cases: Cases, statistic: Callable[[Cases], float]) -> Interval
 def quantiles_of_counts(
     counts: dict[int, int], shares: Sequence[float], width: float
 ) -> list[float]:
-    """Return quantiles of what a histogram counted, at the middle of a bin.
+    """Return quantiles of a histogram, each at the middle of its bin.
 
     Args:
         counts: Number of values by bin; bin ``i`` is ``[i, i + 1) * width``.
-        shares: Of the quantiles, from 0 to 1.
-        width: Of a bin.
+        shares: Which quantiles: shares from 0 to 1.
+        width: Width of a bin.
 
     Example:
         >>> quantiles_of_counts({0: 1, 1: 2, 2: 1}, [0.5], width=0.5)
@@ -190,5 +212,45 @@ def quantiles_of_counts(
 
 
 def rounded(value: float) -> float | None:
-    """Return six digits; None for NaN, which JSON cannot say."""
+    """Round to six digits; None for NaN, which JSON does not have."""
     return round(float(value), 6) if np.isfinite(value) else None
+
+
+def histograms(
+    groups: Sequence[Sequence[float]], bins: int
+) -> list[list[tuple[float | None, float | None, float | None]]]:
+    """Return the histogram of each group, over bins that are the same for all groups.
+
+    Args:
+        groups: Values of each group.
+        bins: Number of bins.
+
+    Returns:
+        For each group its bins: start, end, share of the group. Empty without any value.
+
+    Example:
+        >>> histograms([[0.0, 1.0], [1.0]], 2)
+        [[(0.0, 0.5, 0.5), (0.5, 1.0, 0.5)], [(0.0, 0.5, 0.0), (0.5, 1.0, 1.0)]]
+
+    """
+    values = np.array([value for group in groups for value in group], dtype=np.float64)
+    if not len(values):
+        return [[] for _ in groups]
+    edges = np.linspace(values.min(), values.max() + 1e-9, bins + 1)
+    found = []
+    for group in groups:
+        counts, _ = np.histogram(np.array(group, dtype=np.float64), edges)
+        total = max(1, int(counts.sum()))
+        found.append(
+            [
+                (rounded(low), rounded(high), rounded(count / total))
+                for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
+            ]
+        )
+    return found
+
+
+def _numbers(names: Sequence[Hashable]) -> Ints:
+    """Number names in order of appearance."""
+    known = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([known[name] for name in names], dtype=np.int64)

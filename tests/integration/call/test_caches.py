@@ -188,9 +188,9 @@ class TestEnable:
         """Without any other check: the numbers alone tell."""
         real = masks._bias_of_keys
 
-        def lossy(frame, config, batch, kv_length, kv_offset, q_offset, device):
-            found = real(frame, config, batch, kv_length, kv_offset, q_offset, device)
-            if found is None or q_offset == 0:
+        def lossy(frame, call):
+            found = real(frame, call)
+            if found is None or call.q_offset == 0:
                 return found
             if loss == "moved":
                 return found.roll(-1, 1)

@@ -3,13 +3,14 @@
 
 import json
 
+import pytest
+
 from guide_ext import integration
-from guide_ext.studies.data.documents import Document
-from guide_ext.studies.data.prompts import document_rows
+from guide_ext.studies.data import documents
+from guide_ext.studies.data.rows import document_rows
 from guide_ext.studies.plan import RunSettings
+from guide_ext.studies.registry import TASKS
 from guide_ext.studies.run import adapters, runner
-from guide_ext.studies.study import Row
-from guide_ext.studies.tables import metrics
 
 
 def write_texts(path, texts):
@@ -22,16 +23,6 @@ class Answers:
 
     def run(self, cells):
         return [{"text": cell.row.id, "new_tokens": 1} for cell in cells]
-
-
-def test_an_at_in_the_name_of_the_data():
-    rows = [
-        Row(f"texts@home.jsonl:{line}{depth}", "needle", "", "", "", 3, (0, 500))
-        for line in (1, 12) for depth in ("", "@0.1", "@1")
-    ]  # fmt: skip
-    assert [row.document for row in rows] == ["texts@home.jsonl:1"] * 3 + [
-        "texts@home.jsonl:12"
-    ] * 3
 
 
 def test_a_text_that_comes_twice_is_one(tmp_path):
@@ -65,11 +56,11 @@ def test_fine_tuning_sees_no_text_that_is_evaluated(tmp_path):
     path.write_text("\n".join(map(json.dumps, [*lines, *lines])))
     settings = RunSettings(studies=("sft",), data=str(path), reference_column="fr")
     _, tokenizer = integration.load_embedded()
-    documents = [Document(f"{path.name}:{n}", text) for n, text in enumerate(texts, 1)]
+    given = [documents.Document(f"{path.name}:{n}", text) for n, text in enumerate(texts, 1)]
 
     def rows(task):
         options = {"lengths": [(0, 500)], "tokenizer": tokenizer}
-        return document_rows(task, documents, 3, 42, **options)[0]
+        return document_rows(TASKS[task], given, 3, 42, **options)[0]
 
     french = rows("french")
     found = adapters._examples(settings, french, tokenizer, None)
@@ -79,6 +70,51 @@ def test_fine_tuning_sees_no_text_that_is_evaluated(tmp_path):
     assert adapters._examples(settings, french + rows("json"), tokenizer, None) == found
 
 
-def test_brackets_without_end_are_no_json():
-    text = '{"a": ' + "[" * 100_000 + "}"
-    assert metrics.json_scores(text, {"a": str}) == {"jaccard": 0, "authors": 0, "exact": 0}
+class TestDocuments:
+    def test_jsonl(self, tmp_path):
+        path = tmp_path / "texts.jsonl"
+        path.write_bytes(
+            b'{"text": "good", "summary": "bon"}\n\n{"text": 5}\nno json\n[1]\n'
+            b'{"text": " "}\n{"text": "\\ud800"}\n\xff\n{"text": "last", "summary": "dernier"}\n'
+        )
+        found = list(documents.read_documents(str(path), reference_column="summary"))
+        good = [one for one in found if isinstance(one, documents.Document)]
+        assert [(one.id, one.text, one.reference) for one in good] == [
+            ("texts.jsonl:1", "good", "bon"),
+            ("texts.jsonl:9", "last", "dernier"),
+        ]
+        errors = {one.id: one.error for one in found if isinstance(one, documents.BadDocument)}
+        assert errors.keys() == {f"texts.jsonl:{line}" for line in (3, 4, 5, 6, 7, 8)}
+        assert errors["texts.jsonl:3"] == "column 'text' must be text, got 5"
+        assert errors["texts.jsonl:5"] == "line must be a JSON object, got list"
+
+    def test_parquet_and_hub_reader(self, tmp_path):
+        pyarrow = pytest.importorskip("pyarrow")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        path = tmp_path / "texts.parquet"
+        parquet.write_table(pyarrow.table({"body": ["good", None]}), path)
+        good, bad = documents.read_documents(str(path), text_column="body")
+        assert good.text == "good"
+        assert bad == documents.BadDocument(
+            "texts.parquet:2", "column 'body' must be text, got None"
+        )
+        (tmp_path / "broken.parquet").write_bytes(b"nothing of the kind")
+        with pytest.raises(ValueError, match="must be a Parquet file"):
+            list(documents.read_documents(str(tmp_path / "broken.parquet")))
+
+    @pytest.mark.parametrize(
+        ("source", "error", "message"),
+        [
+            ("texts.csv", ValueError, "must be a .jsonl or .parquet file"),
+            ("no.jsonl", FileNotFoundError, "must be a file that exists, got 'no.jsonl'"),
+            ("hub:", ValueError, "must name a data set"),
+        ],
+    )
+    def test_wrong_sources(self, source, error, message):
+        with pytest.raises(error, match=message):
+            list(documents.read_documents(source))
+
+    def test_empty_file(self, tmp_path):
+        (tmp_path / "none.jsonl").write_text("\n")
+        with pytest.raises(ValueError, match="at least one row"):
+            list(documents.read_documents(str(tmp_path / "none.jsonl")))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from study_tables import hostile, tables
 
+from guide_ext.studies.registry import SECTIONS
 from guide_ext.studies.report.page import write_report
 
 pytestmark = pytest.mark.skipif(
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     return {
-        name: write_report(found, folder / name)[0]
+        name: write_report(found, folder / name, SECTIONS)[0]
         for name, found in (("usual", tables()), ("hostile", hostile()))
     }
 

@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 
-from guide_ext.studies.study import STUDIES
+from guide_ext.studies.registry import STUDIES
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "studies.md"

@@ -5,9 +5,15 @@ import re
 import pytest
 from study_tables import tables
 
-from guide_ext.studies.report.findings import STUDIES
+from guide_ext.studies.registry import SECTIONS
 from guide_ext.studies.report.page import study_html
-from guide_ext.studies.report.record import COLUMNS, StudyRecord
+from guide_ext.studies.report.record import StudyRecord
+
+COLUMNS = {
+    table.name: [column.name for column in table.columns]
+    for section in SECTIONS
+    for table in section.tables
+}
 
 
 def changed(parts):
@@ -30,7 +36,6 @@ def test_the_made_up_tables_are_those_of_the_contract():
     found = tables()["tables"]
     assert [one["name"] for one in found] == list(dict.fromkeys(one["name"] for one in found))
     assert {one["name"] for one in found} == set(COLUMNS)
-    assert {name for study in STUDIES for name in study.tables} == set(COLUMNS)
     assert tables() == tables()
 
 
@@ -52,12 +57,12 @@ def test_the_made_up_tables_are_those_of_the_contract():
 )
 def test_what_are_no_tables_is_refused(change, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        StudyRecord.read(tables() | change)
+        StudyRecord.read(tables() | change, SECTIONS)
 
 
 def test_no_object_is_refused():
     with pytest.raises(ValueError, match="must be a JSON object, got list"):
-        study_html([])
+        study_html([], SECTIONS)
 
 
 @pytest.mark.parametrize("name", COLUMNS)
@@ -68,7 +73,7 @@ def test_a_missing_column_is_named(name):
         for line in (found["tables"][0]["columns"], *found["tables"][0]["rows"]):
             del line[at]
         with pytest.raises(ValueError, match=rf"'{name}' must have the columns {column}, got"):
-            StudyRecord.read(found)
+            StudyRecord.read(found, SECTIONS)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +96,7 @@ def test_a_missing_column_is_named(name):
 )
 def test_cells_that_cannot_be_are_refused(cells, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        StudyRecord.read(one_table("french", **cells))
+        StudyRecord.read(one_table("french", **cells), SECTIONS)
 
 
 @pytest.mark.parametrize(
@@ -107,17 +112,21 @@ def test_cells_that_cannot_be_are_refused(cells, message):
 )
 def test_tables_that_do_not_fit_together_are_refused(parts, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        StudyRecord.read(changed(parts))
+        StudyRecord.read(changed(parts), SECTIONS)
 
 
 def test_two_tables_of_one_name_are_refused():
     found = tables("norms")
     found["tables"] *= 2
     with pytest.raises(ValueError, match="must have different names, got two named 'norms'"):
-        StudyRecord.read(found)
+        StudyRecord.read(found, SECTIONS)
 
 
 def test_a_correlation_may_be_negative():
-    record = StudyRecord.read(one_table("predictor", correlation=-0.4, correlation_low=-0.9))
-    assert "−0.400" in study_html(one_table("predictor", correlation=-0.4, correlation_low=-0.9))
+    record = StudyRecord.read(
+        one_table("predictor", correlation=-0.4, correlation_low=-0.9), SECTIONS
+    )
+    assert "−0.400" in study_html(
+        one_table("predictor", correlation=-0.4, correlation_low=-0.9), SECTIONS
+    )
     assert record.rows("predictor")[0]["correlation"] == -0.4

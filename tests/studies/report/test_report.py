@@ -12,20 +12,31 @@ from rich.console import Console
 from study_tables import hostile, tables
 
 from guide_ext.influence.record import visible
+from guide_ext.studies.registry import SECTIONS
 from guide_ext.studies.report import panels as study_panels
-from guide_ext.studies.report import paper
-from guide_ext.studies.report.cells import cell_text, columns_of
+from guide_ext.studies.report.cells import columns_of, value_text
 from guide_ext.studies.report.figures import described, drawings, picture
-from guide_ext.studies.report.findings import STUDIES, findings, shown_studies
+from guide_ext.studies.report.findings import findings
 from guide_ext.studies.report.page import study_html, write_report
 from guide_ext.studies.report.panels import DARK, LIGHT
-from guide_ext.studies.report.record import COLUMNS, StudyRecord
+from guide_ext.studies.report.record import StudyRecord
 from guide_ext.studies.report.terminal import study_table
+
+COLUMNS = {
+    table.name: [column.name for column in table.columns]
+    for section in SECTIONS
+    for table in section.tables
+}
+
+
+def all_drawings(record):
+    """Return every figure of a run with its section."""
+    return [(section, one) for section in record.sections for one in drawings(record, section)]
 
 
 @pytest.fixture(scope="module")
 def page():
-    return study_html(tables())
+    return study_html(tables(), SECTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +81,8 @@ class Tables(Reader):
 
 
 def test_sentences_hold_the_numbers_of_the_tables():
-    record = StudyRecord.read(tables())
-    said = {study.name: " ".join(findings(record, study)) for study in STUDIES}
+    record = StudyRecord.read(tables(), SECTIONS)
+    said = {section.name: " ".join(findings(record, section)) for section in SECTIONS}
     assert "In French: 0.29 at Δ = 0, 0.60 at Δ = 2 (+0.31), the highest of 4" in said["french"]
     assert "the 95 % intervals do not overlap" in said["french"]
     assert "upper case 0.28, “Important:” 0.32" in said["french"]
@@ -99,7 +110,7 @@ def test_a_strength_that_harms_is_said_to():
     at = table["columns"].index("in_french")
     for row in table["rows"]:
         row[at : at + 3] = [0.5 if row[2] == 0 else 0.2, None, None]
-    said = findings(StudyRecord.read(found), STUDIES[0])
+    said = findings(StudyRecord.read(found, SECTIONS), SECTIONS[0])
     assert (
         said[0] == "In French: 0.50 at Δ = 0, 0.20 at Δ = 0.5 (−0.30), the highest of 4 strengths."
     )
@@ -117,13 +128,13 @@ def test_a_table_of_nulls_is_shown_and_said_nothing_of(name):
         ]
         for row in table["rows"][:3]
     ]
-    record = StudyRecord.read(found)
-    (study,) = shown_studies(record)
-    assert not re.search(r"\d\.\d", " ".join(findings(record, study)))
-    rows = next(iter(Tables(study_html(found)).found[table["title"]]))
+    record = StudyRecord.read(found, SECTIONS)
+    (section,) = record.shown_sections
+    assert not re.search(r"\d\.\d", " ".join(findings(record, section)))
+    rows = next(iter(Tables(study_html(found, SECTIONS)).found[table["title"]]))
     assert len(rows) == 4
     assert all(cell == "–" for row in rows[1:] for cell in row if "–" in cell)
-    study_table(found)
+    study_table(found, SECTIONS)
 
 
 # Figures.
@@ -133,20 +144,20 @@ def pixels(png):
     return matplotlib.image.imread(io.BytesIO(png), format="png")[..., :3]
 
 
-@pytest.mark.parametrize("name", [one.name for one in drawings(StudyRecord.read(tables()))])
+@pytest.mark.parametrize("name", [one.name for section in SECTIONS for one in section.drawings])
 def test_figures_are_pictures_and_the_same_every_time(name):
-    record = StudyRecord.read(tables())
-    drawing = next(one for one in drawings(record) if one.name == name)
+    record = StudyRecord.read(tables(), SECTIONS)
+    section, drawing = next(one for one in all_drawings(record) if one[1].name == name)
     png = picture(record, drawing)
-    again = StudyRecord.read(tables())
-    assert picture(again, next(one for one in drawings(again) if one.name == name)) == png
+    again = StudyRecord.read(tables(), SECTIONS)
+    assert picture(again, drawing) == png
     light, dark = pixels(png), pixels(picture(record, drawing, DARK))
     assert light.shape == dark.shape
     assert light.shape[1] == 1440
     assert light.std() > 0.03
     assert np.median(light) > 0.9
     assert np.median(dark) < 0.45
-    assert described(record, drawing).startswith(drawing.alt)
+    assert described(record, section, drawing).startswith(drawing.alt)
 
 
 def test_figures_follow_the_tables():
@@ -154,18 +165,16 @@ def test_figures_follow_the_tables():
     second = copy.deepcopy(first)
     at = second["tables"][0]["columns"].index("in_french_low")
     second["tables"][0]["rows"][1][at] -= 0.1
-    records = [StudyRecord.read(one) for one in (first, second)]
-    assert picture(records[0], drawings(records[0])[0]) != picture(
-        records[1], drawings(records[1])[0]
-    )
+    records = [StudyRecord.read(one, SECTIONS) for one in (first, second)]
+    (drawing,) = drawings(records[0], SECTIONS[0])
+    assert picture(records[0], drawing) != picture(records[1], drawing)
 
 
 def test_only_what_was_measured_is_drawn():
-    record = StudyRecord.read(tables("french_by_length", "norms"))
-    assert [one.name for one in drawings(record)] == ["norms"]
-    assert {one.name for one in drawings(StudyRecord.read(tables()))} == (
-        set(COLUMNS) - {"french_by_length", "json_by_length"}
-    )
+    record = StudyRecord.read(tables("french_by_length", "norms"), SECTIONS)
+    assert [one.name for _, one in all_drawings(record)] == ["norms"]
+    every = all_drawings(StudyRecord.read(tables(), SECTIONS))
+    assert {one.name for _, one in every} == (set(COLUMNS) - {"french_by_length", "json_by_length"})
 
 
 def test_colours_differ_in_lightness_or_mark():
@@ -176,7 +185,9 @@ def test_colours_differ_in_lightness_or_mark():
 
 @pytest.mark.parametrize("label", ["_x", "$a$", "<b>"])
 def test_legends_show_every_label_as_it_is(label):
-    figure, panels = study_panels.canvas(StudyRecord.read(tables("norms")), "", "x", LIGHT)
+    figure, panels = study_panels.canvas(
+        StudyRecord.read(tables("norms"), SECTIONS), "", "x", LIGHT
+    )
     value = study_panels.Estimate(0.5)
     study_panels.draw_series(panels[0], [study_panels.Series(label, ((0.0, value),), "#000000")])
     study_panels.draw_level(panels[0], f"{label}!", value, "#000000", "-")
@@ -191,11 +202,11 @@ def test_legends_show_every_label_as_it_is(label):
 
 
 def test_every_table_is_shown_with_its_numbers(read):
-    record = StudyRecord.read(tables())
+    record = StudyRecord.read(tables(), SECTIONS)
     for table in record.tables.values():
         shown = read.found[table.title]
         columns = columns_of(table)
-        expected = [[cell_text(column, row) for column in columns] for row in table.rows]
+        expected = [[value_text(column, row) for column in columns] for row in table.rows]
         assert [[column.head for column in columns], *expected] in shown
     french = record.tables["french"]
     assert [column.head for column in columns_of(french)] == [
@@ -223,15 +234,15 @@ def test_tables_have_captions_and_scopes(read):
 
 
 def test_every_finding_stands_in_its_section(read):
-    record = StudyRecord.read(tables())
+    record = StudyRecord.read(tables(), SECTIONS)
     said = read.all_text()
-    for study in STUDIES:
-        assert " ".join(findings(record, study)) in said
+    for section in SECTIONS:
+        assert " ".join(findings(record, section)) in said
 
 
 def test_figures_are_inside_and_described(read):
     images = [found for tag, found in read.elements if tag == "img"]
-    assert len(images) == len(drawings(StudyRecord.read(tables())))
+    assert len(images) == len(all_drawings(StudyRecord.read(tables(), SECTIONS)))
     for image in images:
         assert image["src"].startswith("data:image/png;base64,")
         assert len(image["alt"]) > 60
@@ -263,21 +274,22 @@ def test_the_papers_numbers_stand_beside_the_same_model(read):
         row[:4] for row in beside
     ]
     assert "until 1M training tokens" in read.all_text()
-    assert len(paper.NUMBERS) == len({(n.model, n.table, n.row, n.column, n.source)
-                                      for n in paper.NUMBERS})  # fmt: skip
+    numbers = [one for section in SECTIONS for one in section.printed]
+    assert len(numbers) == len({(n.model, n.table, n.row, n.column, n.source) for n in numbers})
 
 
 def test_printed_numbers_have_a_column_and_a_row_of_the_contract():
-    for one in paper.NUMBERS:
+    for one in (one for section in SECTIONS for one in section.printed):
         assert {column for column, _ in one.row} | {one.column} <= set(COLUMNS[one.table])
         assert -1 <= one.value <= 1
         assert one.place
-    assert {one.table for one in paper.CLAIMS} <= set(COLUMNS)
 
 
 @pytest.mark.parametrize("model", ["google/gemma-2-2b-it", "Qwen/Qwen3-4B", "embedded"])
 def test_other_models_have_other_numbers_beside_them_or_none(model):
-    read = Tables(study_html(tables("french", embedded=model == "embedded") | {"model": model}))
+    read = Tables(
+        study_html(tables("french", embedded=model == "embedded") | {"model": model}, SECTIONS)
+    )
     beside = read.found.get("Beside the paper", [[]])[0]
     if "gemma" in model:
         assert beside[1][:4] == ["in French, Δ = 0", "0.294 (0.229 to 0.369)", "0.433", "0.434"]
@@ -292,13 +304,15 @@ def test_other_models_have_other_numbers_beside_them_or_none(model):
 
 def test_missing_studies_leave_nothing_behind():
     for name in COLUMNS:
-        read = Tables(study_html(tables(name) | {"failures": [], "samples": [], "settings": {}}))
-        (study,) = [one for one in STUDIES if name in one.tables]
+        read = Tables(
+            study_html(tables(name) | {"failures": [], "samples": [], "settings": {}}, SECTIONS)
+        )
+        (section,) = [one for one in SECTIONS if name in [table.name for table in one.tables]]
         heads = [found for tag, found in read.elements if tag == "h2"]
-        assert [head["id"] for head in heads] == [study.name]
+        assert [head["id"] for head in heads] == [section.name]
     found = tables("french")
     found["tables"][0]["rows"] = []
-    read = Tables(study_html(found | {"failures": [], "samples": [], "settings": {}}))
+    read = Tables(study_html(found | {"failures": [], "samples": [], "settings": {}}, SECTIONS))
     assert [tag for tag, _ in read.elements].count("section") == 0
 
 
@@ -309,7 +323,7 @@ def test_unknown_tables_are_shown_as_they_are():
         "columns": ["animal", "legs", "seen_low", "seen_high", "x"],
         "rows": [["cat", 4, 0.00012, 2.5, None], ["snake", 0, None, None, True]],
     })  # fmt: skip
-    read = Tables(study_html(found))
+    read = Tables(study_html(found, SECTIONS))
     assert read.found["Animals"] == [[
         ["animal", "legs", "95 % interval", "x"],
         ["cat", "4", "0.00012 to 2.5", "–"],
@@ -319,7 +333,7 @@ def test_unknown_tables_are_shown_as_they_are():
 
 def test_hostile_texts_are_inert():
     found = hostile()
-    page = study_html(found)
+    page = study_html(found, SECTIONS)
     read = Reader(page)
     allowed = {
         "html", "head", "meta", "title", "style", "body", "header", "h1", "p", "b", "a", "main",
@@ -344,7 +358,7 @@ def test_failures_are_listed(read):
         [["study", "row", "condition", "error"], ["json", "blbooks-17", "Δ = 5", "20 s are over"]]
     ]
     assert "1 case failed" in read.all_text()
-    none = Tables(study_html(tables("norms") | {"failures": []}))
+    none = Tables(study_html(tables("norms") | {"failures": []}, SECTIONS))
     assert "no case failed" in none.all_text()
 
 
@@ -353,13 +367,13 @@ def test_failures_are_listed(read):
 
 def test_the_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     folder = tmp_path / "new" / "report"
-    paths = write_report(tables("norms", "sft"), folder)
+    paths = write_report(tables("norms", "sft"), folder, SECTIONS)
     assert [path.relative_to(folder).as_posix() for path in paths] == [
         "report.html", "figures/sft.png", "figures/norms.png",
     ]  # fmt: skip
     assert sorted(p for p in folder.rglob("*") if p.is_file()) == sorted(paths)
     before = {path: path.read_bytes() for path in paths}
-    write_report(tables("norms", "sft"), folder)
+    write_report(tables("norms", "sft"), folder, SECTIONS)
     assert {path: path.read_bytes() for path in paths} == before
 
     def refuse(*_):
@@ -367,21 +381,21 @@ def test_the_report_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.replace", refuse)
     with pytest.raises(OSError, match="No space left"):
-        write_report(tables("norms"), folder)
+        write_report(tables("norms"), folder, SECTIONS)
     assert sorted(p for p in folder.rglob("*") if p.is_file()) == sorted(paths)
     assert {path: path.read_bytes() for path in paths} == before
 
 
 def test_the_terminal_says_what_was_found():
     console = Console(width=160, file=io.StringIO())
-    console.print(study_table(tables(embedded=True)))
+    console.print(study_table(tables(embedded=True), SECTIONS))
     shown = " ".join(console.file.getvalue().replace("│", " ").split())
-    for study in STUDIES:
-        assert study.title in shown
+    for section in SECTIONS:
+        assert section.title in shown
     assert "0.60 at Δ = 2 (+0.31)" in shown
     assert "1 case failed, the first (json, blbooks-17, Δ = 5): 20 s are over" in shown
     assert "constructed" in shown
     found = hostile()
     found["model"], found["failures"][0]["error"] = "[b][/zz]", "[/zz]"
-    console.print(study_table(found))
+    console.print(study_table(found, SECTIONS))
     assert "[b][/zz]" in console.file.getvalue()

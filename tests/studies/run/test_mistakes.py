@@ -10,10 +10,12 @@ import torch
 
 from guide_ext import integration
 from guide_ext.integration.rows import answer_rows
+from guide_ext.studies.cells import ANSWER, Cell, Condition, Row
 from guide_ext.studies.plan import RunSettings, study_cells
+from guide_ext.studies.registry import STUDIES
 from guide_ext.studies.run import folder, runner
+from guide_ext.studies.run.batch import run_batch
 from guide_ext.studies.run.engine import load_model
-from guide_ext.studies.study import ANSWER, STUDIES, Cell, Condition, Row
 from guide_ext.support.files import is_scratch
 
 ROW = Row("a:1", "french", "", "Summarize in French", " The cat.", 3, (0, 500))
@@ -166,10 +168,10 @@ class TestTheModel:
         run = folder.RunFolder(tmp_path)
         batch = [Cell(ANSWER, ROW, Condition(delta=delta)) for delta in range(5)]
         engine = Answers(most=2)
-        assert batch.run_batch(batch, lambda cell: True, run, engine) == 5
+        assert run_batch(batch, lambda cell: True, run, engine) == 5
         assert engine.sizes == [5, 2, 2, 1]
         assert {run.record(cell)["status"] for cell in batch} == {"done"}
-        assert batch.run_batch(batch[:1], lambda cell: True, run, Answers(most=0)) == 1
+        assert run_batch(batch[:1], lambda cell: True, run, Answers(most=0)) == 1
         assert "must fit into the memory of the device: 16 GiB" in run.record(batch[0])["error"]
 
     def test_an_engine_of_ones_own_does_not_run_on_ray(self, tmp_path, settings):

@@ -12,11 +12,14 @@ import torch
 from guide_ext import integration
 from guide_ext.influence.forms import FORMS
 from guide_ext.integration.influence.measure import norm_ratios
+from guide_ext.studies.cells import ANSWER
+from guide_ext.studies.measurement import INFLUENCE
+from guide_ext.studies.norms import NORM_RATIOS, QUANTILES
 from guide_ext.studies.plan import RunSettings
+from guide_ext.studies.registry import TASKS
 from guide_ext.studies.run import progress, runner
-from guide_ext.studies.run.engine import END_TOKENS, marked_prompt
-from guide_ext.studies.study import ANSWER, MEASURE, NORMS
-from guide_ext.studies.tables import measured, metrics
+from guide_ext.studies.run.engine import marked_prompt
+from guide_ext.studies.tables import metrics
 
 SETTINGS = RunSettings(
     studies=("french", "needle", "json", "predictor", "norms", "delta_limit"),
@@ -114,13 +117,13 @@ def test_what_was_measured(run):
     """The shard of a batch of padded rows holds what each prompt alone gives."""
     _, plan, _ = run
     model, tokenizer = integration.load_embedded()
-    cells = [cell for cell in plan.cells.values() if cell.kind == MEASURE][::7]
+    cells = [cell for cell in plan.cells.values() if cell.kind == INFLUENCE.kind][::7]
     for cell in cells:
         prompt = [{"role": "user", "content": marked_prompt(cell, measured=True)}]
         inputs = integration.encode(model, tokenizer, prompt, delta=0.0)
         for form in FORMS:
             found = integration.influence(model, inputs, form=form).values[0, :, 0]
-            wanted = found[:, -END_TOKENS[cell.row.task] :].mean(1).tolist()
+            wanted = found[:, -TASKS[cell.row.task].end_tokens :].mean(1).tolist()
             assert plan.records[cell.key]["levels"][form] == pytest.approx(wanted, abs=1e-5)
 
 
@@ -129,7 +132,7 @@ def test_norms(run):
     model, tokenizer = integration.load_embedded()
     ratios = defaultdict(list)
     for cell in plan.cells.values():
-        if cell.kind == NORMS:
+        if cell.kind == NORM_RATIOS.kind:
             prompt = [{"role": "user", "content": marked_prompt(cell)}]
             inputs = integration.encode(model, tokenizer, prompt)
             for layer, values in enumerate(norm_ratios(model, inputs)[0], 1):
@@ -138,7 +141,7 @@ def test_norms(run):
     for row in made["norms"]:
         values = np.array(ratios[row["layer"]])
         assert row["tokens"] == len(values)
-        for name, share in measured._QUANTILES.items():
+        for name, share in QUANTILES.items():
             wanted = np.quantile(values, share, method="inverted_cdf")
             assert row[name] == pytest.approx(wanted, rel=0.04)  # bins of 2.3 %
 
@@ -231,12 +234,12 @@ def encoder(tmp_path_factory):
 def test_bertscore(encoder):
     pytest.importorskip("bert_score")
     same, other = metrics.bert_scores(
-        ["le chat dort", "the dog sleeps"], ["le chat dort"] * 2, encoder, layer=2
+        ["le chat dort", "the dog sleeps"], ["le chat dort"] * 2, metrics.Encoder(encoder, 2)
     )
     assert same == pytest.approx(1.0, abs=1e-5)
     assert other < 0.95
     with pytest.raises(ValueError, match="bertscore layer must be given"):
-        metrics.bert_scores(["a"], ["a"], encoder)
+        metrics.bert_scores(["a"], ["a"], metrics.Encoder(encoder))
 
 
 def test_quality_with_references(encoder, tmp_path):

@@ -9,6 +9,7 @@
 
 #include "dense_bias.cuh"
 #include "epilogue.cuh"
+#include "launch.h"
 #include "visibility.cuh"
 
 namespace guide::cuda::sm80 {
@@ -167,19 +168,16 @@ cudaError_t launch_instance(const ForwardParams& params, cudaStream_t stream) {
 }
 
 template <class Element, int kHeadDim>
-cudaError_t launch_forward(const ForwardParams& params, cudaStream_t stream) {
-  const bool is_aligned =
-      params.query_is_aligned && params.key_is_aligned && params.value_is_aligned;
-  if (params.attention.channels > 2 || !is_aligned) {
-    return launch_instance<Element, kHeadDim, Extras::kGeneral>(params, stream);
-  }
-  switch (params.attention.channels) {
-    case 0:
+cudaError_t launch_forward(const ForwardParams& params, Extras extras, cudaStream_t stream) {
+  switch (extras) {
+    case Extras::kNone:
       return launch_instance<Element, kHeadDim, Extras::kNone>(params, stream);
-    case 1:
+    case Extras::kOneChannel:
       return launch_instance<Element, kHeadDim, Extras::kOneChannel>(params, stream);
-    default:
+    case Extras::kTwoChannels:
       return launch_instance<Element, kHeadDim, Extras::kTwoChannels>(params, stream);
+    default:
+      return launch_instance<Element, kHeadDim, Extras::kGeneral>(params, stream);
   }
 }
 

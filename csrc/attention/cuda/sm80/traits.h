@@ -2,7 +2,7 @@
 // Sizes of an instance: the one place to change when a GPU says that another tile is faster.
 #pragma once
 
-#include "../instances.h"
+#include "../forward_params.h"
 
 namespace guide::cuda::sm80 {
 

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: MIT
+// Which kernel computes a call, and why no faster one does: the one home of both. The op asks
+// before it allocates, forward() runs what it gets, explain_dispatch reads the reasons.
+#pragma once
+
+#include "../reasons.h"
+#include "kernel.h"
+
+namespace guide::cpu {
+
+struct Choice {
+  const Kernel* kernel;  // null: none takes the call
+  const Routine* routine;
+};
+
+// Looks at sizes and types alone. `reasons`, if given, gets what keeps the call from a faster
+// kernel, or from any. Throws as chosen_instruction_set() does, for a call that a kernel takes.
+Choice choose(const AttentionParams& params, Reasons* reasons = nullptr);
+
+// The instruction set of the kernels: the best one that was built and that the processor has, or
+// the one that the environment variable GUIDE_EXT_CPU_ISA names. Decided once.
+// Throws std::runtime_error if GUIDE_EXT_CPU_ISA names none of these.
+const char* chosen_instruction_set();
+
+}  // namespace guide::cpu

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: MIT
+// How prefill cuts a call, and where a worker's scratch memory holds what.
+#pragma once
+
+#include "../plan-inl.h"
+
+namespace guide::cpu::GUIDE_CPU_NAMESPACE {
+namespace {
+namespace prefill {
+
+// Between strips of V, so that equal places of all strips do not fall into one set of the cache.
+constexpr std::int64_t kStripPadding = 16;
+
+// Scratch memory of a worker.
+struct Scratch {
+  float* key;        // [kBlockN, head_dim]
+  float* value;      // [strips, kBlockN * kLanes + kStripPadding]
+  float* influence;  // [channels, kBlockN]
+  float* key_bias;   // [kBlockN]
+  float* addends;    // [kBlockN, rows]
+  float* scores;     // [kBlockN, rows]
+  float* out_row;    // [padded_head_dim_v]
+  float* query_t;    // [tiles, head_dim, rows]
+  float* states;     // [tiles, tile_state_floats]
+  TileRows* tiles;   // [tiles]
+  std::int64_t num_floats;
+};
+
+inline Scratch layout_scratch(const AttentionParams& params, const Plan& plan, float* base) {
+  Carver carver(base);
+  const std::int64_t rows = plan.rows_per_tile;
+  const std::int64_t tiles = plan.tiles_per_task;
+  Scratch scratch{};
+  scratch.key = carver.take(kBlockN * params.head_dim);
+  scratch.value =
+      carver.take(ceil_div(params.head_dim_v, kLanes) * (kBlockN * kLanes + kStripPadding));
+  scratch.influence = carver.take(params.channels * kBlockN);
+  scratch.key_bias = carver.take(kBlockN);
+  scratch.addends = carver.take(plan.has_addends ? kBlockN * rows : 0);
+  scratch.scores = carver.take(kBlockN * rows);
+  scratch.out_row = carver.take(plan.padded_head_dim_v);
+  scratch.query_t = carver.take(tiles * params.head_dim * rows);
+  scratch.states = carver.take(plan.key_splits > 1 ? 0 : tiles * plan.tile_state_floats);
+  scratch.tiles = carver.take_tiles(tiles);
+  scratch.num_floats = carver.used();
+  return scratch;
+}
+
+// Queries of a task: enough rows to pay for packing the keys, few enough that their state stays in
+// the second-level cache, and small enough that there are tasks for many threads.
+inline std::int64_t choose_queries_per_task(const AttentionParams& params, std::int64_t rows,
+                                            std::int64_t floats_per_row) {
+  constexpr std::int64_t kStateFloats = 128 * 1024;
+  constexpr std::int64_t kMostRows = 512;
+  constexpr std::int64_t kEnoughTasks = 64;
+  const std::int64_t group_size = params.group_size;
+  if (params.seqlen_q < rows) return params.seqlen_q;
+
+  // Whole tiles of one head each.
+  const std::int64_t most_rows = min_of(kMostRows, kStateFloats / floats_per_row);
+  std::int64_t queries = max_of(rows, most_rows / group_size / rows * rows);
+  const std::int64_t heads = params.batch * params.num_kv_heads;
+  while (queries > rows && heads * ceil_div(params.seqlen_q, queries) < kEnoughTasks) {
+    queries = round_up(queries / 2, rows);
+  }
+  return queries;
+}
+
+// Keys and values are packed once for all tiles of a task.
+inline Plan make_plan(const AttentionParams& params) {
+  constexpr std::int64_t kFewestKeys = 512;
+  Plan plan{};
+  plan.rows_per_tile = kMaxRows;
+  plan.padded_head_dim_v = round_up(params.head_dim_v, kValueDims);
+  const std::int64_t state_floats = 2 + params.channels + plan.padded_head_dim_v;
+  plan.tile_state_floats = state_floats * plan.rows_per_tile;
+  plan.queries_per_task =
+      choose_queries_per_task(params, plan.rows_per_tile, state_floats + params.head_dim);
+  plan.has_addends =
+      params.attn_bias != nullptr || (params.key_bias_head_stride != 0 && params.group_size > 1);
+  cut_into_tasks(params, kFewestKeys, plan);
+  plan.scratch_floats = layout_scratch(params, plan, nullptr).num_floats;
+  return plan;
+}
+
+}  // namespace prefill
+}  // namespace
+}  // namespace guide::cpu::GUIDE_CPU_NAMESPACE

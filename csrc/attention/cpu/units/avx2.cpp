@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: MIT
+#define GUIDE_CPU_NAMESPACE avx2
+#include "../decode/task-inl.h"
+#include "../prefill/task-inl.h"
+
+namespace guide::cpu {
+
+extern const Kernel kKernelAvx2;
+const Kernel kKernelAvx2{"avx2", avx2::prefill::kRoutine, avx2::decode::kRoutine};
+
+}  // namespace guide::cpu

@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: MIT
+#define GUIDE_CPU_NAMESPACE portable
+#include "../decode/task-inl.h"
+#include "../prefill/task-inl.h"
+
+namespace guide::cpu {
+
+extern const Kernel kKernelPortable;
+const Kernel kKernelPortable{"portable", portable::prefill::kRoutine, portable::decode::kRoutine};
+
+}  // namespace guide::cpu

@@ -1,7 +1,0 @@
-// SPDX-License-Identifier: MIT
-#include "forward.cuh"
-
-namespace guide::cuda::sm80 {
-template cudaError_t launch_forward<BFloat16, 128>(const ForwardParams& params,
-                                                   cudaStream_t stream);
-}  // namespace guide::cuda::sm80

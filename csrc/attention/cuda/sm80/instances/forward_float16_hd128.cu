@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: MIT
+#include "../forward.cuh"
+
+namespace guide::cuda::sm80 {
+template cudaError_t launch_forward<Float16, 128>(const ForwardParams& params, Extras extras,
+                                                  cudaStream_t stream);
+}  // namespace guide::cuda::sm80

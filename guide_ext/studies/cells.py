@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: MIT
+"""Rows, conditions and cells: the units of work of a study.
+
+A *row* is a document with a question about it. A *condition* says how the marked part of its prompt
+is stressed. A *cell* is one row under one condition, answered once or measured once. No cell
+depends on another, and studies that need the same cell share it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from guide_ext.embedded.world import Style
+
+ANSWER = "answer"
+"""The kind of a cell that writes an answer; those of `guide_ext.studies.measurement` measure."""
+_DEPTH = re.compile(r"@[\d.]+$")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One document of a task, with what is asked about it.
+
+    Attributes:
+        id: Its name in tables and failures. One document can give several rows: their names end
+            in an ``@`` and a number.
+        task: Name of its task.
+        before: Text before the marked part.
+        marked: The part that is marked: the instruction, or the sentence to be found.
+        after: Text after the marked part.
+        tokens: Length of the document, in tokens of the model's tokenizer.
+        length: The range of lengths it belongs to, ``(from, to]``.
+        answer: The one right answer, or a reference summary; empty if there is none.
+        keys: Keys that a JSON answer must have.
+        depth: Where the needle is, from 0 at the start of the document to 1; None without one.
+
+    """
+
+    id: str
+    task: str
+    before: str
+    marked: str
+    after: str
+    tokens: int
+    length: tuple[int, int]
+    answer: str = ""
+    keys: tuple[str, ...] = ()
+    depth: float | None = None
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Row:
+        """Read a row that ``dataclasses.asdict`` wrote and JSON saved."""
+        length, keys = tuple(value["length"]), tuple(value["keys"])
+        return cls(**{**value, "length": length, "keys": keys})
+
+    @property
+    def document(self) -> str:
+        """Name of its document; rows with the needle at different depths share one.
+
+        Example:
+            >>> Row("texts@home.jsonl:3@0.5", "needle", "", "", "", 3, (0, 500)).document
+            'texts@home.jsonl:3'
+
+        """
+        return _DEPTH.sub("", self.id)
+
+    @property
+    def digest(self) -> str:
+        """Hash of the task and of all text that the model sees."""
+        return digest([self.task, self.before, self.marked, self.after])
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How the marked part is stressed.
+
+    Attributes:
+        style: How it is written; the baselines write it in capitals or behind “Important:”.
+        delta: Bias on its tokens, in nats.
+
+    Example:
+        >>> Condition(delta=2.0).name, Condition(Style.UPPER).name
+        ('Δ = 2', 'upper case')
+
+    """
+
+    style: Style = Style.PLAIN
+    delta: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Its name in tables."""
+        if self.style is Style.PLAIN:
+            return f"Δ = {self.delta:g}"
+        return "upper case" if self.style is Style.UPPER else "“Important:”"
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How answers are decoded.
+
+    Attributes:
+        max_new_tokens: Length of the longest answer, in tokens.
+        temperature: 0 for greedy decoding; above 0, answers are sampled.
+
+    """
+
+    max_new_tokens: int
+    temperature: float = 0.0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One document, one condition, one answer or measurement.
+
+    Attributes:
+        kind: `ANSWER`, or the kind of a measurement.
+        row: The document.
+        condition: How its marked part is stressed.
+        sample: Number of the answer among several samples, from 0; 0 without sampling.
+        decoding: How the answer is decoded; None for measurements.
+        seed: Seed of the run.
+        adapter: Tokens that the model was fine-tuned on before; None for the model itself.
+
+    """
+
+    kind: str
+    row: Row
+    condition: Condition
+    sample: int = 0
+    decoding: Decoding | None = None
+    seed: int = 0
+    adapter: int | None = None
+
+    @property
+    def key(self) -> str:
+        """Hash that names the cell. Two studies that ask for the same work get the same key.
+
+        Example:
+            >>> row = Row("a", "french", "", "Summarize in French", " The cat.", 3, (0, 500))
+            >>> len(Cell(ANSWER, row, Condition()).key)
+            40
+
+        """
+        return digest([self.kind, self.row.digest, self._settings()])
+
+    @property
+    def random_seed(self) -> int:
+        """Seed of the cell's own random numbers; order and batch do not change it.
+
+        All conditions of one document and sample share it, so a difference between them is not
+        one of luck.
+        """
+        return int(digest([self.row.digest, self.sample, self.seed])[:15], 16)
+
+    def described(self) -> dict[str, Any]:
+        """Return what the shard of the cell holds besides the result."""
+        return {"kind": self.kind, "task": self.row.task, "row": self.row.id, **self._settings()}
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "style": self.condition.style.value,
+            "delta": self.condition.delta,
+            "sample": self.sample,
+            "decoding": None if self.decoding is None else asdict(self.decoding),
+            "seed": self.seed,
+            "adapter": self.adapter,
+        }
+
+
+def digest(value: Any) -> str:
+    """Return the SHA-1 of plain data as a hex string: a name, not a protection."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()

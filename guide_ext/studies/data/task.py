@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: MIT
+"""A task: what is asked about a document, and what a right answer is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from guide_ext.embedded import evaluate
+from guide_ext.studies.cells import Decoding, Row
+from guide_ext.studies.data.documents import Document
+from guide_ext.support.extras import Package
+
+MakeRows = Callable[[Document, int, tuple[int, int]], list[Row]]
+"""From a document, its tokens and its range of lengths to rows."""
+Judge = Callable[[Row, str, bool | None], dict[str, float]]
+"""From a row, an answer, and whether it is right in every word (None: unknown) to scores."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked about a document. Several studies may use one task.
+
+    Attributes:
+        name: Its name in saved runs; `Row.task`.
+        title: Its name in reports.
+        embedded: The same task in the world of the embedded model.
+        documents: How many documents the paper takes from each range of lengths.
+        decoding: How the paper decodes answers.
+        end_tokens: Influence is averaged over that many tokens at the end of the prompt, as the
+            authors do.
+        rows: Makes rows of a document, by the paper's prompt.
+        judge: Computes the task's own scores of an answer, each from 0 to 1.
+        success: The score that is 1 for a success.
+        needs: Optional packages that the judge needs.
+        embedded_depth: Returns how deep the marked part is in a document of the embedded world,
+            from 0 to 1; None if the task hides nothing in the document.
+
+    """
+
+    name: str
+    title: str
+    embedded: evaluate.Task
+    documents: int
+    decoding: Decoding
+    end_tokens: int
+    rows: MakeRows
+    judge: Judge
+    success: str
+    needs: tuple[Package, ...] = ()
+    embedded_depth: Callable[[evaluate.Case], float] | None = None

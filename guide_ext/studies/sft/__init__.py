@@ -1,2 +1,0 @@
-# SPDX-License-Identifier: MIT
-"""Supervised fine-tuning, the alternative that the paper compares with."""
