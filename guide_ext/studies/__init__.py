@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""The paper's studies: independent cells, each saved as soon as it is done, and their tables."""
+"""The paper's studies: a file for each, and what runs, judges, draws and shows them all."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The study `sft`: how much supervised fine-tuning does it take to do what GUIDE does without?
+"""The study `sft`: after how much fine-tuning is the instruction followed as often as with GUIDE?
 
 Models are fine-tuned with LoRA on right summaries in French and asked after several numbers of
 trained tokens, beside the plain model with and without Δ. `guide_ext.studies.training` trains them.

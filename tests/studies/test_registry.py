@@ -40,14 +40,14 @@ def test_one_study_at_most_trains():
 
 
 def test_tokens_at_the_end_of_the_prompt():
-    found = {name: task.end_tokens for name, task in TASKS.items()}
-    assert found == {"french": 10, "needle": 5, "json": 5}  # the authors'
+    for name, count in {"french": 10, "needle": 5, "json": 5}.items():  # the authors'
+        assert TASKS[name].end_tokens == count
 
 
 def test_listing_the_studies_loads_nothing_large():
     program = (
         "import sys; from guide_ext.studies.registry import STUDIES; "
-        "print(*{'torch', 'transformers', 'matplotlib', 'PIL', 'markupsafe'} & set(sys.modules))"
+        "print(*{'torch', 'transformers', 'matplotlib', 'scipy', 'markupsafe'} & set(sys.modules))"
     )
     found = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True

@@ -105,7 +105,7 @@ def scrolling(content: Markup, label: str) -> Markup:
 
 
 def header(record: StudyRecord) -> Markup:
-    """Say what was run on what."""
+    """Show the model, how much failed, and what the numbers can be compared with."""
     model = paper.model_of(record.model)
     if record.world == "embedded":
         world = (

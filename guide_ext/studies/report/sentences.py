@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Numbers in words, and sentences about tables that several studies need."""
+"""Write numbers for readers, and the sentences that several studies say about their tables."""
 
 from __future__ import annotations
 

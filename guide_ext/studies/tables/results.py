@@ -155,7 +155,7 @@ def values_by_length(answers: Sequence[Answer], name: str) -> list[list[Any]]:
 
 
 def levels_of(results: Results, kind: str) -> dict[str, dict[str, list[float]]]:
-    """Return the Influence of every prompt, by the digest of its row: by form, for every level.
+    """Return the Influence of every prompt at every level: by digest of its row, then by form.
 
     Args:
         results: Of a study.

@@ -10,10 +10,10 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 CONFIDENCE = 0.95
 _RESAMPLES = 1000
@@ -24,6 +24,13 @@ Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 Interval = tuple[float | None, float | None, float | None]
 """A value and the ends of its interval; None where too few data tell it."""
+
+
+def _stats() -> Any:
+    """Load scipy's statistics: it takes a second, which a list of the studies should not."""
+    from scipy import stats
+
+    return stats
 
 
 def rate(values: Iterable[tuple[str, float]]) -> Interval:
@@ -54,7 +61,7 @@ def rate(values: Iterable[tuple[str, float]]) -> Interval:
     value = float(sums.sum() / counts.sum())
     if len(sums) < 2:
         return rounded(value), None, None
-    interval = stats.bootstrap(
+    interval = _stats().bootstrap(
         (sums, counts), mean, paired=True, vectorized=True, n_resamples=_RESAMPLES,
         confidence_level=CONFIDENCE, method="percentile", rng=np.random.default_rng(_SEED),
     ).confidence_interval  # fmt: skip
@@ -120,7 +127,7 @@ def area(cases: Cases) -> float:
     pairs = right * (len(cases.success) - right)
     if not pairs:
         return float("nan")
-    ranks = stats.rankdata(cases.values)
+    ranks = _stats().rankdata(cases.values)
     return float((ranks[cases.success].sum() - right * (right + 1) / 2) / pairs)
 
 
@@ -156,7 +163,7 @@ def correlation(cases: Cases) -> float:
     values, success = cases.values, cases.success.astype(float)
     if np.ptp(values) == 0 or np.ptp(success) == 0:
         return float("nan")
-    return float(stats.pearsonr(values, success).statistic)
+    return float(_stats().pearsonr(values, success).statistic)
 
 
 def statistic_with_interval(cases: Cases, statistic: Callable[[Cases], float]) -> Interval:
@@ -179,8 +186,8 @@ def statistic_with_interval(cases: Cases, statistic: Callable[[Cases], float]) -
         return statistic(cases.taken(np.concatenate([places[int(one)] for one in chosen])))
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        drawn = stats.bootstrap(
+        warnings.simplefilter("ignore", _stats().DegenerateDataWarning)
+        drawn = _stats().bootstrap(
             (numbers,), of, vectorized=False, n_resamples=_RESAMPLES, method="percentile",
             rng=np.random.default_rng(_SEED),
         ).bootstrap_distribution  # fmt: skip
