@@ -74,7 +74,8 @@ def enable(model: Model) -> Model:
         >>> bias = torch.tensor([[0.0, 2.0, 2.0, 0.0]])  # nats on the second and third token
         >>> model(tokens, guide_bias=bias).logits.shape
         torch.Size([1, 4, 64])
-        >>> model.generate(tokens, guide_bias=bias, max_new_tokens=3, pad_token_id=0).shape
+        >>> new = {"min_new_tokens": 3, "max_new_tokens": 3, "pad_token_id": 0}
+        >>> model.generate(tokens, guide_bias=bias, **new).shape
         torch.Size([1, 7])
         >>> _ = guide.disable(model)
 

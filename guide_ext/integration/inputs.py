@@ -92,7 +92,7 @@ def encode(
         >>> inputs = guide.encode(model, tokenizer, "say it <!!->twice<-!!>", delta=2.0)
         >>> inputs["guide_bias"]
         tensor([[0., 0., 2.]])
-        >>> model.generate(**inputs, max_new_tokens=2, pad_token_id=0).shape
+        >>> model.generate(**inputs, min_new_tokens=2, max_new_tokens=2, pad_token_id=0).shape
         torch.Size([1, 5])
 
     """
