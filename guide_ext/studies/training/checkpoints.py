@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from guide_ext.embedded import EMBEDDED, is_embedded
+
 CHECKPOINT_FILE = "checkpoint.json"
 _KIND = "guide_ext adapter checkpoint"
 _FORMAT = 1
@@ -120,9 +122,11 @@ def check_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     wanted = json.loads(json.dumps(identity))
     for path in sorted(folder.glob(f"tokens-*/{CHECKPOINT_FILE}")):
         try:
-            found = _record(path.parent)["run"]
+            found = dict(_record(path.parent)["run"])
         except (OSError, ValueError, KeyError, TypeError):
             continue  # damaged: read_checkpoint warns
+        if is_embedded(str(found.get("model"))):
+            found["model"] = EMBEDDED  # earlier versions wrote the folder
         if found != wanted:
             msg = (
                 f"{folder} must hold checkpoints of this run, got others: "

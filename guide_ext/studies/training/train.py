@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from guide_ext import integration
+from guide_ext.embedded import EMBEDDED, is_embedded
 from guide_ext.integration import lora
 from guide_ext.integration.decoding import seeded
 from guide_ext.machine.facts import machine_facts
@@ -115,7 +116,7 @@ def train(
     """
     samples = _samples(model_name, examples, settings)
     identity = {
-        "model": model_name,
+        "model": EMBEDDED if is_embedded(model_name) else model_name,
         "dtype": dtype,
         "settings": asdict(settings),
         "examples": digest(samples),

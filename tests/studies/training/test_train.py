@@ -288,6 +288,20 @@ def test_other_settings_are_refused(examples, uninterrupted):
         sft.train(MODEL, examples, SHORT, folder)
 
 
+def test_the_embedded_model_may_have_moved(tmp_path, uninterrupted):
+    """A run goes on in another installation, and after the folder of the model was moved."""
+    folder = shutil.copytree(uninterrupted[0], tmp_path / "moved")
+    for path in folder.glob(f"tokens-*/{sft_checkpoints.CHECKPOINT_FILE}"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        assert record["run"]["model"] == "embedded"
+        record["run"]["model"] = "/elsewhere/guide_ext/experiments/embedded/model"
+        path.write_text(json.dumps(record), encoding="utf-8")
+    identity = record["run"]
+    sft_checkpoints.check_identity(folder, identity | {"model": "embedded"})
+    with pytest.raises(ValueError, match="model 'embedded' there, 'gpt2' here"):
+        sft_checkpoints.check_identity(folder, identity | {"model": "gpt2"})
+
+
 def test_too_long_examples(tmp_path, examples):
     tight = dataclasses.replace(SHORT, sequence_length=64)
     with pytest.raises(ValueError, match="at most sequence_length=64 tokens, got one of"):
