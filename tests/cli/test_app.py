@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import guide_ext
 from guide_ext.cli import app, options
 from guide_ext.cli.terminal import marked_tokens
+from guide_ext.demo import demo
 from guide_ext.marking.spans import Span
 from guide_ext.marking.tokens import Encoding
 
@@ -160,7 +161,7 @@ def test_a_prompt_longer_than_the_model_knows_positions(run):
 
 
 def test_demo_refuses_a_folder_that_it_cannot_make_before_it_works(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("guide_ext.demo.demo.run_demo", None)
+    monkeypatch.setattr(demo, "run_demo", None)
     (tmp_path / "file").touch()
     result = run("demo", "--out", str(tmp_path / "file"))
     assert result.exit_code == app.BAD_INPUT, result.output

@@ -16,6 +16,7 @@ from transformers import DynamicCache, StaticCache, T5Config, T5ForConditionalGe
 
 import guide_ext.integration as guide
 from guide_ext.integration.call import arguments, caches
+from guide_ext.integration.call import attention as call_attention
 from guide_ext.integration.call.frame import current
 from guide_ext.integration.model import verify
 
@@ -479,7 +480,7 @@ class TestRefusal:
         def fail(*_args, **_kwargs):
             raise IndexError("a mask that is too small")
 
-        monkeypatch.setattr("guide_ext.integration.call.attention.biased_attention", fail)
+        monkeypatch.setattr(call_attention, "biased_attention", fail)
         with pytest.raises(guide.UnsupportedModelError, match="'guide' fails with") as caught:
             guide.enable(models.make("llama"))
         assert isinstance(caught.value.__cause__, IndexError)

@@ -13,6 +13,7 @@ from guide_ext.integration.rows import answer_rows
 from guide_ext.studies.cells import ANSWER, Cell, Condition, Row
 from guide_ext.studies.plan import RunSettings, study_cells
 from guide_ext.studies.registry import STUDIES
+from guide_ext.studies.run import engine as run_engine
 from guide_ext.studies.run import folder, runner
 from guide_ext.studies.run.batch import run_batch
 from guide_ext.studies.run.engine import load_model
@@ -159,7 +160,7 @@ class TestTheModel:
         def full(*arguments):
             raise torch.OutOfMemoryError("80 GiB")
 
-        monkeypatch.setattr("guide_ext.studies.run.engine.load_model", full)
+        monkeypatch.setattr(run_engine, "load_model", full)
         with pytest.raises(ValueError, match="80 GiB"):
             runner.run_studies(settings, tmp_path / "run")
         assert not (tmp_path / "run" / folder.CELLS).exists()
