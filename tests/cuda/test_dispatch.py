@@ -126,17 +126,35 @@ def test_the_description_is_the_same_in_c():
     assert re.findall(r"^  \S+(?: char\*)? (\w+);", body, re.MULTILINE) == in_python
 
 
-def test_where_a_tensor_begins_counts(cuda_library):
+def _blamed(query, key, value):
+    """Name the tensors that a choice for real ones complains of."""
+    call = _dispatch.describe(AttentionCall(query, key, value))
+    kernel, *reasons = _libraries.ask_for_kernel(torch.device("cuda"), call).split("\n")
+    assert kernel == "cuda/sm80"
+    return [reason.split()[0] for reason in reasons]
+
+
+@pytest.mark.usefixtures("cuda_library")
+@pytest.mark.parametrize("name", ["query", "key", "value"])
+def test_where_a_tensor_begins_counts(name):
     """A view that begins amid 16 bytes, which strides alone do not show."""
     operand = torch.zeros(1, 1, 5, 24, dtype=torch.float16)
-    for offset, blamed in ((0, []), (1, ["query"]), (8, [])):
-        query = operand[..., offset : offset + 8]
-        key = operand[..., :8]
-        call = _dispatch.describe(AttentionCall(query, key, key))
-        answer = _libraries.ask_for_kernel(torch.device("cuda"), call)
-        kernel, *reasons = answer.split("\n")
-        assert kernel == "cuda/sm80"
-        assert [reason.split()[0] for reason in reasons] == blamed
+    tensors = dict.fromkeys(("query", "key", "value"), operand[..., :8])
+    assert _blamed(**tensors) == []
+    assert _blamed(**tensors | {name: operand[..., 8:16]}) == []
+    assert _blamed(**tensors | {name: operand[..., 1:9]}) == [name]
+
+
+@pytest.mark.usefixtures("cuda_library")
+@pytest.mark.parametrize("name", ["query", "key", "value"])
+@pytest.mark.parametrize("dim", [0, 1, 2], ids=["batch", "head", "row"])
+def test_every_stride_counts(name, dim):
+    operand = torch.zeros(2, 2, 2, 8, dtype=torch.float16)
+    strides = [128, 64, 16, 1]
+    strides[dim] += 4  # no multiple of 16 bytes
+    view = torch.zeros(512, dtype=torch.float16).as_strided(operand.shape, strides)
+    tensors = dict.fromkeys(("query", "key", "value"), operand)
+    assert _blamed(**tensors | {name: view}) == [name]
 
 
 @pytest.mark.usefixtures("cuda_library")
