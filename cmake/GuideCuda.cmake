@@ -70,9 +70,7 @@ add_library(guide_ext_cuda SHARED
   csrc/ops/biased_attention_cuda.cpp
   csrc/ops/check_arguments.cpp
   csrc/ops/python_errors.cpp
-  csrc/attention/cuda/choose.cpp
-  csrc/attention/cuda/forward.cpp
-  csrc/attention/cuda/sm80/launch.cpp
+  ${GUIDE_CUDA_LAUNCHES}
   ${GUIDE_CUDA_OBJECTS})
 target_include_directories(guide_ext_cuda PRIVATE csrc)
 target_include_directories(guide_ext_cuda SYSTEM PRIVATE ${GUIDE_CUDA_INCLUDE_DIR})

@@ -26,12 +26,21 @@ struct CallDescription {
   RowStrides query_strides;
   RowStrides key_strides;
   RowStrides value_strides;
-  std::int64_t channels;       // of influence; 0 without
-  std::int64_t has_attn_bias;  // 0 or 1
+  std::int64_t channels;      // of influence; 0 without
+  std::int64_t has_key_bias;  // 0 or 1, like the next three
+  std::int64_t has_attn_bias;
+  std::int64_t has_sinks;
+  std::int64_t has_q_start;
+  std::int64_t is_causal;  // 0 or 1
+  std::int64_t window_left;
+  std::int64_t window_right;
+  double softcap;
 };
 
-// Everything that a choice looks at. The pointers are not to be followed.
+// Everything that a choice may look at. The pointers are not to be followed.
 inline AttentionParams params_of(const CallDescription& call) {
+  static constexpr float kNumber = 0.f;
+  static constexpr std::int32_t kPosition = 0;
   const auto pointer = [](std::int64_t address) {
     return reinterpret_cast<const void*>(static_cast<std::uintptr_t>(address));
   };
@@ -55,7 +64,15 @@ inline AttentionParams params_of(const CallDescription& call) {
   params.key_strides = call.key_strides;
   params.value_strides = call.value_strides;
   params.channels = call.channels;
-  params.attn_bias = call.has_attn_bias != 0 ? &call : nullptr;
+  params.influence = call.channels != 0 ? &kNumber : nullptr;
+  params.key_bias = call.has_key_bias != 0 ? &kNumber : nullptr;
+  params.attn_bias = call.has_attn_bias != 0 ? &kNumber : nullptr;
+  params.sinks = call.has_sinks != 0 ? &kNumber : nullptr;
+  params.q_start = call.has_q_start != 0 ? &kPosition : nullptr;
+  params.is_causal = call.is_causal != 0;
+  params.window_left = call.window_left;
+  params.window_right = call.window_right;
+  params.softcap = static_cast<float>(call.softcap);
   return params;
 }
 

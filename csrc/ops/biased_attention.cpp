@@ -107,26 +107,20 @@ Results allocate_results(const Arguments& arguments) {
       new_empty_float32(query, std::array{batch, num_heads, seqlen_q})};
 }
 
-AttentionParams call_shape(const Arguments& arguments) {
-  const Tensor& query = arguments.query;
-  AttentionParams params{};
-  params.batch = query.size(0);
-  params.num_heads = query.size(1);
-  params.num_kv_heads = arguments.key.size(1);
-  params.group_size = params.num_heads / params.num_kv_heads;
-  params.seqlen_q = query.size(2);
-  params.seqlen_k = arguments.key.size(2);
-  params.head_dim = query.size(3);
-  params.head_dim_v = arguments.value.size(3);
-  params.element_type = element_type_of(query);
-  return params;
-}
-
-AttentionParams pack_params(const Arguments& arguments, const Results& results) {
+AttentionParams pack_arguments(const Arguments& arguments) {
   const Tensor& query = arguments.query;
   const Tensor& key = arguments.key;
   const Tensor& value = arguments.value;
-  AttentionParams params = call_shape(arguments);
+  AttentionParams params{};
+  params.batch = query.size(0);
+  params.num_heads = query.size(1);
+  params.num_kv_heads = key.size(1);
+  params.group_size = params.num_heads / params.num_kv_heads;
+  params.seqlen_q = query.size(2);
+  params.seqlen_k = key.size(2);
+  params.head_dim = query.size(3);
+  params.head_dim_v = value.size(3);
+  params.element_type = element_type_of(query);
   params.query = query.const_data_ptr();
   params.key = key.const_data_ptr();
   params.value = value.const_data_ptr();
@@ -135,11 +129,6 @@ AttentionParams pack_params(const Arguments& arguments, const Results& results) 
   params.value_strides = row_strides(value);
   pack_optional_tensors(arguments, params);
 
-  params.out = results.out.mutable_data_ptr();
-  params.out_strides = row_strides(results.out);
-  params.influence_out = static_cast<float*>(results.influence_out.mutable_data_ptr());
-  params.lse = static_cast<float*>(results.lse.mutable_data_ptr());
-
   const double default_scale = 1.0 / std::sqrt(static_cast<double>(params.head_dim));
   params.scale = static_cast<float>(arguments.scale.value_or(default_scale));
   params.softcap = static_cast<float>(arguments.softcap);
@@ -147,6 +136,13 @@ AttentionParams pack_params(const Arguments& arguments, const Results& results) 
   params.window_left = arguments.window_left;
   params.window_right = arguments.window_right;
   return params;
+}
+
+void pack_results(const Results& results, AttentionParams& params) {
+  params.out = results.out.mutable_data_ptr();
+  params.out_strides = row_strides(results.out);
+  params.influence_out = static_cast<float*>(results.influence_out.mutable_data_ptr());
+  params.lse = static_cast<float*>(results.lse.mutable_data_ptr());
 }
 
 Results call_chunked(const Arguments& arguments) {

@@ -45,11 +45,11 @@ void check_arguments(const Arguments& arguments);
 // Uninitialised results of a checked call.
 Results allocate_results(const Arguments& arguments);
 
-// Sizes and element type of a checked call; no pointer yet.
-AttentionParams call_shape(const Arguments& arguments);
+// A checked call without its results: what a kernel is chosen by.
+AttentionParams pack_arguments(const Arguments& arguments);
 
-// Pointers, strides and sizes of a checked call. The query must not be float64.
-AttentionParams pack_params(const Arguments& arguments, const Results& results);
+// Adds where the results go.
+void pack_results(const Results& results, AttentionParams& params);
 
 // Runs guide::biased_attention_chunked, the pure-PyTorch implementation, through the dispatcher.
 Results call_chunked(const Arguments& arguments);

@@ -22,12 +22,11 @@ void run_workers(std::int64_t workers, void (*body)(void* context, std::int64_t 
 }
 
 guide::Results run(const guide::Arguments& arguments) {
-  if (guide::cpu::choose(guide::call_shape(arguments)).kernel == nullptr) {
-    return guide::call_chunked(arguments);
-  }
+  guide::AttentionParams params = guide::pack_arguments(arguments);
+  if (guide::cpu::choose(params).kernel == nullptr) return guide::call_chunked(arguments);
   const guide::Results results = guide::allocate_results(arguments);
+  guide::pack_results(results, params);
   const guide::cpu::ThreadPool pool{torch::stable::get_num_threads(), run_workers};
-  const guide::AttentionParams params = guide::pack_params(arguments, results);
   try {
     guide::cpu::forward(params, pool);
   } catch (const guide::cpu::OutOfMemory& error) {

@@ -56,15 +56,16 @@ const Device& device_at(int index) {
 guide::Results run(const guide::Arguments& arguments) {
   const int index = arguments.query.get_device_index();
   const Device& device = device_at(index);
-  if (guide::cuda::choose(guide::call_shape(arguments), device).kernel == nullptr) {
+  guide::AttentionParams params = guide::pack_arguments(arguments);
+  if (guide::cuda::choose(params, device).kernel == nullptr) {
     return guide::call_chunked(arguments);
   }
   const torch::stable::accelerator::DeviceGuard guard(index);
   const guide::Results results = guide::allocate_results(arguments);
+  guide::pack_results(results, params);
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(index, &stream));
-  const cudaError_t error = guide::cuda::forward(guide::pack_params(arguments, results), device,
-                                                 static_cast<cudaStream_t>(stream));
+  const cudaError_t error = guide::cuda::forward(params, device, static_cast<cudaStream_t>(stream));
   if (error != cudaSuccess) {
     throw std::runtime_error("biased_attention: cannot launch the CUDA kernel: " + text_of(error));
   }

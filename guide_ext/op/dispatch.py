@@ -32,7 +32,14 @@ class CallDescription(ctypes.Structure):
         ("addresses", ctypes.c_int64 * 3),  # of query, key and value
         ("strides", ctypes.c_int64 * 9),  # of their batch, heads and rows
         ("channels", ctypes.c_int64),
+        ("has_key_bias", ctypes.c_int64),
         ("has_attn_bias", ctypes.c_int64),
+        ("has_sinks", ctypes.c_int64),
+        ("has_q_start", ctypes.c_int64),
+        ("is_causal", ctypes.c_int64),
+        ("window_left", ctypes.c_int64),
+        ("window_right", ctypes.c_int64),
+        ("softcap", ctypes.c_double),
     )
 
 
@@ -78,7 +85,14 @@ def describe(call: AttentionCall) -> CallDescription:
         addresses=tuple(_address(tensor) for tensor in operands),
         strides=tuple(stride for tensor in operands for stride in tensor.stride()[:3]),
         channels=0 if call.influence is None else call.influence.shape[1],
+        has_key_bias=call.key_bias is not None,
         has_attn_bias=call.attn_bias is not None,
+        has_sinks=call.sinks is not None,
+        has_q_start=call.q_start is not None,
+        is_causal=call.is_causal,
+        window_left=call.window_left,
+        window_right=call.window_right,
+        softcap=call.softcap,
     )
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Which implementation takes a call on a CUDA device, in words and in deed; needs no GPU."""
 
+import re
+
 import emulated_op
 import pytest
 import torch
@@ -91,9 +93,10 @@ def test_the_short_form_of_influence_is_one_channel():
 
 
 def test_a_call_is_described_in_full():
-    """A dense bias too, though it changes no word today."""
+    """What changes no word today too: a further kernel may look at it."""
     tensors = SMALL.but(batch=2, attn_bias=(1, 1), head_dim_v=24, channels=3).tensors()
-    call = _dispatch.describe(AttentionCall(**tensors))
+    options = {"is_causal": True, "window_left": 7, "window_right": 2, "softcap": 0.5}
+    call = _dispatch.describe(AttentionCall(**tensors, **options))
     found = {name: getattr(call, name) for name, _ in call._fields_}
     assert [*found.pop("addresses")] == [tensors[n].data_ptr() for n in ("query", "key", "value")]
     assert [*found.pop("strides")] == [
@@ -101,21 +104,57 @@ def test_a_call_is_described_in_full():
     ]
     assert found == {
         "dtype": b"bfloat16", "batch": 2, "num_heads": 4, "num_kv_heads": 2, "seqlen_q": 5,
-        "seqlen_k": 9, "head_dim": 32, "head_dim_v": 24, "channels": 3, "has_attn_bias": 1,
+        "seqlen_k": 9, "head_dim": 32, "head_dim_v": 24, "channels": 3, "has_key_bias": 1,
+        "has_attn_bias": 1, "has_sinks": 0, "has_q_start": 0, **options,
     }  # fmt: skip
 
 
-def test_where_a_tensor_begins_counts(cuda_library):
+def test_the_description_is_the_same_in_c():
+    """Name by name and in order: ctypes would not notice a field that moved."""
+    header = (emulated_op.ROOT / "csrc" / "attention" / "explain.h").read_text()
+    body = re.search(r"struct CallDescription \{(.*?)\n\};", header, re.DOTALL)[1]
+    operands = ("query", "key", "value")
+    expanded = {
+        "addresses": [f"{name}_address" for name in operands],
+        "strides": [f"{name}_strides" for name in operands],
+    }
+    in_python = [
+        field
+        for name, _ in _dispatch.CallDescription._fields_
+        for field in expanded.get(name, [name])
+    ]
+    assert re.findall(r"^  \S+(?: char\*)? (\w+);", body, re.MULTILINE) == in_python
+
+
+def _blamed(query, key, value):
+    """Name the tensors that a choice for real ones complains of."""
+    call = _dispatch.describe(AttentionCall(query, key, value))
+    kernel, *reasons = _libraries.ask_for_kernel(torch.device("cuda"), call).split("\n")
+    assert kernel == "cuda/sm80"
+    return [reason.split()[0] for reason in reasons]
+
+
+@pytest.mark.usefixtures("cuda_library")
+@pytest.mark.parametrize("name", ["query", "key", "value"])
+def test_where_a_tensor_begins_counts(name):
     """A view that begins amid 16 bytes, which strides alone do not show."""
     operand = torch.zeros(1, 1, 5, 24, dtype=torch.float16)
-    for offset, blamed in ((0, []), (1, ["query"]), (8, [])):
-        query = operand[..., offset : offset + 8]
-        key = operand[..., :8]
-        call = _dispatch.describe(AttentionCall(query, key, key))
-        answer = _libraries.ask_for_kernel(torch.device("cuda"), call)
-        kernel, *reasons = answer.split("\n")
-        assert kernel == "cuda/sm80"
-        assert [reason.split()[0] for reason in reasons] == blamed
+    tensors = dict.fromkeys(("query", "key", "value"), operand[..., :8])
+    assert _blamed(**tensors) == []
+    assert _blamed(**tensors | {name: operand[..., 8:16]}) == []
+    assert _blamed(**tensors | {name: operand[..., 1:9]}) == [name]
+
+
+@pytest.mark.usefixtures("cuda_library")
+@pytest.mark.parametrize("name", ["query", "key", "value"])
+@pytest.mark.parametrize("dim", [0, 1, 2], ids=["batch", "head", "row"])
+def test_every_stride_counts(name, dim):
+    operand = torch.zeros(2, 2, 2, 8, dtype=torch.float16)
+    strides = [128, 64, 16, 1]
+    strides[dim] += 4  # no multiple of 16 bytes
+    view = torch.zeros(512, dtype=torch.float16).as_strided(operand.shape, strides)
+    tensors = dict.fromkeys(("query", "key", "value"), operand)
+    assert _blamed(**tensors | {name: view}) == [name]
 
 
 @pytest.mark.usefixtures("cuda_library")

@@ -53,14 +53,15 @@ void add_ranges(const guide::Arguments& arguments, const guide::Results& results
 const guide::cuda::Device kDevices[] = {{80, ""}, {75, ""}};
 
 guide::Results run(const guide::Arguments& arguments) {
-  if (guide::cuda::choose(guide::call_shape(arguments), kDevices[0]).kernel == nullptr) {
+  guide::AttentionParams params = guide::pack_arguments(arguments);
+  if (guide::cuda::choose(params, kDevices[0]).kernel == nullptr) {
     return guide::call_chunked(arguments);
   }
   const guide::Results results = guide::allocate_results(arguments);
+  guide::pack_results(results, params);
   cuda_emulator_take_reports();
   add_ranges(arguments, results);
-  const cudaError_t error =
-      guide::cuda::forward(guide::pack_params(arguments, results), kDevices[0], nullptr);
+  const cudaError_t error = guide::cuda::forward(params, kDevices[0], nullptr);
   cuda_emulator::clear_global_ranges();
   const std::string reports = cuda_emulator_take_reports();
   if (error != cudaSuccess) throw std::runtime_error(cudaGetErrorString(error));

@@ -8,7 +8,7 @@ namespace guide::cuda {
 
 namespace {
 
-// ---- sm80
+// ---- Limits that kernels have in common
 
 void add_device(const Device& device, int min_architecture, Obstacles& obstacles) {
   if (!device.obstacle.empty()) {
@@ -44,6 +44,8 @@ void add_large_sizes(const AttentionParams& params, Obstacles& obstacles) {
                   " batch entries: the compiled CUDA kernel takes at most ", kMaxBlocks, " in all");
   }
 }
+
+// ---- sm80
 
 void find_sm80_obstacles(const AttentionParams& params, const Device& device,
                          Obstacles& obstacles) {
@@ -103,7 +105,9 @@ cudaError_t launch_fast_sm80(const ForwardParams& params, cudaStream_t stream) {
 
 struct Row {
   Choice choice;
-  // Adds what keeps a call from the kernel, in words where the kernel would have been faster.
+  // Adds what keeps a call from the kernel, in words where the kernel would have been faster. Where
+  // no row takes a call, the words of all rows are its reasons: a row that shares the limits of a
+  // later one stops at those.
   void (*find_obstacles)(const AttentionParams& params, const Device& device, Obstacles& obstacles);
 };
 

@@ -16,6 +16,7 @@ cudaError_t forward(const AttentionParams& params, const Device& device, cudaStr
   pass.value_is_aligned = is_aligned(params.value, params.value_strides, params.head_dim_v);
   pass.out_is_aligned = is_aligned(params.out, params.out_strides, params.head_dim_v);
 
+  // Each pass is a call of its own with up to kMaxChannels channels.
   std::int64_t channels_left = params.channels;
   for (;;) {
     AttentionParams& attention = pass.attention;
