@@ -168,6 +168,7 @@ def test_demo_refuses_a_folder_that_it_cannot_make_before_it_works(run, tmp_path
     assert "--out must be a folder, got" in result.output
 
 
+@pytest.mark.long
 def test_an_instruction_set_that_does_not_exist_is_no_fault_of_the_model():
     done = subprocess.run(
         [sys.executable, "-c", "from guide_ext.cli import main; main()", "generate", PROMPT],

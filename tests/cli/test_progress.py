@@ -135,6 +135,7 @@ def test_commands_tell_how_far_they_are_and_keep_data_apart(tmp_path, arguments,
     assert "\x1b" not in result.stderr
 
 
+@pytest.mark.long
 def test_lines_do_not_fall_into_an_answer_that_goes_to_the_same_place(tmp_path):
     with open(tmp_path / "log", "wb") as log:
         subprocess.run(

@@ -34,6 +34,7 @@ def test_a_prompt_from_closed_standard_input(monkeypatch, prompt):
         read_prompt(prompt, None)
 
 
+@pytest.mark.long
 def test_closed_standard_input():
     done = shell("G spans <&-")
     assert done.returncode == app.BAD_INPUT
@@ -46,6 +47,7 @@ def test_a_prompt_of_its_own_needs_no_standard_input():
     assert "barn" in json.loads(done.stdout)["text"]
 
 
+@pytest.mark.long
 def test_closed_standard_output_is_told_and_what_is_saved_is_saved(tmp_path):
     saved = tmp_path / "found.json"
     done = shell('G calibrate "$1" --target 1.5 --out "$2" >&-', PROMPT, saved)
@@ -83,7 +85,7 @@ def test_what_is_opened_does_not_take_the_place_of_a_closed_stream(tmp_path):
     assert file.read_text() == ""
 
 
-@pytest.mark.parametrize("form", ["--json", "--chat"])
+@pytest.mark.parametrize("form", [pytest.param("--json", marks=pytest.mark.long), "--chat"])
 def test_a_reader_that_leaves(form):
     line = f'G spans "$1" {form} | true; echo "${{PIPESTATUS[0]}}"'
     done = shell(line, PROMPT + " x" * 200)

@@ -199,8 +199,10 @@ def _without_our_own(sent):
     "arguments",
     [
         ("generate", PROMPT, "--max-new-tokens", "12"),
-        ("generate", PROMPT, "--max-new-tokens", "12", "--compare"),
-        ("influence", PROMPT, "--max-new-tokens", "12"),
+        pytest.param(
+            ("generate", PROMPT, "--max-new-tokens", "12", "--compare"), marks=pytest.mark.long
+        ),
+        pytest.param(("influence", PROMPT, "--max-new-tokens", "12"), marks=pytest.mark.long),
     ],
 )
 def test_an_answer_that_writes_to_the_terminal(model, arguments):
@@ -209,6 +211,7 @@ def test_an_answer_that_writes_to_the_terminal(model, arguments):
     assert not OBEYED & set(shown)
 
 
+@pytest.mark.long
 def test_prompts_names_and_messages_that_write_to_the_terminal(tmp_path):
     hostile = HOSTILE.replace("\x00", "").replace("\udc9b", "")
     shown = on_terminal("spans", f"<!!->Summarize<-!!>{hostile}")
@@ -244,6 +247,7 @@ def test_errors_about_hostile_arguments(tmp_path, monkeypatch, arguments):
     assert not OBEYED & set(result.output)
 
 
+@pytest.mark.long
 def test_words_of_a_checkpoint_in_logs_of_libraries(tmp_path):
     folder = tmp_path / "model"
     source = Path(str(files("guide_ext").joinpath("embedded", "model")))

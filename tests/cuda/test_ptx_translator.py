@@ -48,7 +48,7 @@ def test_instruction(family: str, case: Case) -> None:
 
 
 @needs_compiler
-@pytest.mark.slow
+@pytest.mark.long
 def test_no_instruction_is_undefined_behaviour() -> None:
     # In a process of its own, which ends where the sanitizer finds something.
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]

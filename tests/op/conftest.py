@@ -101,7 +101,7 @@ def _drawn(item: pytest.Item, dtype: torch.dtype) -> tuple[object, ...]:
     """Name what such a test really runs, see `Backend.draw`."""
     others = {name: one for name, one in item.callspec.params.items() if name != "dtype"}
     drawn = dtype if dtype in HALF_DTYPES else HALF_DTYPES[0]
-    return item.path, item.originalname, drawn, repr(others)
+    return item.path, item.cls, item.originalname, drawn, repr(others)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -102,7 +102,7 @@ def test_rows_of_a_group(check, rows, seqlen_k, dtype):
 
 # A tile of the CUDA kernel is the same for all of them, and an emulated row costs a second.
 @pytest.mark.parametrize("backend", EMULATED, indirect=True)
-@pytest.mark.parametrize("rows", [1, 9, 49])
+@pytest.mark.parametrize("rows", [1, 9, pytest.param(49, marks=pytest.mark.long)])
 @pytest.mark.parametrize("seqlen_k", [127, 129, 513])
 def test_rows_of_a_group_in_tiles(check, rows, seqlen_k):
     _rows_of_a_group(check, rows, seqlen_k, torch.bfloat16)

@@ -72,7 +72,13 @@ CHANGING = {
 }
 
 
-@pytest.mark.parametrize("function", CHANGING.values(), ids=CHANGING)
+@pytest.mark.parametrize(
+    "function",
+    [
+        pytest.param(one, id=name, marks=[pytest.mark.long] if name == "biased share" else [])
+        for name, one in CHANGING.items()
+    ],
+)
 def test_a_window_that_changes_is_compiled_once(function):
     calls = [(*_operands(), window) for window in (3, 4, 2, 8, 1, 0, -1, 2**40)]
     assert _compilations(function, calls, dynamic=True) == [1] * 8
@@ -179,9 +185,14 @@ def _chosen(attend, choose):
 @traces_choices
 @pytest.mark.parametrize(
     ("chosen", "name"),
-    [("batch", name) for name in ATTEND]
+    [
+        pytest.param("batch", name, marks=[pytest.mark.long] if name == "shares" else [])
+        for name in ATTEND
+    ]
+    + [("keys", name) for name in ("key_bias", "attn_bias", "share")]
     + [
-        (chosen, name) for chosen in ("keys", "rows") for name in ("key_bias", "attn_bias", "share")
+        pytest.param("rows", name, marks=[pytest.mark.long] if name == "share" else [])
+        for name in ("key_bias", "attn_bias", "share")
     ],
 )
 def test_sizes_of_data(chosen, name):

@@ -242,9 +242,9 @@ def test_what_is_seen_stays_nan(backend):
     assert query[:, :, 3:].isnan().all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_out_may_be_changed_in_place_where_no_gradient_follows(backend, dtype):
-    tensors = Case(dtype=dtype).tensors(backend.device)
+@pytest.mark.parametrize("as_is", [torch.float32, torch.float64], ids=str)
+def test_out_may_be_changed_in_place_where_no_gradient_follows(backend, as_is):
+    tensors = Case(dtype=as_is).tensors(backend.device)  # what the kernels do not take, too
     (query, *_) = _with_gradients(tensors)
     out, _, _ = backend.run(*tensors.values())
     expected = 2 * out.detach()

@@ -263,8 +263,8 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux")
+@pytest.mark.long
 @pytest.mark.parametrize("name", OPS.values(), ids=OPS)
 def test_peak_memory_is_never_n_by_n(name):
     size = 8192

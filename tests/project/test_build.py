@@ -353,7 +353,7 @@ def test_an_instruction_set_that_does_not_exist_is_no_build(configure):
     ) in " ".join(done.stderr.split())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_build_of_one_instruction_set_runs(configure, tmp_path):
     """The portable kernels alone; what was not built is not chosen, whatever the processor has."""
     build, done = configure("-DGUIDE_INSTRUCTION_SETS=portable")

@@ -139,6 +139,7 @@ def built(unpacked, tmp_path_factory):
     return path
 
 
+@pytest.mark.long
 def test_op_of_a_wheel_from_the_source_distribution(built, tmp_path):
     site = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]

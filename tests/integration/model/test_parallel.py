@@ -20,6 +20,8 @@ from guide_ext import integration as guide
 from guide_ext.embedded import model_path
 from guide_ext.integration.model.parallel import Heads
 
+pytestmark = pytest.mark.long
+
 # Of all that the processes do; collectives that wait for nobody fail before.
 SECONDS = 120
 

@@ -92,6 +92,7 @@ def text_of(page, selector):
     return page.run(f"document.querySelector('{selector}').textContent")
 
 
+@pytest.mark.long
 def test_light_and_dark(page):
     light = browser.pixels(page().screenshot())
     dark = browser.pixels(page(dark=True).screenshot())
@@ -198,6 +199,7 @@ def test_numbers_under_the_tokens(page):
     assert (browser.pixels(opened.screenshot()) != before).any()
 
 
+@pytest.mark.long
 def test_colours_without_script(page):
     opened = page(script=False)
     colours = {

@@ -10,9 +10,12 @@ from study_tables import hostile, tables
 from guide_ext.studies.registry import SECTIONS
 from guide_ext.studies.report.page import write_report
 
-pytestmark = pytest.mark.skipif(
-    browser.executable() is None, reason=f"none of {', '.join(browser.NAMES)} on PATH"
-)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(
+        browser.executable() is None, reason=f"none of {', '.join(browser.NAMES)} on PATH"
+    ),
+]
 
 
 @pytest.fixture(scope="module")

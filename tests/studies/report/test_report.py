@@ -302,6 +302,7 @@ def test_other_models_have_other_numbers_beside_them_or_none(model):
     assert constructed == (model == "embedded")
 
 
+@pytest.mark.long
 def test_missing_studies_leave_nothing_behind():
     for name in COLUMNS:
         read = Tables(

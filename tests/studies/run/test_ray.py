@@ -25,6 +25,7 @@ def whole(tmp_path_factory):
     return path
 
 
+@pytest.mark.long
 def test_killed(whole, tmp_path):
     """A kill takes the driver and its Ray; what workers had saved is kept.
 

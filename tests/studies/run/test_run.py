@@ -24,7 +24,7 @@ SETTINGS = RunSettings(studies=("french", "json", "norms"), documents=1, samples
 def whole(tmp_path_factory):
     """Return the folder of a run that nothing interrupted."""
     path = tmp_path_factory.mktemp("whole") / "run"
-    study_process.finish(study_process.start(SETTINGS, path))
+    runner.run_studies(SETTINGS, path, device="cpu")
     return path
 
 
@@ -39,6 +39,7 @@ def tables_of(path):
 
 
 class TestInterrupted:
+    @pytest.mark.long
     def test_killed_three_times(self, whole, tmp_path):
         total = len(shards_of(whole))
         study_process.killed(SETTINGS, tmp_path / "run", total, seed=1)
