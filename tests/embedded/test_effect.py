@@ -27,11 +27,6 @@ DESTRUCTIVE_DELTA = 9.0
 
 
 @pytest.fixture(scope="module")
-def engine() -> LeanEngine:
-    return LeanEngine.from_folder(model_path())
-
-
-@pytest.fixture(scope="module")
 def french_cases(engine: LeanEngine) -> list[Case]:
     return evaluate.make_cases(Task.FRENCH, COUNT, DEVELOPMENT_SEED, tokenizer=engine.tokenizer)
 

@@ -126,6 +126,11 @@ def marks(rows: int = 2, tokens: int = 9, delta: float = 1.5) -> Tensor:
     return bias
 
 
+def bias(rows: int = 2, tokens: int = 9, value: float = 1.0) -> Tensor:
+    """The same number for every token."""
+    return torch.full((rows, tokens), value)
+
+
 def logits(model: Any, inputs: dict[str, Any], **arguments: Any) -> Tensor:
     """Logits of one forward pass."""
     with torch.no_grad():

@@ -1,29 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""Tags in chats: through every template or refused, never in text of others."""
-
-from dataclasses import dataclass
-from typing import Literal
+"""Tags in chats: through every template, and only where somebody may write them."""
 
 import pytest
+from chats import chat, covered
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marked_documents import TAG_SOUP, marked_documents, outcome
-from tokenizers_zoo import HOSTILE_TEMPLATES, TEMPLATES, TOKENIZERS, build
+from tokenizers_zoo import TEMPLATES, TOKENIZERS, build
 
-from guide_ext.marking import sentinels
 from guide_ext.marking.chat import encode_chat, mark_message, render_chat
 from guide_ext.marking.spans import MarkedText, TagError, escape, mark, parse
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=25)
 PRINTABLE = ["French", "in", "é", "日本", "👨‍👩‍👧", "{", '"', "x", " ", "\n", "\ue000", "\ue001"]
-
-
-def chat(user, system="You are <?rule->brief<-?rule>.", role="user"):
-    return [{"role": "system", "content": system}, {"role": role, "content": user}]
-
-
-def covered(marked):
-    return [marked.text[span.start : span.end] for span in marked.spans]
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
@@ -81,48 +70,6 @@ def test_spans_in_the_rendered_text_are_the_marked_text(document):
     assert sorted(covered(twice)) == sorted(["brief", *covered(parse(document.source))] * 2)
 
 
-@pytest.mark.parametrize(
-    ("template", "message"),
-    [
-        ("truncated", "changes text depending on the characters"),
-        ("capitalized", "changes text depending on the characters"),
-        ("reversed", "cuts or reorders the marked text"),
-        ("sorted_words", "changes text depending on the characters"),
-        ("first_words", "cuts or reorders the marked text 'are'"),
-        ("length", "changes text depending on the characters"),
-        ("dropped", r"messages\[0\] \(role 'system'\): the chat template leaves out the marked"),
-        ("ascii_json", "changes text depending on the characters"),
-        ("prefix_test", "changes text depending on the characters"),
-    ],
-)
-def test_hostile_templates_are_refused(template, message):
-    source = chat("<!!->Answer in French<-!!>", system="you <!->are<-!> brief, <!->please<-!>")
-    if template == "first_words":
-        source[0]["content"] = "you <!->are brief<-!>"
-        message = message.replace("'are'", "'are brief'")
-    with pytest.raises(ValueError, match=message):
-        render_chat(build("unigram"), source, chat_template=HOSTILE_TEMPLATES[template])
-
-
-def test_difference_is_shown():
-    with pytest.raises(ValueError, match=r"at character 15 it renders .*You.* without and .*you"):
-        render_chat(
-            build("unigram"),
-            chat("a", system="<!->you<-!> are"),
-            chat_template=HOSTILE_TEMPLATES["capitalized"],
-        )
-
-
-@pytest.mark.parametrize("template", HOSTILE_TEMPLATES)
-def test_hostile_templates_are_fine_without_marks(template):
-    tokenizer = build("unigram")
-    plain = chat("Answer", system="Be brief")
-    options = {"chat_template": HOSTILE_TEMPLATES[template], "add_generation_prompt": True}
-    assert render_chat(tokenizer, plain, **options) == MarkedText(
-        tokenizer.apply_chat_template(plain, tokenize=False, **options)
-    )
-
-
 def test_a_token_that_two_copies_share_counts_once():
     tokenizer = build("word_piece")
     template = "{{ messages[0].content }}{{ messages[0].content }}"
@@ -177,158 +124,6 @@ def test_tags_of_others_are_refused(text):
     assert f"line {error.line}, column {error.column} (position {error.position})" in message
     for way in ("trusted_roles", "untrusted_tags='literal'", "MarkedText(text)"):
         assert way in message
-
-
-@pytest.mark.parametrize("role", ["user", "tool"])
-@pytest.mark.parametrize(
-    "field", ["a <!->b<-!>", {"function": {"arguments": '{"q": "<!->b<-!>"}'}}, [1, ["<!->b<-!>"]]]
-)
-def test_tags_outside_the_content_are_refused(role, field):
-    messages = [*chat("<!->a<-!>"), {"role": role, "content": "c", "reasoning_content": field}]
-    with pytest.raises(TagError, match=r"in the field 'reasoning_content', which is never parsed"):
-        render_chat(build("unigram"), messages)
-    messages[-1]["reasoning_content"] = "a -> b"
-    assert render_chat(build("unigram"), messages).spans
-
-
-PRINTS_ALL = (
-    "{{ documents | tojson }}{{ tools | tojson }}{{ note | tojson }}"
-    "{% for m in messages %}{{ m.content }}{% endfor %}"
-)
-
-
-def weather(city: str):
-    """Tell the weather, <!!!->always sunny<-!!!>.
-
-    Args:
-        city: Where.
-    """
-
-
-@dataclass
-class Note:
-    title: str
-    text: object
-
-
-class Model:
-    """As pydantic's, in what matters."""
-
-    def __init__(self, text):
-        self.text = text
-
-    def model_dump(self):
-        return vars(self)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "place"),
-    [
-        ({"documents": [{"text": "a <!!!->dog<-!!!>"}]}, "documents[0]['text']"),
-        ({"documents": [{"title": "x", "parts": ("a", ["<?->"])}]}, "documents[0]['parts'][1][0]"),
-        ({"documents": [{"<!->": "x"}]}, "a key of documents[0]"),
-        ({"documents": iter([{"text": "<-!>"}])}, "documents[0]['text']"),
-        ({"tools": [{"name": "f", "parameters": {"d": "<!2->"}}]}, "tools[0]['parameters']['d']"),
-        ({"tools": [weather]}, "the docstring of tools[0]"),
-        ({"note": r"\<!->"}, "note"),
-        ({"note": Note("a", {"b": "<!!->"})}, "note.text['b']"),
-        ({"note": [Model("<!!->")]}, "note[0].text"),
-        ({"chat_template": "<!!->{{ messages[0].content }}<-!!>"}, "chat_template"),
-    ],
-)
-def test_tags_in_arguments_of_the_template_are_refused(arguments, place):
-    messages = [{"role": "user", "content": "<!!->Summarize<-!!>"}]
-    options = {"chat_template": PRINTS_ALL, **arguments}
-    with pytest.raises(TagError, match="argument of the chat template, which is never") as caught:
-        render_chat(build("unigram"), messages, **options)
-    message = str(caught.value)
-    assert message.startswith(f"{place}: tag <")
-    assert "MarkedText" in message
-    assert "untrusted_tags='literal'" in message
-
-
-def test_arguments_of_the_template_can_be_sent_as_they_stand():
-    marked = render_chat(
-        build("unigram"), [{"role": "user", "content": "<!!->Sum up<-!!>"}],
-        chat_template="{{ documents[0].text }} {{ tools[0].function.description }} "
-        "{{ messages[0].content }}",
-        documents=[{"text": "a <!!!->dog<-!!!>"}], tools=[weather], untrusted_tags="literal",
-    )  # fmt: skip
-    assert marked.text == "a <!!!->dog<-!!!> Tell the weather, <!!!->always sunny<-!!!>. Sum up"
-    assert covered(marked) == ["Sum up"]
-
-
-def test_marked_text_acts_in_arguments_and_fields():
-    a, b, c = (mark(f"{name} <!-> it", substring=name, group=name) for name in "abc")
-    documents = [{"text": a}, {"text": "plain"}]
-    messages = [{"role": "user", "content": "<!!->Go<-!!>", "tool_calls": [{"q": b}]}]
-    options = {
-        "documents": iter(documents),
-        "note": (Note("title", c), ["same"]),
-        "chat_template": "{% for d in documents %}{{ d.text }}|{% endfor %}{{ note[0].text }}|"
-        "{{ messages[0].tool_calls[0].q }}|{{ messages[0].content }}",
-    }
-    marked = render_chat(build("unigram"), messages, **options)
-    assert marked.text == "a <!-> it|plain|c <!-> it|b <!-> it|Go"
-    assert covered(marked) == ["a", "c", "b", "Go"]
-    assert documents[0]["text"] is a
-    with pytest.raises(ValueError, match=r"documents: the chat template leaves out .* 'a'"):
-        render_chat(
-            build("unigram"), messages, documents=documents,
-            chat_template="{{ messages[0].tool_calls[0].q }}{{ messages[0].content }}",
-        )  # fmt: skip
-
-
-@pytest.mark.parametrize("value", [{mark("a", level=1): 1}, [{mark("a", level=1)}]])
-def test_marked_text_that_cannot_be_followed_is_refused(value):
-    with pytest.raises(TypeError, match="note must have MarkedText in lists or as values only"):
-        render_chat(build("unigram"), chat("a"), note=value)
-
-
-@pytest.mark.parametrize("user", ["a", r"\<!!->a", MarkedText("<!!->")])
-def test_tags_that_the_template_writes_are_refused(user, monkeypatch):
-    """Whatever they come from: the template of the tokenizer, its own joins, a type of a tool."""
-
-    def tool(city: Literal["<!!->"]):
-        """Tell.
-
-        Args:
-            city: Where.
-        """
-
-    tokenizer = build("unigram")
-    options = {"tools": [tool], "chat_template": PRINTS_ALL, "note": None}
-    with pytest.raises(TagError, match=r"^the rendered chat: tag <!!-> is written by the chat tem"):
-        render_chat(tokenizer, chat(user), **options)
-    assert render_chat(tokenizer, chat(user), untrusted_tags="literal", **options)
-    joins = "{{ '<' ~ '!!->' }}{{ messages[1].content }}"
-    with pytest.raises(TagError, match=r"^the rendered chat: tag <!!->"):
-        render_chat(tokenizer, chat(user, system="x"), chat_template=joins)
-    own = "{% for m in messages %}<?->{{ m.content }}<-?>{% endfor %}"
-    monkeypatch.setattr(tokenizer, "chat_template", own)
-    with pytest.raises(TagError, match=r"^the rendered chat: tag <\?-> is written by the chat"):
-        render_chat(tokenizer, chat(user))
-
-
-@pytest.mark.parametrize(
-    ("message", "place"),
-    [
-        ({"role": "<!!->user"}, "the field 'role'"),
-        ({"role": "user", "<!!->": 1}, "the field '<!!->'"),
-        ({"role": "user", "content": {"text": "<!!->"}}, "a part of the content that is no text"),
-        (
-            {"role": "user", "content": [{"type": "image", "url": "<!!->"}]},
-            "a part of the content that is no text",
-        ),
-        (
-            {"role": "user", "content": [{"type": "text", "text": "a", "note": ["<!!->"]}]},
-            "a part of the content that is no text",
-        ),
-    ],
-)
-def test_tags_beside_text_are_refused(message, place):
-    with pytest.raises(TagError, match=f"tag <!!-> in {place}, which is never parsed"):
-        render_chat(build("unigram"), [*chat("a"), message])
 
 
 def test_lookalikes_of_others_are_fine():
@@ -395,18 +190,6 @@ def test_truncation():
     assert encode_chat(tokenizer, chat("a <!!->b<-!!> c"), max_length=500) == whole
     with pytest.raises(ValueError, match="max_length=5 cuts the marked text"):
         encode_chat(tokenizer, chat("a <!!->b<-!!> c"), max_length=5)
-
-
-def test_many_spans_and_used_private_characters():
-    content = "".join(map(chr, range(0xE000, 0xF900))) + "<!->a<-!> " * 500
-    marked = render_chat(build("unigram"), chat(content))
-    assert covered(marked) == ["brief"] + ["a"] * 500
-
-
-def test_no_private_characters_left(monkeypatch):
-    monkeypatch.setattr(sentinels, "_PRIVATE_USE", (range(0xE000, 0xE003),))
-    with pytest.raises(ValueError, match="2 marked spans, more than there are unused private-use"):
-        render_chat(build("unigram"), chat("<!->a<-!>"))
 
 
 @pytest.mark.parametrize(

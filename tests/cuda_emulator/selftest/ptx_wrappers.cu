@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Every wrapper of ptx.cuh at work in two warps, compiled by nvcc for test_ptx_translator.py.
+// Every wrapper of ptx.cuh at work in two warps, compiled by nvcc for test_ptx_translator_nvcc.py.
 #include "attention/cuda/ptx.cuh"
 
 namespace wrappers {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Small kernels that tests/cuda/test_emulator.py runs by name: right ones, whose values it checks,
+// Small kernels that tests/cuda/test_emulator*.py run by name: right ones, whose values they check,
 // and wrong ones, of which the emulator must say what is wrong.
 #pragma once
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Influence of prompts: the model's own eager attention says what it must be."""
 
-import numpy as np
 import pytest
 import torch
 from influence_reference import TOKENS, reference_heads, reference_levels, seeds
@@ -9,8 +8,7 @@ from models import DENSE, LAYERS, ZOO, logits, make, marks, prompts
 from tolerance import INFLUENCE
 
 from guide_ext import integration as guide
-from guide_ext.influence.forms import FORMS, form_named
-from guide_ext.influence.result import Influence
+from guide_ext.influence.forms import FORMS
 from guide_ext.integration.model.locate import locate
 
 
@@ -117,20 +115,6 @@ def test_groups_of_tags():
     assert guide.influence(model, inputs, groups=("a", "b")).groups == ("a", "b")
 
 
-def test_end_of_prompt_counts_no_padding():
-    values = torch.arange(5.0).expand(2, 1, 1, 5)
-    mask = torch.tensor([[0, 0, 0, 1, 1], [1, 1, 1, 1, 1]]).bool()
-    found = Influence(values, ("a",), "paper", mask, 5)
-    assert found.at_end_of_prompt(4).tolist() == [[3.5], [2.5]]
-    with pytest.raises(ValueError, match="tokens must be a whole number from 1, got 0"):
-        found.at_end_of_prompt(0)
-
-
-def test_unknown_form():
-    with pytest.raises(ValueError, match=r"form must be one of 'paper', .*, got 'l3'"):
-        form_named("l3")
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -201,35 +185,3 @@ def test_of_two_that_fit_the_better_one_is_taken():
         assert place.layer is layer
         assert place.update is layer.post_attention_layernorm
         assert abs(place.scale - 1) < 1e-6
-
-
-@pytest.mark.parametrize("name", [None, 3, ["paper"], {}, torch.zeros(2)], ids=repr)
-def test_what_is_no_name_of_a_form(name):
-    with pytest.raises(ValueError, match="form must be one of 'paper', "):
-        form_named(name)
-
-
-@pytest.mark.parametrize("tokens", [None, "2", 1.5, True, 0, [2]], ids=repr)
-def test_what_is_no_number_of_tokens(tokens):
-    values, mask = torch.zeros(1, 1, 1, 4), torch.ones(1, 4, dtype=torch.bool)
-    measured = Influence(values, ("rule",), "paper", mask, 4)
-    with pytest.raises(ValueError, match="tokens must be a whole number from 1, got"):
-        measured.at_end_of_prompt(tokens)
-
-
-@pytest.mark.parametrize("value", [3, "x", [1.0], np.zeros(2)], ids=repr)
-def test_what_is_no_tensor_of_a_form(value):
-    form, level = form_named("exact"), torch.zeros(1, 1, 4)
-    calls = {
-        "vectors": lambda: form.norms(value),
-        "level": lambda: form.channels(value, None),
-        "residual": lambda: form.channels(level, value),
-        "previous": lambda: form.step(value, torch.zeros(1, 2, 2, 4), None, None),
-        "reduced": lambda: form.step(level, value, None, None),
-        "update": lambda: form.step(level, torch.zeros(1, 2, 2, 4), level, value),
-    }
-    for name, call in calls.items():
-        with pytest.raises(TypeError, match=f"{name} must be a torch.Tensor, got"):
-            call()
-    with pytest.raises(TypeError, match="scale must be a number, got '2'"):
-        form.norms(torch.zeros(1, 2, 3), "2")

@@ -6,22 +6,14 @@ import time
 import browser
 import numpy as np
 import pytest
-from pages import TWO_GROUPS, hostile_record
+from pages import hostile_record
 
-from guide_ext import integration as guide
-from guide_ext.integration.compare import measure_prompt
 from guide_ext.report.influence.page import InfluenceReport
 
+pytest_plugins = ["influence_record"]
 pytestmark = pytest.mark.skipif(
     browser.executable() is None, reason=f"none of {', '.join(browser.NAMES)} on PATH"
 )
-
-
-@pytest.fixture(scope="module")
-def record():
-    model, tokenizer = guide.load_embedded()
-    prompt = guide.as_prompt(tokenizer, TWO_GROUPS)
-    return measure_prompt(model, tokenizer, prompt, delta=2.0, model_name="embedded")
 
 
 @pytest.fixture

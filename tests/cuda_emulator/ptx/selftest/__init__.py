@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""What ``tests/cuda/test_ptx_translator.py`` needs: cases, their answers, a way to run."""
+"""What ``tests/cuda/test_ptx_translator*.py`` needs: cases, their answers, a way to run."""

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: MIT
+"""Short runs of the benchmarks: what is sampled, written and shown. No time is judged."""
+
+import json
+import os
+import subprocess
+import sys
+
+import cpu_attention
+import pytest
+import report
+import report_generate
+import report_growth
+import report_influence
+import sampling
+from smoke_problems import CAUSAL
+from sources import ROOT
+
+
+def run_smoke(*arguments, kind="attention", **environment):
+    # Beside other workers pytest-benchmark measures nothing; this run has one process of its own.
+    alone = {key: value for key, value in os.environ.items() if "XDIST" not in key}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", f"benchmarks/bench_{kind}.py", "-p", "no:cacheprovider",
+         "--problems", "smoke", "--benchmark-quiet", *arguments],
+        cwd=ROOT, env=alone | environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """What a short run over tiny problems writes."""
+    folder = tmp_path_factory.mktemp("results")
+    done = run_smoke("--rounds", "3", "--results", str(folder))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads((folder / "attention.json").read_text()), folder, done.stdout
+
+
+class TestRun:
+    def test_every_implementation_is_sampled_in_turns(self, results):
+        result, _, _ = results
+        assert [r["problem"] for r in result["records"]] == [str(p) for p in cpu_attention.SMOKE]
+        for record, problem in zip(result["records"], cpu_attention.SMOKE, strict=True):
+            wanted = set(cpu_attention.implementations(problem, {})) - {cpu_attention.FLEX}
+            assert {row["implementation"] for row in record["rows"]} == wanted
+            assert len({len(row["samples_ms"]) for row in record["rows"]}) == 1
+            assert len(record["rows"][0]["samples_ms"]) >= 3
+            assert "compiles" in record["left_out"][cpu_attention.FLEX]
+
+    def test_what_is_written_is_what_is_shown(self, results):
+        result, folder, shown = results
+        page = (folder / "attention.md").read_text()
+        assert page == report.page(result)
+        for line in report.summary_lines(result):
+            assert line in page
+            assert line in shown
+
+    def test_the_machine_is_beside_the_numbers(self, results):
+        result, _, _ = results
+        assert {"processor", "cores", "torch", "git revision", "load before"} <= set(
+            result["machine"]
+        )
+        assert result["products"]["1"]["torch.mm fp32 GFLOP/s"] > 0
+
+    def test_progress_is_shown(self, results):
+        assert f"left] prefill-{CAUSAL}-t1: " in results[2]
+
+    @pytest.mark.long
+    def test_disabled_timing_verifies_once_and_writes_nothing(self, tmp_path):
+        done = run_smoke("--benchmark-disable", "--results", str(tmp_path / "none"))
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert not (tmp_path / "none").exists()
+
+    def test_what_has_no_time_is_named(self, tmp_path):
+        done = run_smoke("--seconds", "0", "--results", str(tmp_path), "-rs")
+        assert "out of time: --seconds" in done.stdout
+
+    @pytest.mark.long
+    def test_without_a_compiler_there_are_times_and_a_reason(self, tmp_path):
+        done = run_smoke("-k", "decode", "--rounds", "1", "--results", str(tmp_path),
+                         CXX="no-such-compiler")  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        result = json.loads((tmp_path / "attention.json").read_text())
+        assert result["records"][0]["ceilings"] == {}
+        assert result["machine"]["peak"].startswith("no C++ compiler (no-such-compiler)")
+        assert "no-such-compiler" in (tmp_path / "attention.md").read_text()
+
+
+class TestGenerate:
+    @pytest.mark.long
+    def test_models_are_verified_and_timed(self, tmp_path):
+        done = run_smoke("--rounds", "3", "--results", str(tmp_path), kind="generate")
+        assert done.returncode == 0, done.stdout + done.stderr
+        result = json.loads((tmp_path / "generate.json").read_text())
+        assert (tmp_path / "generate.md").read_text() == report.page(result)
+        assert [record["model"] for record in result["records"]] == ["llama", "qwen3"]
+        names = [report_generate.SDPA, report_generate.GUIDE, report_generate.GUIDE_BIAS,
+                 report_generate.GUIDE_INFLUENCE, report_generate.EAGER]  # fmt: skip
+        for record in result["records"]:
+            assert [row["implementation"] for row in record["rows"]] == names
+            assert all(len(row["decode"]["samples"]) == 3 for row in record["rows"])
+
+    def test_ratios_are_those_of_rounds(self):
+        def row(name, *rates):
+            found = {"samples": list(rates)} | sampling.summary(rates, "tokens_per_s")
+            return {"implementation": name, "peak_bytes": None, "prefill": found, "decode": found}
+
+        # Of every round half as fast, though a slow round came between.
+        rows = [
+            row(report_generate.SDPA, 10.0, 2.0, 10.0),
+            row(report_generate.GUIDE, 5.0, 1.0, 5.1),
+        ]
+        made = {"model": "llama", "dtype": "bf16", "prompt": 9, "threads": 1, "rows": rows}
+        line = report_generate.summary({"records": [made]})[3]
+        assert line == (
+            "| llama bf16 | 9 | 1 | guide | 5.0 | 41.0% | 0.500 | 5.0 | 41.0% | 0.500 "
+            "| not measured |"
+        )
+
+
+class TestInfluence:
+    @pytest.mark.long
+    def test_a_pass_is_verified_and_timed(self, tmp_path):
+        done = run_smoke("--rounds", "3", "--results", str(tmp_path), kind="influence")
+        assert done.returncode == 0, done.stdout + done.stderr
+        result = json.loads((tmp_path / "influence.json").read_text())
+        assert (tmp_path / "influence.md").read_text() == report.page(result)
+        (record,) = result["records"]
+        names = [report_influence.SDPA, report_influence.PLAIN, report_influence.INFLUENCE,
+                 report_influence.EAGER]  # fmt: skip
+        assert [row["implementation"] for row in record["rows"]] == names
+        assert all(len(row["samples_ms"]) == 3 for row in record["rows"])
+
+    def test_what_was_left_out_is_a_dash(self):
+        rows = [
+            {"implementation": name, "median_ms": time, "peak_bytes": 1 << 20}
+            for name, time in ((report_influence.PLAIN, 100.0), (report_influence.INFLUENCE, 103.0))
+        ]
+        made = {"tokens": 9, "dtype": "bf16", "threads": 1, "rows": rows}
+        assert report_influence.summary({"records": [made]})[2] == (
+            "| 9 | bf16 | 1 | – | – | 100 | 1 | 103 | 1 | – | – | +3.0% | – |"
+        )
+        assert report_influence.short_table({"records": [made]})[2] == (
+            "| bf16, 9 tokens | 100 ms | 103 ms | +3.0% | 1 MiB | – | – |"
+        )
+
+
+class TestGrowth:
+    def test_sizes_are_timed_fitted_and_drawn(self, tmp_path):
+        paths = os.pathsep.join(str(ROOT / name) for name in ("tests/helpers", "benchmarks"))
+        done = subprocess.run(
+            [sys.executable, "benchmarks/growth.py", "--smallest", "64", "--largest", "256",
+             "--seconds", "0", "--threads", "1", "--out", str(tmp_path)],
+            cwd=ROOT, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        result = json.loads((tmp_path / "growth.json").read_text())
+        assert [record["keys"] for record in result["records"]] == [64, 64, 128, 128, 256, 256]
+        assert len(result["fits"]) == 6  # three implementations, two dtypes
+        assert (tmp_path / "growth.md").read_text() == report.page(result)
+        assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_exponents_are_those_of_the_large_sizes(self):
+        def row(keys):
+            time, memory = keys**2 + 700.0**2, 5 * keys << 20
+            return {"implementation": "ours", "median_ms": time, "peak_bytes": memory}
+
+        sizes = [1024 << n for n in range(8)]
+        records = [{"keys": keys, "dtype": "bf16", "rows": [row(keys)]} for keys in sizes]
+        (fit,) = report_growth.fits({"records": records})
+        assert fit["keys"] == sizes[2:]
+        assert fit["ms_exponent"] == pytest.approx(2.0, abs=0.05)
+        assert fit["MiB_exponent"] == pytest.approx(1.0)
