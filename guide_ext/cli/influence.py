@@ -71,6 +71,7 @@ def influence(
     [bold]guide-ext influence '<?rule-><!!->Summarize in French<-!!><-?rule>: the cat sleeps.'
     [/bold]
     """
+    paths = [checked_output(path) for path in out or []]  # before imports that take seconds
     from guide_ext import integration
     from guide_ext.cli.terminal import influence_table
     from guide_ext.influence.forms import form_named
@@ -79,7 +80,6 @@ def influence(
     from guide_ext.steering.steering import Steering
 
     # Errors in the arguments must show before a model is loaded.
-    paths = [checked_output(path) for path in out or []]
     form_named(form)
     Steering.guide(delta)
     text = read_prompt(prompt, file)

@@ -207,12 +207,14 @@ def checked_output(path: Path) -> Path:
     Raises:
         ValueError: If its suffix is not known, it is a folder, its folder does not exist, or it
             cannot be written.
+        MissingPackageError: If a picture is wanted and matplotlib is not installed.
 
     """
-    from guide_ext.report.influence.page import SUFFIXES
+    from guide_ext.report.influence.page import SUFFIXES, checked_suffix
 
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"--out must end in {', '.join(SUFFIXES)}, got {str(path)!r}")
+    checked_suffix(path)
     return checked_file(path)
 
 

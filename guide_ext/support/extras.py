@@ -10,8 +10,11 @@ from typing import Any
 
 # The extra of this package that installs a module, see `[project.optional-dependencies]`.
 _EXTRAS = {
+    "scipy": "calibration",
     "transformers": "transformers",
-    "scipy": "transformers",
+    "packaging": "transformers",
+    "safetensors": "transformers",
+    "tokenizers": "transformers",
     "typer": "cli",
     "rich": "cli",
     "markupsafe": "report",

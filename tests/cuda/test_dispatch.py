@@ -9,11 +9,10 @@ import torch
 from attention_cases import TENSORS, Case, judge
 from torch._subclasses import FakeTensorMode
 
-from guide_ext.op import chunked as _chunked
-from guide_ext.op import dispatch as _dispatch
-from guide_ext.op import libraries as _libraries
+from guide_ext.op import chunked, libraries
 from guide_ext.op.attention import explain_dispatch
 from guide_ext.op.call import AttentionCall
+from guide_ext.op.dispatch import CallDescription, describe
 
 SMALL = Case(batch=1, seqlen_q=5, seqlen_k=9, influence_batch=1, key_bias=(1, 1),
              dtype=torch.bfloat16)  # fmt: skip
@@ -30,8 +29,8 @@ def emulated():
 @pytest.fixture
 def cuda_library(monkeypatch, emulated):
     """Ask the emulated library, whose choice is the product's, as if it were the loaded one."""
-    monkeypatch.setattr(_libraries, "_cuda_load_error", None)
-    monkeypatch.setattr(_libraries, "CUDA_LIBRARY_PATH", emulated_op.build(emulated_op.SOURCE))
+    monkeypatch.setattr(libraries, "_cuda_load_error", None)
+    monkeypatch.setattr(libraries, "CUDA_LIBRARY_PATH", emulated_op.build(emulated_op.SOURCE))
 
 
 def _fake(tensor, device="cuda"):
@@ -96,7 +95,7 @@ def test_a_call_is_described_in_full():
     """What changes no word today too: a further kernel may look at it."""
     tensors = SMALL.but(batch=2, attn_bias=(1, 1), head_dim_v=24, channels=3).tensors()
     options = {"is_causal": True, "window_left": 7, "window_right": 2, "softcap": 0.5}
-    call = _dispatch.describe(AttentionCall(**tensors, **options))
+    call = describe(AttentionCall(**tensors, **options))
     found = {name: getattr(call, name) for name, _ in call._fields_}
     assert [*found.pop("addresses")] == [tensors[n].data_ptr() for n in ("query", "key", "value")]
     assert [*found.pop("strides")] == [
@@ -119,17 +118,15 @@ def test_the_description_is_the_same_in_c():
         "strides": [f"{name}_strides" for name in operands],
     }
     in_python = [
-        field
-        for name, _ in _dispatch.CallDescription._fields_
-        for field in expanded.get(name, [name])
+        field for name, _ in CallDescription._fields_ for field in expanded.get(name, [name])
     ]
     assert re.findall(r"^  \S+(?: char\*)? (\w+);", body, re.MULTILINE) == in_python
 
 
 def _blamed(query, key, value):
     """Name the tensors that a choice for real ones complains of."""
-    call = _dispatch.describe(AttentionCall(query, key, value))
-    kernel, *reasons = _libraries.ask_for_kernel(torch.device("cuda"), call).split("\n")
+    call = describe(AttentionCall(query, key, value))
+    kernel, *reasons = libraries.ask_for_kernel(torch.device("cuda"), call).split("\n")
     assert kernel == "cuda/sm80"
     return [reason.split()[0] for reason in reasons]
 
@@ -176,8 +173,8 @@ def test_every_stride_counts(name, dim):
 def test_words_and_deeds_agree(monkeypatch, emulated, changes, words):
     case = SMALL.but(**changes)
     runs = []
-    forward = _chunked.forward
-    monkeypatch.setattr(_chunked, "forward", lambda call: runs.append(call) or forward(call))
+    forward = chunked.forward
+    monkeypatch.setattr(chunked, "forward", lambda call: runs.append(call) or forward(call))
     tensors = case.tensors()
     judge(tensors, case.options, emulated.run(*(tensors[name] for name in TENSORS)))
     dispatch = _explain(case)
@@ -186,7 +183,7 @@ def test_words_and_deeds_agree(monkeypatch, emulated, changes, words):
 
 
 def test_without_the_cuda_library(monkeypatch):
-    monkeypatch.setattr(_libraries, "_cuda_load_error", "libguide_ext_cuda.so was not built")
+    monkeypatch.setattr(libraries, "_cuda_load_error", "libguide_ext_cuda.so was not built")
     dispatch = _explain(SMALL)
     assert str(dispatch) == "chunked PyTorch\n  - libguide_ext_cuda.so was not built"
 
@@ -224,4 +221,4 @@ def test_very_large_calls_go_to_pytorch(query_sizes, key_rows, words):
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="this torch was built with CUDA")
 def test_a_torch_without_cuda_is_named():
-    assert _libraries.cuda_status().reason.endswith("was built without CUDA")
+    assert libraries.cuda_status().reason.endswith("was built without CUDA")

@@ -1,43 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""Time over size: text of others must not be able to stop the reader, nor many marks the user.
-
-Every input is measured at two sizes, eight times apart: linear work takes eight times as long,
-quadratic work 64 times. What is asserted is the ratio of CPU times, half-way between.
-"""
+"""Time over size: text of others must not stop the reader, nor many marks the user."""
 
 import re
-import time
 from itertools import product
 
 import pytest
+from growth_of_time import SHAPES, grows_linearly
 from tokenizers_zoo import build
 
 from guide_ext.marking.chat import encode_chat
-from guide_ext.marking.spans import MarkedText, Span, TagError, escape, mark, parse
-from guide_ext.steering.batch import collate
-from guide_ext.steering.steering import Steering
+from guide_ext.marking.spans import MarkedText, TagError, escape, parse
 from guide_ext.tokens import encode
-
-FACTOR = 8
-LIMIT = 24
-# Below this, a clock says little: a millisecond is some 10,000 steps of the slowest reader here.
-LEAST_SECONDS = 1e-3
-
-
-def grows_linearly(run, make, size):
-    """Tell whether `run(make(8 · size))` takes about 8 times as long as `run(make(size))`."""
-
-    def seconds(value):
-        start = time.process_time()
-        run(value)
-        return time.process_time() - start
-
-    small, large = make(size), make(FACTOR * size)
-    for _attempt in range(3):  # a disturbed measurement is repeated
-        taken = seconds(large)
-        if taken <= LIMIT * LEAST_SECONDS or taken <= LIMIT * seconds(small):
-            return True
-    return False
 
 
 def test_quadratic_time_is_seen():
@@ -120,31 +93,11 @@ def test_nested_neighbouring_and_unbalanced(opening, inside):
 
 # ---- marks become tokens
 
-SHAPES = {
-    "neighbours": lambda n: "The cat <!!->sleeps<-!!> in the barn. " * n,
-    "several kinds": lambda n: "<!->The<-!> <!!->cat<-!!> <!2.5->sleeps<-!> <?a->here<-?a>. " * n,
-    "inside words": lambda n: "un<!!->believ<-!!><!!->ably<-!!> " * n,
-    "nested": lambda n: "<!->" * n + "a cat" + "<-!>" * n,
-    "nested, with text": lambda n: "<!0.01->a cat " * n + "<-!>" * n,
-    "nested, with space": lambda n: "<!0.01-> " * n + "a" + " <-!>" * n,
-    "one around all": lambda n: "<?->" + "<!!->cat<-!!> " * n + "<-?>",
-    "crossing": lambda n: MarkedText(
-        "cat " * 2 * n, tuple(Span(4 * i, 4 * (i + n), delta=0.01) for i in range(n))
-    ),
-    "by substring": lambda n: mark("cat and dog " * n, substring="cat", level=2),
-}
-
-
-def steered(encoding):
-    """Turn marks into numbers in every way."""
-    for steering in (Steering.guide(2.0), Steering.pasta(0.01), Steering.instaboost(5.0)):
-        collate([encoding], steering, num_layers=1, num_heads=1)
-
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_text(shape):
     tokenizer = build("byte_level")
-    assert grows_linearly(lambda text: steered(encode(tokenizer, text)), SHAPES[shape], 250)
+    assert grows_linearly(lambda text: encode(tokenizer, text), SHAPES[shape], 250)
 
 
 def test_a_great_many_marks():
@@ -160,7 +113,7 @@ def test_chat(shape):
         lambda n: [{"role": "user", "content": SHAPES[shape](n)}],
         lambda n: [{"role": "user", "content": SHAPES[shape](1)}] * n,
     ):
-        assert grows_linearly(lambda chat: steered(encode_chat(tokenizer, chat)), make, 250)
+        assert grows_linearly(lambda chat: encode_chat(tokenizer, chat), make, 250)
 
 
 def test_special_tokens_between_marks():
@@ -170,4 +123,4 @@ def test_special_tokens_between_marks():
         lambda n: f"<!!->cat {special} dog<-!!> " * n,
         lambda n: "<!!->" + f"cat {special} " * n + "<-!!>",
     ):
-        assert grows_linearly(lambda text: steered(encode(tokenizer, text)), make, 250)
+        assert grows_linearly(lambda text: encode(tokenizer, text), make, 250)

@@ -251,7 +251,7 @@ def test_chunked_scratch_is_bounded_in_batches_of_one_row(monkeypatch):
 
 _PEAK_MEMORY = """
 import resource, torch
-from guide_ext.op import registration as _ops
+from guide_ext.op import registration
 size = {size}
 operand = torch.randn(1, 1, size, 16, requires_grad=True)
 marks = torch.rand(1, 1, size)

@@ -22,7 +22,7 @@ print(guide_ext.explain_dispatch(query, query, query).kernel, "|", library_statu
 
 @pytest.fixture
 def copy(tmp_path):
-    """Copy the Python sources alone; experiments and model files are not needed."""
+    """Copy the Python sources alone; compiled libraries and model files are not needed."""
     for pattern in SOURCES:
         for source in PACKAGE.glob(pattern):
             target = tmp_path / "guide_ext" / source.relative_to(PACKAGE)

@@ -15,11 +15,11 @@ import pytest
 import torch
 from attention_cases import Case, naive_attention, oracle
 
-from guide_ext.op import libraries as _libraries
+from guide_ext.op import libraries
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTRUCTION_SETS = ["avx512bf16", "avx512", "avx2", "portable"]
-STATUS = _libraries.library_status()
+STATUS = libraries.library_status()
 needs_library = pytest.mark.skipif(not STATUS.loaded, reason=STATUS.reason)
 needs_nm = pytest.mark.skipif(shutil.which("nm") is None, reason="no nm (binutils)")
 
@@ -80,20 +80,20 @@ def test_instruction_set_objects_share_no_symbol(instruction_set):
 
 
 needs_cuda_library = pytest.mark.skipif(
-    not _libraries.CUDA_LIBRARY_PATH.exists(), reason="the CUDA library was not built"
+    not libraries.CUDA_LIBRARY_PATH.exists(), reason="the CUDA library was not built"
 )
-libraries = pytest.mark.parametrize(
+both_libraries = pytest.mark.parametrize(
     ("path", "shim", "functions"),
     [
         pytest.param(
-            _libraries.LIBRARY_PATH,
+            libraries.LIBRARY_PATH,
             "torch_library_impl",
             ["guide_ext_cpu_choose", "guide_ext_cpu_instruction_set"],
             marks=needs_library,
             id="cpu",
         ),
         pytest.param(
-            _libraries.CUDA_LIBRARY_PATH,
+            libraries.CUDA_LIBRARY_PATH,
             "aoti_torch_get_current_cuda_stream",
             ["guide_ext_cuda_choose"],
             marks=needs_cuda_library,
@@ -103,7 +103,7 @@ libraries = pytest.mark.parametrize(
 )
 
 
-@libraries
+@both_libraries
 @needs_nm
 def test_library_needs_only_the_stable_shims_and_the_system(path, shim, functions):
     allowed = re.compile(
@@ -117,7 +117,7 @@ def test_library_needs_only_the_stable_shims_and_the_system(path, shim, function
         assert allowed.fullmatch(name), (kind, name)
 
 
-@libraries
+@both_libraries
 @needs_nm
 def test_library_exports_a_few_functions(path, shim, functions):
     exported = _symbols(path, "--dynamic", "--defined-only")
@@ -129,7 +129,7 @@ def test_library_exports_a_few_functions(path, shim, functions):
 @pytest.mark.skipif(shutil.which("readelf") is None, reason="no readelf (binutils)")
 def test_cuda_library_finds_its_symbols_in_the_torch_that_loads_it():
     dynamic = subprocess.run(
-        ["readelf", "--dynamic", str(_libraries.CUDA_LIBRARY_PATH)],
+        ["readelf", "--dynamic", str(libraries.CUDA_LIBRARY_PATH)],
         check=True, capture_output=True, text=True,
     ).stdout  # fmt: skip
     needed = set(re.findall(r"\(NEEDED\).*\[(.+)\]", dynamic))
@@ -144,12 +144,12 @@ def test_cuda_library_finds_its_symbols_in_the_torch_that_loads_it():
 
 CHILD = """
 import sys, torch
-from guide_ext.op import libraries as _libraries, registration as _ops
+from guide_ext.op import libraries, registration
 calls, answers = torch.load(sys.argv[1]), []
 for threads in (1, 2):
     torch.set_num_threads(threads)
     answers.append([torch.ops.guide.biased_attention(**t, **o) for t, o in calls])
-torch.save((_libraries.library_status().instruction_set, answers), sys.argv[2])
+torch.save((libraries.library_status().instruction_set, answers), sys.argv[2])
 """
 
 # Each stresses one part of the kernel: ragged tiles, tiles that mix heads, few rows, key splits,

@@ -61,9 +61,10 @@ guide_ext.Calibration, guide_ext.chat.render_chat, guide_ext.reference.biased_at
     [
         ("import guide_ext.integration", "transformers", "transformers"),
         ("from guide_ext.calibration import find_delta\n"
-         "find_delta(lambda delta: 0.1 + 0.01 * delta, 0.12)", "scipy", "transformers"),
+         "find_delta(lambda delta: 0.1 + 0.01 * delta, 0.12)", "scipy", "calibration"),
         ("from guide_ext.cli import main\nmain()", "typer", "cli"),
         ("from guide_ext.report.influence import page", "markupsafe", "report"),
+        ("from guide_ext.studies.report import page", "markupsafe", "report"),
         ("import guide_ext.demo", "transformers", "transformers"),
     ],
 )  # fmt: skip
@@ -75,17 +76,32 @@ def test_a_missing_package_is_named_with_the_command(program, package, extra):
     assert last.endswith(f"pip install 'guide_ext[{extra}]'")
 
 
-def test_the_command_line_names_what_a_command_lacks(tmp_path):
+@pytest.mark.parametrize(
+    ("command", "package", "extra"),
+    [
+        (["influence", "<!!->a<-!!> b", "--out", "picture.png"], "matplotlib", "report"),
+        (["study", "report", "no_run"], "matplotlib", "report"),
+        (["study", "report", "no_run"], "PIL", "report"),
+        pytest.param(
+            ["study", "run", "french", "--ray", "2"], "ray", "ray", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_a_command_names_what_it_lacks_before_it_works(tmp_path, command, package, extra):
     program = f"""
-import sys
-sys.argv = ["guide-ext", "influence", "<!!->a<-!!> b", "--out", r"{tmp_path / "picture.png"}"]
+import os, sys
+os.chdir({str(tmp_path)!r})
+sys.argv = ["guide-ext", *{command!r}]
 from guide_ext.cli import main
 main()
 """
-    done = run(program, hidden=("matplotlib",))
+    done = run(program, hidden=(package,))
     assert done.returncode == 2
-    assert "pip install 'guide_ext[report]'" in done.stderr
-    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"error: {package} must be installed")
+    assert last.endswith(f"pip install 'guide_ext[{extra}]'")
+    assert "loading the model" not in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_readme_says_what_is_said():

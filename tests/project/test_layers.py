@@ -7,35 +7,65 @@ import sys
 from pathlib import Path
 
 import pytest
+from cuda_gates.spec import tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
 PLANTED = {
+    "reference.py": ["from guide_ext.op import chunked"],
+    "spans.py": ["from guide_ext.op import attention", "from guide_ext.cli import app"],
+    "tokens.py": ["from guide_ext.integration import enable"],
+    "chat.py": ["from guide_ext.report import document"],
     "op/reference.py": [
         "from guide_ext.op import chunked",
         "from guide_ext.support import values",
     ],
+    "op/checks.py": ["from guide_ext.op import reference"],
     "op/libraries.py": ["import matplotlib", "from guide_ext.support import values"],
-    "op/dispatch.py": ["import transformers", "from guide_ext import Steering"],
-    "marking/tags.py": ["import torch", "import numpy", "from guide_ext.op import checks"],
-    "marking/spans.py": ["import transformers", "from guide_ext.spans import parse"],
-    "steering/steering.py": [
+    "op/dispatch.py": [
         "import transformers",
+        "import rich",
+        "import ray",
+        "import datasets",
+        "from pyarrow import parquet",
+        "from guide_ext import Steering",
+    ],
+    "marking/tags.py": [
+        "import torch",
+        "import numpy",
+        "import tokenizers",
+        "import safetensors",
+        "import markupsafe",
+        "from guide_ext.op import checks",
+    ],
+    "marking/spans.py": ["from guide_ext.spans import parse"],
+    "steering/steering.py": [
         "from guide_ext.report import console",
         "from guide_ext.influence import forms",
     ],
-    "influence/record.py": ["from guide_ext import integration", "import torch"],
-    "calibration/search.py": ["import transformers", "from guide_ext.report import document"],
-    "calibration/bootstrap.py": [
-        "import matplotlib",
-        "from guide_ext.calibration import Calibration",
+    "influence/record.py": [
+        "import torch",
+        "from guide_ext.influence import forms",
+        "from guide_ext.op import chunked",
+        "from guide_ext.machine import facts",
     ],
+    "calibration/search.py": ["import transformers", "from guide_ext.report import document"],
+    "calibration/bootstrap.py": ["from guide_ext.calibration import Calibration"],
     "integration/call/carrier.py": [
         "from guide_ext.integration import enable",
         "from guide_ext.integration.model import state",
         "from guide_ext.integration.influence import state",
     ],
-    "integration/model/locate.py": ["from guide_ext.integration.influence import measure"],
-    "integration/enable.py": ["from guide_ext import report", "import peft", "import matplotlib"],
+    "integration/model/locate.py": [
+        "from guide_ext.integration import streaming",
+        "from guide_ext.integration.influence import measure",
+    ],
+    "integration/influence/state.py": ["from guide_ext.integration import checkpoint"],
+    "integration/enable.py": [
+        "import peft",
+        "import matplotlib",
+        "import rich",
+        "from guide_ext import report",
+    ],
     "integration/checkpoint.py": ["from guide_ext.integration import loading"],
     "report/document.py": [
         "import torch",
@@ -43,11 +73,11 @@ PLANTED = {
         "from guide_ext.marking import spans",
     ],
     "embedded/world.py": ["from guide_ext import integration"],
-    "demo/demo.py": ["from guide_ext.studies import study", "import typer"],
+    "demo/demo.py": ["import typer", "from guide_ext.studies import study"],
     "cli/calibrate.py": ["import transformers", "from guide_ext.studies import plan"],
     "cli/app.py": ["from guide_ext.demo import demo as again"],
-    "studies/plan.py": ["import transformers", "from guide_ext.cli import options"],
-    "support/files.py": ["from guide_ext.marking import tags", "import torch"],
+    "studies/plan.py": ["from guide_ext.cli import options"],
+    "support/files.py": ["import torch", "import rich", "from guide_ext.marking import tags"],
 }
 
 
@@ -101,3 +131,10 @@ def test_a_new_folder_needs_a_place(copy):
         assert "annex" in lint(copy)
     finally:
         shutil.rmtree(folder)
+
+
+def test_every_module_that_users_import_has_its_contract():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = {one["id"]: one for one in project["tool"]["importlinter"]["contracts"]}
+    modules = {path.stem for path in (ROOT / "guide_ext").glob("*.py")} - {"__init__"}
+    assert set(contracts["users"]["source_modules"]) == {f"guide_ext.{name}" for name in modules}

@@ -24,9 +24,9 @@ print(guide.is_enabled(model))
 # Zero queries give every visible key the same attention, whatever the compiler does to sums.
 USE_OP = """
 import torch, guide_ext
-from guide_ext.op import libraries as _libraries
-status = _libraries.library_status()
-print(_libraries.LIBRARY_PATH if status.loaded else status.reason)
+from guide_ext.op import libraries
+status = libraries.library_status()
+print(libraries.LIBRARY_PATH if status.loaded else status.reason)
 query, key, value = torch.zeros(3, 1, 2, 4, 8)
 value[0, :, 1], value[0, :, 3] = 1.0, 3.0
 bias = torch.tensor([-torch.inf, 0.0, -torch.inf, 0.0]).view(1, 1, 4)
@@ -68,6 +68,10 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     model = "guide_ext/embedded/model/"
     for file in ("config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"):
         assert model + file in names
+    pages = {"report": ["base.css"], "studies/report": ["study.css"]}
+    pages["report/influence"] = ["influence.css", "influence.js"]
+    for folder, files in pages.items():
+        assert {f"guide_ext/{folder}/{file}" for file in files} <= set(names)
     assert not [name for name in names if name.endswith((".so", ".pyc"))]
 
 

@@ -6,6 +6,10 @@ Nothing is loaded from anywhere, no script runs, and nothing that a model wrote 
 
 from __future__ import annotations
 
+# First: it says how to install what the rest imports.
+from guide_ext.studies.report import packages as _packages  # noqa: F401
+
+# isort: split
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -18,7 +18,9 @@ from guide_ext.studies.run.batch import run_batch
 from guide_ext.studies.run.engine import TransformersEngine
 from guide_ext.studies.run.folder import RunFolder
 from guide_ext.studies.run.progress import Plan, read_plan
-from guide_ext.support.extras import require
+from guide_ext.support.extras import Package, require
+
+RAY = Package("ray.data", "to run on Ray")
 
 
 def run_on_ray(
@@ -43,7 +45,7 @@ def run_on_ray(
     if workers < 1:
         raise ValueError(f"--ray must be a number of workers from 1, got {workers}")
     ray = require("ray", "to run on Ray")
-    data = require("ray.data", "to run on Ray")
+    data = RAY.load()
     if not numbers:
         return
     begun_here = not ray.is_initialized()

@@ -19,7 +19,7 @@ from guide_ext.studies.run.engine import (
 from guide_ext.studies.run.folder import RunFolder
 from guide_ext.studies.run.preparation import documents_of_run
 from guide_ext.studies.run.progress import Plan
-from guide_ext.studies.run.ray_runner import run_on_ray
+from guide_ext.studies.run.ray_runner import RAY, run_on_ray
 from guide_ext.studies.run.write_tables import TABLES, write_tables
 from guide_ext.studies.tables.metrics import BERT_SCORE
 from guide_ext.studies.training.train import Step
@@ -66,12 +66,12 @@ def run_studies(
     Raises:
         ValueError: If the folder holds something else or another run.
         OSError: If something cannot be read or written; what was saved before is kept.
-        NotImplementedError: If a library that a study needs is not installed.
+        NotImplementedError: If a library that a study needs, or Ray, is not installed.
 
     """
     if ray_workers is not None and engine is not None:
         raise ValueError("engine must be left out with ray_workers, whose workers load the model")
-    for package in _needed(settings):
+    for package in _needed(settings) + [RAY] * (ray_workers is not None):
         package.load()  # before the work, which would be lost
     folder = RunFolder(path)
     with folder.held():
