@@ -122,32 +122,47 @@ def attention_with_share(
     out_marked, influence_marked, lse_marked = attend(marked, None)
     out_rest, influence_rest, lse_rest = attend(~marked, sinks)
     if sinks is not None:
-        # A row whose visible keys are all marked has the sink beside them; lse says -inf of it.
-        alone = (lse_rest == -math.inf) & (lse_marked != -math.inf)
-        sink = saturated(sinks, lse_rest.dtype).to(lse_rest.dtype)[:, None]
-        lse_rest = torch.where(alone, sink, lse_rest)
-    log_odds = lse_marked - lse_rest  # NaN for a row that sees nothing
-    if isinstance(min_share, Tensor):
-        wanted = min_share.to(lse_rest)
-    else:  # a sum keeps the number out of compiled code, which as_tensor would make for each
-        wanted = lse_rest.new_zeros(()) + min_share
-    wanted = torch.logit(wanted).view(-1, 1, 1)
-    can_grow = log_odds.isfinite() & (log_odds < wanted)
-    delta = torch.where(can_grow, wanted - log_odds, 0.0)
-    share = torch.sigmoid(log_odds + delta).nan_to_num(0.0)
-
-    def weigh(of_marked: Tensor, of_rest: Tensor, weight: Tensor) -> Tensor:
-        mixed = weight * of_marked.to(weight.dtype) + (1 - weight) * of_rest.to(weight.dtype)
-        return mixed.to(of_marked.dtype)
-
+        lse_rest = _with_lone_sinks(lse_rest, lse_marked, sinks)
+    delta, share = _raise_share(lse_marked - lse_rest, min_share)
     # In the memory order of the op's.
-    out = weigh(out_marked.transpose(1, 2), out_rest.transpose(1, 2), share.mT[..., None])
+    out = _mix(out_marked.transpose(1, 2), out_rest.transpose(1, 2), share.mT[..., None])
     return (
         out.contiguous().transpose(1, 2),
-        weigh(influence_marked, influence_rest, share[:, None]),
+        _mix(influence_marked, influence_rest, share[:, None]),
         torch.logaddexp(lse_marked + delta, lse_rest),
         delta,
     )
+
+
+def _with_lone_sinks(lse_rest: Tensor, lse_marked: Tensor, sinks: Tensor) -> Tensor:
+    """Count the sink in rows whose visible keys are all marked: the op's lse says -inf of them."""
+    alone = (lse_rest == -math.inf) & (lse_marked != -math.inf)
+    sink = saturated(sinks, lse_rest.dtype).to(lse_rest.dtype)[:, None]
+    return torch.where(alone, sink, lse_rest)
+
+
+def _raise_share(log_odds: Tensor, min_share: float | Tensor) -> tuple[Tensor, Tensor]:
+    """Find the Δ of each row, and the share of the marked keys with it.
+
+    Args:
+        log_odds: Of the marked keys against the rest, ``[batch, num_heads, seqlen_q]``; NaN for a
+            row that sees nothing.
+        min_share: See `attention_with_share`.
+
+    """
+    if isinstance(min_share, Tensor):
+        wanted = min_share.to(log_odds)
+    else:  # a sum keeps the number out of compiled code, which as_tensor would make for each
+        wanted = log_odds.new_zeros(()) + min_share
+    wanted = torch.logit(wanted).view(-1, 1, 1)
+    can_grow = log_odds.isfinite() & (log_odds < wanted)
+    delta = torch.where(can_grow, wanted - log_odds, 0.0)
+    return delta, torch.sigmoid(log_odds + delta).nan_to_num(0.0)
+
+
+def _mix(of_marked: Tensor, of_rest: Tensor, weight: Tensor) -> Tensor:
+    mixed = weight * of_marked.to(weight.dtype) + (1 - weight) * of_rest.to(weight.dtype)
+    return mixed.to(of_marked.dtype)
 
 
 def _check(query: Tensor, key: Tensor, marked: object, min_share: object) -> None:

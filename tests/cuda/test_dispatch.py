@@ -56,8 +56,8 @@ def test_the_fast_kernels_need_no_excuse():
     ("changes", "words"),
     [
         ({"channels": 3}, "influence has 3 channels: up to 2 have a kernel of their own, this call "
-                          "takes 1 launch of the general one, 8 channels each"),
-        ({"channels": 17}, "this call takes 3 launches of the general one"),
+                          "takes 1 launch of up to 8 channels"),
+        ({"channels": 17}, "this call takes 3 launches of up to 8 channels"),
         ({"head_dim": 36}, "query does not have all its rows at multiples of 16 bytes: they are "
                            "gathered element by element; make the head dimension and the strides "
                            "multiples of 8"),
@@ -79,7 +79,7 @@ def test_a_dense_bias_hides_no_other_reason():
     assert [reason.split()[0] for reason in dispatch.reasons] == [
         *("query", "key", "influence", "attn_bias"),
     ]  # fmt: skip
-    assert "takes 2 launches" in dispatch.reasons[2]
+    assert "takes 2 launches of up to 8 channels" in dispatch.reasons[2]
 
 
 @pytest.mark.usefixtures("cuda_library")

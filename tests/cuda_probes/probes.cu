@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Runs a probe by name. nvcc makes of this a library that runs on a GPU, g++ with
-// GUIDE_CUDA_EMULATED one that runs on the emulator; ../test_cuda_probes.py gives both the same
+// GUIDE_CUDA_EMULATED one that runs on the emulator; ../cuda/test_probes.py gives both the same
 // bytes. Where they differ, the emulator is wrong.
 #include <cstring>
 #include <vector>

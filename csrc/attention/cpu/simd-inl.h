@@ -21,7 +21,7 @@ namespace {
 constexpr int kLanes = 16;
 constexpr int kWideVectors = 2;  // vectors of rows in a tile
 constexpr int kDotKeys = 8;      // keys of a dot-product micro-tile: 16 of 32 registers accumulate
-constexpr int kValueDims = 8;    // value dimensions of a micro-tile, likewise
+constexpr int kValueDims = 8;    // value dimensions of a micro-tile: 16 registers again
 #elif defined(__AVX2__)
 constexpr int kLanes = 8;
 constexpr int kWideVectors = 3;

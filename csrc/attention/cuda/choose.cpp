@@ -86,8 +86,7 @@ void find_fast_obstacles(const AttentionParams& params, const Device& device,
     const std::int64_t launches = (params.channels + kMaxChannels - 1) / kMaxChannels;
     obstacles.add("influence has ", params.channels, " channels: up to ", sm80::kMaxFastChannels,
                   " have a kernel of their own, this call takes ", launches,
-                  launches > 1 ? " launches" : " launch", " of the general one, ", kMaxChannels,
-                  " channels each");
+                  launches > 1 ? " launches" : " launch", " of up to ", kMaxChannels, " channels");
   }
   if (params.attn_bias != nullptr) obstacles.add();
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Which kernel computes a call, and why no faster one does: the one home of both. The op asks
-// before it launches, forward() launches what it gets, explain_dispatch reads the reasons.
+// Which kernel computes a call, and why no faster one does: the one home of both. The op asks for
+// the whole call, before it allocates. forward() asks again for each pass of up to eight channels,
+// and launches what it gets. explain_dispatch reads the reasons.
 //
 // A further kernel is a row of the table in choose.cpp.
 #pragma once

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Launches of translated kernels from Python: see ptx_harness.py.
+// Launches of translated kernels from Python: see ../ptx/selftest/harness.py.
 #include <cstddef>
 
 #include "cuda_emulator.h"
