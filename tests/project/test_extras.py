@@ -83,7 +83,7 @@ def test_a_missing_package_is_named_with_the_command(program, package, extra):
         (["study", "report", "no_run"], "matplotlib", "report"),
         (["study", "report", "no_run"], "PIL", "report"),
         pytest.param(
-            ["study", "run", "french", "--ray", "2"], "ray", "ray", marks=pytest.mark.slow
+            ["study", "run", "french", "--ray", "2"], "ray", "ray", marks=pytest.mark.long
         ),
     ],
 )
