@@ -6,7 +6,6 @@
 #include <exception>
 #include <string>
 
-#include "attention/cpu/choose.h"
 #include "attention/cpu/forward.h"
 #include "attention/explain.h"
 #include "ops/biased_attention.h"
@@ -23,15 +22,16 @@ void run_workers(std::int64_t workers, void (*body)(void* context, std::int64_t 
 
 guide::Results run(const guide::Arguments& arguments) {
   guide::AttentionParams params = guide::pack_arguments(arguments);
-  if (guide::cpu::choose(params).kernel == nullptr) return guide::call_chunked(arguments);
+  const guide::cpu::Choice choice = guide::cpu::choose(params);
+  if (choice.kernel == nullptr) return guide::call_chunked(arguments);
   const guide::Results results = guide::allocate_results(arguments);
   guide::pack_results(results, params);
   const guide::cpu::ThreadPool pool{torch::stable::get_num_threads(), run_workers};
   try {
-    guide::cpu::forward(params, pool);
+    guide::cpu::forward(params, choice, pool);
   } catch (const guide::cpu::OutOfMemory& error) {
     guide::check_memory(arguments.query, error.bytes);
-    guide::cpu::forward(params, pool);  // somebody has freed some
+    guide::cpu::forward(params, choice, pool);  // somebody has freed some
   }
   return results;
 }

@@ -154,8 +154,8 @@ def library_status() -> LibraryStatus:
             loaded=True,
             reason=(
                 f"loaded from {LIBRARY_PATH}, but GUIDE_EXT_CPU_ISA="
-                f"{os.environ.get('GUIDE_EXT_CPU_ISA', '')} names no instruction set of this "
-                "processor: every call on the CPU raises; unset it"
+                f"{os.environ.get('GUIDE_EXT_CPU_ISA', '')} names no instruction set that "
+                "was built and that this processor has: every call on the CPU raises; unset it"
             ),
             instruction_set=None,
         )

@@ -73,7 +73,7 @@ class Call {
     params.scale = 0.2f;
     params.is_causal = true;
     params.window_left = params.window_right = -1;
-    guide::cpu::forward(params, {num_threads, run_workers});
+    guide::cpu::forward(params, guide::cpu::choose(params), {num_threads, run_workers});
     return results;
   }
 

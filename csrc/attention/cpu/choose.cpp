@@ -66,8 +66,9 @@ InstructionSet choose_instruction_set() {
     supported += (supported.empty() ? "" : ", ") + name;
   }
   throw std::runtime_error(
-      "guide_ext: GUIDE_EXT_CPU_ISA must name an instruction set of this processor (" + supported +
-      "), got '" + wanted + "'; unset it to use the best one");
+      "guide_ext: GUIDE_EXT_CPU_ISA must name an instruction set that was built and that this "
+      "processor has (" +
+      supported + "), got '" + wanted + "'; unset it to use the best one");
 }
 
 const InstructionSet& instruction_set() {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Which kernel computes a call, and why no faster one does: the one home of both. The op asks
-// before it allocates, forward() runs what it gets, explain_dispatch reads the reasons.
+// Which kernel computes a call, and why no faster one does: the one home of both. The op asks once,
+// before it allocates, and gives forward() the answer; explain_dispatch reads the reasons.
 #pragma once
 
 #include "../reasons.h"

@@ -4,11 +4,8 @@
 #include <algorithm>
 #include <atomic>
 #include <new>
-#include <stdexcept>
 #include <string>
 #include <vector>
-
-#include "choose.h"
 
 namespace guide::cpu {
 
@@ -93,9 +90,7 @@ OutOfMemory::OutOfMemory(std::int64_t missing_bytes)
                          " bytes of scratch space; use fewer threads or smaller batches"),
       bytes(missing_bytes) {}
 
-void forward(const AttentionParams& params, const ThreadPool& pool) {
-  const Choice choice = choose(params);
-  if (choice.kernel == nullptr) throw std::invalid_argument("guide::cpu::forward: no kernel");
+void forward(const AttentionParams& params, const Choice& choice, const ThreadPool& pool) {
   const Routine& routine = *choice.routine;
   if (params.batch == 0 || params.seqlen_q == 0) return;
   const Plan plan = routine.plan(params);

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <stdexcept>
 
-#include "../params.h"
+#include "choose.h"
 
 namespace guide::cpu {
 
@@ -23,9 +23,8 @@ struct OutOfMemory : std::runtime_error {
   std::int64_t bytes;
 };
 
-// Computes out, influence_out and lse of one call.
-// The call must have a kernel (choose.h). Throws OutOfMemory, with nothing written yet, or as
-// chosen_instruction_set() does.
-void forward(const AttentionParams& params, const ThreadPool& pool);
+// Computes out, influence_out and lse of one call with what choose() found for it, which must be a
+// kernel. Throws OutOfMemory, with nothing written yet.
+void forward(const AttentionParams& params, const Choice& choice, const ThreadPool& pool);
 
 }  // namespace guide::cpu
