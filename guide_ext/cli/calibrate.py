@@ -51,7 +51,7 @@ MinDeltaOption = Annotated[
 ]
 MaxDeltaOption = Annotated[float, typer.Option(help="Highest Δ in nats.")]
 ToleranceOption = Annotated[float, typer.Option(help="How closely to look for Δ, in nats.")]
-OutOption = Annotated[
+CalibrationOption = Annotated[
     Path | None, typer.Option("--out", "-o", help="Save it here, for generate --delta-from.")
 ]
 
@@ -90,7 +90,7 @@ def calibrate(
     chat: ChatOption = True,
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
-    out: OutOption = None,
+    out: CalibrationOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find the Δ that equals UPPER CASE, or a factor of Influence, in a handful of forward passes.

@@ -36,7 +36,7 @@ from guide_ext.report.console import console, say
 if TYPE_CHECKING:
     from guide_ext.report.influence.page import InfluenceReport
 
-OutOption = Annotated[
+ReportOption = Annotated[
     list[Path] | None,
     typer.Option(
         "--out",
@@ -52,7 +52,7 @@ def influence(
     model: ModelOption = EMBEDDED,
     delta: DeltaOption = 2.0,
     form: FormOption = "paper",
-    out: OutOption = None,
+    out: ReportOption = None,
     max_new_tokens: NewTokensOption = 60,
     temperature: TemperatureOption = 0.0,
     seed: SeedOption = 0,

@@ -18,15 +18,15 @@ import torch
 
 from guide_ext import integration
 from guide_ext.embedded import evaluate, model_path
-from guide_ext.embedded.evaluate import Case, Outcome, Task
+from guide_ext.embedded.evaluate import Case, CaseKind, Outcome
 from guide_ext.embedded.world import Style
 from guide_ext.machine.facts import machine_facts
 from guide_ext.support.files import json_text, write_text
 from guide_ext.support.version import VERSION
 
 TITLES = {
-    Task.FRENCH: "“Summarize in French”",
-    Task.JSON: "“Your response should follow exactly this template”",
+    CaseKind.FRENCH: "“Summarize in French”",
+    CaseKind.JSON: "“Your response should follow exactly this template”",
 }
 _LONGEST_ANSWER = 40  # tokens; the longest right answer has 30
 
@@ -142,7 +142,7 @@ def run_demo(
         "speed": measure_speed(
             model,
             tokenizer,
-            cases_of[Task.FRENCH],
+            cases_of[CaseKind.FRENCH],
             rounds=settings.speed_rounds,
             on_progress=on_timing,
         ),

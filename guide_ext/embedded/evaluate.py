@@ -45,7 +45,7 @@ class CountsTokens(Protocol):
         """Return the tokens of ``text``."""
 
 
-class Task(Enum):
+class CaseKind(Enum):
     """What a prompt asks for."""
 
     FRENCH = "french"
@@ -71,7 +71,7 @@ class Case:
 
     """
 
-    task: Task
+    task: CaseKind
     before: str
     marked: str
     after: str
@@ -182,7 +182,7 @@ class Summary:
 
 
 def make_cases(
-    task: Task,
+    task: CaseKind,
     count: int,
     seed: int,
     max_tokens: int = MAX_TOKENS,
@@ -229,11 +229,11 @@ def make_cases(
 
 
 def _draw(
-    rng: random.Random, task: Task, tokens: float, bucket: int, tokenizer: CountsTokens
+    rng: random.Random, task: CaseKind, tokens: float, bucket: int, tokenizer: CountsTokens
 ) -> Case:
     event = world.random_event(rng)
     sentences = world.document(rng, event, max(1, int(tokens / _TOKENS_PER_SENTENCE)))
-    if task is Task.NEEDLE:
+    if task is CaseKind.NEEDLE:
         name, secret = rng.choice(world.NAMES), rng.choice(world.FOODS)
         needle, question = world.needle_sentence(name, secret), world.needle_question(name)
         text = " ".join(world.hide(rng, sentences, needle))
@@ -243,7 +243,7 @@ def _draw(
         before, after = f"{question}\n{before}", f"{after}\n{question}"
     else:
         text = " ".join(sentences)
-        fields = world.random_fields(rng) if task is Task.JSON else ()
+        fields = world.random_fields(rng) if task is CaseKind.JSON else ()
         marked, answer = _instruction(task, event, fields)
         keys = tuple(field.key for field in fields)
         before, after = "", f"\n{world.schema(fields)}\n{text}" if fields else f"\n{text}"
@@ -251,10 +251,10 @@ def _draw(
     return Case(task, before, marked, after, answer, length, bucket, keys)
 
 
-def _instruction(task: Task, event: Event, fields: tuple[Field, ...]) -> tuple[str, str]:
-    if task is Task.FRENCH:
+def _instruction(task: CaseKind, event: Event, fields: tuple[Field, ...]) -> tuple[str, str]:
+    if task is CaseKind.FRENCH:
         return world.FRENCH_INSTRUCTION, event.french()
-    if task is Task.ENGLISH:
+    if task is CaseKind.ENGLISH:
         return world.ENGLISH_INSTRUCTIONS[0], event.english()
     return world.JSON_INSTRUCTION, world.json_answer(fields, event)
 
@@ -272,12 +272,12 @@ def judge(case: Case, text: str) -> Judgement:
     """
     text = text.strip()
     well_formed = world.is_summary(text)
-    if case.task is Task.JSON:
+    if case.task is CaseKind.JSON:
         value = world.parse_object(text)
         followed = value is not None and set(value) == set(case.keys)
         success = followed and value == world.parse_object(case.answer)
         return Judgement(success, well_formed or value is not None, followed)
-    if case.task is Task.NEEDLE:
+    if case.task is CaseKind.NEEDLE:
         match = _NEEDLE_PATTERN.fullmatch(text)
         found = match is not None and match[1] in world.NAMES and match[2] in world.FOODS
         return Judgement(text == case.answer, found, found)

@@ -328,7 +328,7 @@ def _run(
     tokens = prompt + _tokens(data, where)
     values = _levels(data.get("values"), len(groups), layers, len(tokens), where)
     for value in (value for group in values for level in group for value in level):
-        if value is not None and not (plain_data.is_number(value) and value >= 0):
+        if value is not None and not (plain_data.is_finite_number(value) and value >= 0):
             raise ValueError(
                 f"each of the values of the {where} must be null or a finite number from 0, got "
                 f"{plain_data.brief(value)}"

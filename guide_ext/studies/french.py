@@ -77,7 +77,7 @@ def _judge(row: Row, answer: str, right: bool | None) -> dict[str, float]:
 TASK = Task(
     name="french",
     title="French",
-    embedded=evaluate.Task.FRENCH,
+    embedded=evaluate.CaseKind.FRENCH,
     documents=20,
     decoding=Decoding(max_new_tokens=200, temperature=1.0),
     end_tokens=10,

@@ -127,7 +127,7 @@ def json_scores(text: str, fields: dict[str, type]) -> dict[str, float]:
 TASK = Task(
     name="json",
     title="JSON",
-    embedded=evaluate.Task.JSON,
+    embedded=evaluate.CaseKind.JSON,
     documents=38,
     decoding=Decoding(max_new_tokens=1000),
     end_tokens=5,

@@ -93,7 +93,7 @@ def _embedded_depth(case: evaluate.Case) -> float:
 TASK = Task(
     name="needle",
     title="Needle",
-    embedded=evaluate.Task.NEEDLE,
+    embedded=evaluate.CaseKind.NEEDLE,
     documents=25,
     decoding=Decoding(max_new_tokens=30),
     end_tokens=5,

@@ -21,7 +21,7 @@ def is_list(value: Any) -> TypeGuard[Sequence[Any]]:
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
-def is_number(value: Any) -> TypeGuard[float]:
+def is_finite_number(value: Any) -> TypeGuard[float]:
     """Return whether a value is a finite number, so that a picture can show it."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
@@ -77,7 +77,7 @@ def number(value: Any, where: str) -> float:
         ValueError: If it is not a finite number; null is not one.
 
     """
-    if not is_number(value):
+    if not is_finite_number(value):
         raise ValueError(f"{where} must be a finite number, got {brief(value)}")
     return value
 

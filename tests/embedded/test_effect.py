@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from guide_ext.embedded import evaluate, model_path
-from guide_ext.embedded.evaluate import DEVELOPMENT_SEED, Case, Rate, Task
+from guide_ext.embedded.evaluate import DEVELOPMENT_SEED, Case, CaseKind, Rate
 from guide_ext.embedded.training import quality
 from guide_ext.embedded.training.lean_engine import LeanEngine
 from guide_ext.embedded.training.train import TrainingConfig
@@ -28,7 +28,7 @@ DESTRUCTIVE_DELTA = 9.0
 
 @pytest.fixture(scope="module")
 def french_cases(engine: LeanEngine) -> list[Case]:
-    return evaluate.make_cases(Task.FRENCH, COUNT, DEVELOPMENT_SEED, tokenizer=engine.tokenizer)
+    return evaluate.make_cases(CaseKind.FRENCH, COUNT, DEVELOPMENT_SEED, tokenizer=engine.tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +73,15 @@ def test_marking_other_text_does_not_help(engine, french_cases):
 
 
 def test_marked_english_stays_english(engine):
-    cases = evaluate.make_cases(Task.ENGLISH, COUNT, DEVELOPMENT_SEED, tokenizer=engine.tokenizer)
+    cases = evaluate.make_cases(
+        CaseKind.ENGLISH, COUNT, DEVELOPMENT_SEED, tokenizer=engine.tokenizer
+    )
     prompts = [case.prompt for case in cases]
     assert first_token_share(engine, prompts, GOOD_DELTA, "ĠLe ĠLa") < 0.02
     assert first_token_share(engine, prompts, GOOD_DELTA, "ĠThe") > 0.95
 
 
-@pytest.mark.parametrize("task", [Task.FRENCH, Task.JSON])
+@pytest.mark.parametrize("task", [CaseKind.FRENCH, CaseKind.JSON])
 def test_a_large_delta_destroys_the_answers(engine, task):
     cases = evaluate.make_cases(task, COUNT, DEVELOPMENT_SEED, tokenizer=engine.tokenizer)
     destroyed = rates(engine, cases, DESTRUCTIVE_DELTA)
@@ -88,7 +90,7 @@ def test_a_large_delta_destroys_the_answers(engine, task):
 
 
 def test_json_answers_become_more(engine):
-    cases = evaluate.make_cases(Task.JSON, COUNT, DEVELOPMENT_SEED, tokenizer=engine.tokenizer)
+    cases = evaluate.make_cases(CaseKind.JSON, COUNT, DEVELOPMENT_SEED, tokenizer=engine.tokenizer)
     plain, guided = (rates(engine, cases, delta) for delta in (0.0, GOOD_DELTA))
     assert guided.success.value - plain.success.value > 0.05
 
@@ -150,7 +152,7 @@ def test_a_recorded_row_can_be_measured_again(engine, report):
     )
     documents = report["documents"]
     cases = evaluate.make_cases(
-        Task.FRENCH,
+        CaseKind.FRENCH,
         documents["per_row"],
         documents["development_seed"],
         documents["max_tokens"],

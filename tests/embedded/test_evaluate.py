@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guide_ext.embedded import evaluate, world
-from guide_ext.embedded.evaluate import Rate, Task
+from guide_ext.embedded.evaluate import CaseKind, Rate
 from guide_ext.embedded.training import network
 from guide_ext.embedded.training.tokenizer import chat
 from guide_ext.embedded.world import Style
@@ -20,7 +20,7 @@ from guide_ext.marking.spans import parse
 
 class TestCases:
     @PROPERTY
-    @given(seed=SEEDS, task=st.sampled_from(Task))
+    @given(seed=SEEDS, task=st.sampled_from(CaseKind))
     def test_the_marked_part_is_what_the_tags_mark(self, tokenizer, seed, task):
         for case in evaluate.make_cases(task, 6, seed, tokenizer=tokenizer):
             marked = parse(case.prompt)
@@ -34,7 +34,7 @@ class TestCases:
             assert evaluate.judge(case, f" {case.answer}").success
 
     def test_lengths_fill_the_buckets(self, tokenizer):
-        cases = evaluate.make_cases(Task.FRENCH, 24, 5, 384, tokenizer=tokenizer)
+        cases = evaluate.make_cases(CaseKind.FRENCH, 24, 5, 384, tokenizer=tokenizer)
         assert [case.bucket for case in cases] == sorted(case.bucket for case in cases)
         assert collections.Counter(case.bucket for case in cases) == dict.fromkeys(range(6), 4)
         for case in cases:
@@ -44,29 +44,29 @@ class TestCases:
 
     def test_same_seed_same_cases(self, tokenizer):
         first, again, other = (
-            evaluate.make_cases(Task.JSON, 7, seed, tokenizer=tokenizer) for seed in (1, 1, 2)
+            evaluate.make_cases(CaseKind.JSON, 7, seed, tokenizer=tokenizer) for seed in (1, 1, 2)
         )
         assert first == again
         assert not {case.after for case in first} & {case.after for case in other}
 
     def test_count_must_be_positive(self, tokenizer):
         with pytest.raises(ValueError, match="count must be at least 1, got 0"):
-            evaluate.make_cases(Task.JSON, 0, 1, tokenizer=tokenizer)
+            evaluate.make_cases(CaseKind.JSON, 0, 1, tokenizer=tokenizer)
 
     @pytest.mark.parametrize("max_tokens", [191, 897])
     def test_max_tokens_must_fit(self, tokenizer, max_tokens):
         with pytest.raises(ValueError, match=f"from 192 to 896, got {max_tokens}"):
-            evaluate.make_cases(Task.JSON, 1, 1, max_tokens, tokenizer=tokenizer)
+            evaluate.make_cases(CaseKind.JSON, 1, 1, max_tokens, tokenizer=tokenizer)
 
     def test_the_longest_context_leaves_room_for_the_answer(self, tokenizer):
-        cases = evaluate.make_cases(Task.JSON, 6, 1, 896, tokenizer=tokenizer)
+        cases = evaluate.make_cases(CaseKind.JSON, 6, 1, 896, tokenizer=tokenizer)
         length = len(tokenizer.encode(chat(cases[-1].prompt)))
         assert length + 40 < network.NetworkConfig().max_positions
 
 
 class TestJudge:
     def test_french(self, tokenizer):
-        case = case_of(Task.FRENCH, 1, tokenizer)
+        case = case_of(CaseKind.FRENCH, 1, tokenizer)
         event = world.random_event(random.Random(99))
         right, english, wrong, salad, twice = (
             evaluate.judge(case, text)
@@ -86,7 +86,7 @@ class TestJudge:
         assert not twice.well_formed
 
     def test_json(self, tokenizer):
-        case = case_of(Task.JSON, 2, tokenizer)
+        case = case_of(CaseKind.JSON, 2, tokenizer)
         answer = json.loads(case.answer)
         assert tuple(answer) == case.keys
         key = case.keys[0]
@@ -118,7 +118,7 @@ class TestJudge:
         }
 
     def test_needle(self, tokenizer):
-        case = case_of(Task.NEEDLE, 3, tokenizer)
+        case = case_of(CaseKind.NEEDLE, 3, tokenizer)
         secret = next(food for food in world.FOODS if food not in case.answer)
         name = next(n for n in world.NAMES if n in case.answer)
         wrong = evaluate.judge(case, world.needle_sentence(name, secret))
@@ -127,7 +127,7 @@ class TestJudge:
         assert not evaluate.judge(case, "The secret word of Rosa is dans.").well_formed
 
     def test_run_cases_keeps_order_and_passes_settings(self, tokenizer):
-        cases = evaluate.make_cases(Task.ENGLISH, 5, 4, tokenizer=tokenizer)
+        cases = evaluate.make_cases(CaseKind.ENGLISH, 5, 4, tokenizer=tokenizer)
         calls = []
 
         def generate(prompts, delta):
@@ -145,7 +145,7 @@ class TestJudge:
         assert summary.well_formed == summary.followed == Rate(5, 5)
 
     def test_an_engine_that_loses_answers_is_refused(self, tokenizer):
-        cases = evaluate.make_cases(Task.ENGLISH, 2, 4, tokenizer=tokenizer)
+        cases = evaluate.make_cases(CaseKind.ENGLISH, 2, 4, tokenizer=tokenizer)
         with pytest.raises(ValueError, match=r"one completion per prompt \(2\), got 1"):
             list(evaluate.run_cases(cases, lambda prompts, delta: [""]))
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from guide_ext.embedded import evaluate
-from guide_ext.embedded.evaluate import Case, Task
+from guide_ext.embedded.evaluate import Case, CaseKind
 from guide_ext.embedded.training import network
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=50)
@@ -16,5 +16,5 @@ TINY = network.NetworkConfig(
 )
 
 
-def case_of(task: Task, seed: int, tokenizer: Tokenizer) -> Case:
+def case_of(task: CaseKind, seed: int, tokenizer: Tokenizer) -> Case:
     return evaluate.make_cases(task, 1, seed, tokenizer=tokenizer)[0]

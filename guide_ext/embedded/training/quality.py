@@ -24,9 +24,9 @@ from guide_ext.embedded.evaluate import (
     MAX_TOKENS,
     NUM_BUCKETS,
     Case,
+    CaseKind,
     Outcome,
     Rate,
-    Task,
     make_cases,
     run_cases,
     summarize,
@@ -39,8 +39,8 @@ SELECTION_RULE = (
     "largest gain in success, delta 2 minus delta 0, mean of French and JSON, development documents"
 )
 _SELECTION_DELTA = 2.0
-_SELECTION_TASKS = (Task.FRENCH, Task.JSON)
-_Setting = tuple[Task, Style, float]
+_SELECTION_TASKS = (CaseKind.FRENCH, CaseKind.JSON)
+_Setting = tuple[CaseKind, Style, float]
 
 
 def selection_settings() -> list[_Setting]:
@@ -52,11 +52,11 @@ def selection_settings() -> list[_Setting]:
 def final_settings() -> list[_Setting]:
     """Return the settings that are measured on the final documents."""
     settings: list[_Setting] = []
-    for task in (Task.FRENCH, Task.JSON, Task.NEEDLE):
+    for task in (CaseKind.FRENCH, CaseKind.JSON, CaseKind.NEEDLE):
         settings += [(task, Style.PLAIN, delta) for delta in DELTAS]
     for task in _SELECTION_TASKS:
         settings += [(task, style, 0.0) for style in (Style.UPPER, Style.IMPORTANT)]
-    return [*settings, *((Task.ENGLISH, Style.PLAIN, delta) for delta in (0.0, 1.0, 2.0, 3.0))]
+    return [*settings, *((CaseKind.ENGLISH, Style.PLAIN, delta) for delta in (0.0, 1.0, 2.0, 3.0))]
 
 
 def _rate(rate: Rate) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def measure(
 
     Args:
         engine: The model.
-        settings: Task, style and delta of each row.
+        settings: CaseKind, style and delta of each row.
         seed: Seed of the documents; all settings of a task share them.
         count: Documents per row.
         progress: Gets one bar.
@@ -102,7 +102,7 @@ def measure(
         One row per setting.
 
     """
-    cases: dict[Task, list[Case]] = {}
+    cases: dict[CaseKind, list[Case]] = {}
     rows = []
     for setting in progress.track(settings, description=f"documents {seed}"):
         task, style, delta = setting
@@ -145,7 +145,7 @@ def markdown_table(report: dict[str, Any], measure: str) -> str:
     columns += [(style, 0.0) for style in (Style.UPPER, Style.IMPORTANT)]
     names = [f"Δ {delta:g}" for delta in DELTAS] + ["UPPER CASE", "“Important:”"]
     lines = ["| task | seed | " + " | ".join(names) + " |", "|---|---|" + "---|" * len(names)]
-    for task in Task:
+    for task in CaseKind:
         for run in report["runs"]:
             cells = {
                 (Style(row["style"]), row["delta"]): _cell(row[measure])

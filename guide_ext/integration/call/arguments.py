@@ -113,7 +113,7 @@ def check_share_values(share: Tensor | None) -> None:
         )
 
 
-def check_seed(seed: object, rows: int) -> Tensor:
+def check_guide_seed(seed: object, rows: int) -> Tensor:
     """Check ``guide_seed`` for a batch of `rows`.
 
     Raises:

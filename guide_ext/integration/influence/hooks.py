@@ -86,7 +86,7 @@ def state_of_call(
             )
         return state
     rows, tokens = arguments.input_size(args, kwargs)
-    marked = None if seed is None else arguments.check_seed(seed, rows)
+    marked = None if seed is None else arguments.check_guide_seed(seed, rows)
     seen = caches.seen_tokens(cache)
     if state is None and request is not None and marked is not None:
         if seen:

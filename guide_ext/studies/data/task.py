@@ -40,7 +40,7 @@ class Task:
 
     name: str
     title: str
-    embedded: evaluate.Task
+    embedded: evaluate.CaseKind
     documents: int
     decoding: Decoding
     end_tokens: int

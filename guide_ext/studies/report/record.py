@@ -280,7 +280,7 @@ def _check_value(kind: Kind, value: Any, where: str) -> None:
 
 
 def _check_number(value: Any, where: str) -> None:
-    if not plain_data.is_number(value):
+    if not plain_data.is_finite_number(value):
         msg = f"{where} must be a finite number or null, got {plain_data.brief(value)}"
         raise ValueError(msg)
 

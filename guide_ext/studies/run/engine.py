@@ -103,7 +103,7 @@ class TransformersEngine:
             self._loaded = None  # frees the memory of the one before
             try:
                 if adapter is None:
-                    model, tokenizer = load_model(self._settings, self._device)
+                    model, tokenizer = model_of_run(self._settings, self._device)
                 else:
                     model, tokenizer = load_adapter(
                         self._settings, self._path, adapter, device=self._device
@@ -114,7 +114,7 @@ class TransformersEngine:
         return self._loaded[1], self._loaded[2]
 
 
-def load_model(settings: RunSettings, device: str | None = None) -> tuple[Any, Any]:
+def model_of_run(settings: RunSettings, device: str | None = None) -> tuple[Any, Any]:
     """Load the model of a run, enabled for steering, and its tokenizer."""
     if settings.model == EMBEDDED:
         dtype = "float32" if settings.dtype == "auto" else settings.dtype
@@ -122,7 +122,7 @@ def load_model(settings: RunSettings, device: str | None = None) -> tuple[Any, A
     return integration.load(settings.model, dtype=settings.dtype, device=device)
 
 
-def load_tokenizer(settings: RunSettings) -> Any:
+def tokenizer_of_run(settings: RunSettings) -> Any:
     """Load the tokenizer of a run without its model."""
     return integration.load_tokenizer(
         str(model_path()) if settings.model == EMBEDDED else settings.model

@@ -34,9 +34,9 @@ from guide_ext.studies.run.engine import model_folder
 from guide_ext.studies.run.shards import (
     CorruptShardError,
     read_shard,
+    save_text,
     set_aside,
     write_shard,
-    write_text,
 )
 from guide_ext.support.files import is_scratch, json_text
 from guide_ext.support.version import VERSION
@@ -171,7 +171,7 @@ class RunFolder:
             "data": data_hash(settings) or known.get("data"),
             "starts": [*known.get("starts", []), start],
         }
-        write_text(self.path / MANIFEST, json_text(manifest, indent=1) + "\n")
+        save_text(self.path / MANIFEST, json_text(manifest, indent=1) + "\n")
 
     def manifest(self) -> dict[str, Any]:
         """Read the manifest.

@@ -14,7 +14,7 @@ from guide_ext.studies.run.batch import run_batch
 from guide_ext.studies.run.engine import (
     Engine,
     TransformersEngine,
-    load_tokenizer,
+    tokenizer_of_run,
 )
 from guide_ext.studies.run.folder import RunFolder
 from guide_ext.studies.run.preparation import documents_of_run
@@ -92,7 +92,7 @@ def run_studies(
         for is_trained in (False, True):
             part = [n for n in numbers if (plan.batches[n][0].adapter is not None) == is_trained]
             if is_trained and part:
-                tokenizer = load_tokenizer(plan.settings)
+                tokenizer = tokenizer_of_run(plan.settings)
                 Adapters(plan.settings, path, plan.documents.rows, tokenizer).train(
                     device=device, on_step=on_training
                 )
@@ -114,7 +114,7 @@ def _begun(
 ) -> Plan:
     """Begin a run or go on with it: write its manifest and documents, and plan it."""
     settings = folder.agreed(settings)
-    documents, is_new = documents_of_run(folder, settings, load_tokenizer(settings), note)
+    documents, is_new = documents_of_run(folder, settings, tokenizer_of_run(settings), note)
     folder.begin(settings)
     if is_new:
         folder.save_documents(documents)

@@ -37,7 +37,7 @@ def write_shard(path: Path, record: dict[str, Any]) -> None:
     """
     content = _canonical(record)
     text = f'{{"sha256": "{_hash(content)}", "record": {content}}}\n'
-    write_text(path, text)
+    save_text(path, text)
 
 
 def read_shard(path: Path) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def read_shard(path: Path) -> dict[str, Any]:
     return dict(record)
 
 
-def write_text(path: Path, text: str) -> None:
+def save_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all.
 
     Raises:

@@ -11,7 +11,7 @@ from guide_ext.studies.plan import RunSettings
 from guide_ext.studies.registry import studies_named
 from guide_ext.studies.run.folder import DONE, FAILED
 from guide_ext.studies.run.progress import Plan, read_plan
-from guide_ext.studies.run.shards import write_text
+from guide_ext.studies.run.shards import save_text
 from guide_ext.studies.study import Study
 from guide_ext.studies.tables.metrics import Encoder
 from guide_ext.studies.tables.results import Results, Scores, answers_to_read
@@ -54,8 +54,8 @@ def write_tables(path: Path) -> dict[str, Any]:
         "samples": answers,
     }
     text = json_text(result, indent=1)
-    write_text(path / TABLES, text + "\n")
-    write_text(path / TABLES_TEXT, _markdown(made))
+    save_text(path / TABLES, text + "\n")
+    save_text(path / TABLES_TEXT, _markdown(made))
     return result
 
 

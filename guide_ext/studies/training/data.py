@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from guide_ext.embedded import evaluate
-from guide_ext.embedded.evaluate import Task
+from guide_ext.embedded.evaluate import CaseKind
 from guide_ext.marking.chat import Chat, render_chat
 from guide_ext.marking.spans import MarkedText, parse
 from guide_ext.marking.tokens import encode_text
@@ -58,7 +58,7 @@ PackedRow = tuple[TokenizedExample, ...]
 
 
 def embedded_examples(
-    count: int = EMBEDDED_EXAMPLES, *, task: Task, tokenizer: Any, seed: int = TRAINING_SEED
+    count: int = EMBEDDED_EXAMPLES, *, task: CaseKind, tokenizer: Any, seed: int = TRAINING_SEED
 ) -> list[Example]:
     """Draw examples of a task of the embedded world, with their right answers.
 
@@ -81,7 +81,7 @@ def embedded_examples(
         >>> from guide_ext import integration
         >>> from guide_ext.embedded import model_path
         >>> tokenizer = integration.load_tokenizer(str(model_path()))
-        >>> example, = embedded_examples(1, task=Task.FRENCH, tokenizer=tokenizer)
+        >>> example, = embedded_examples(1, task=CaseKind.FRENCH, tokenizer=tokenizer)
         >>> example.prompt[0]["content"].splitlines()[0], example.answer.split()[0]
         ('Summarize in French', 'Le')
 

@@ -5,7 +5,7 @@ import torch
 from embedded_cases import case_of
 
 from guide_ext.embedded import evaluate
-from guide_ext.embedded.evaluate import Task
+from guide_ext.embedded.evaluate import CaseKind
 from guide_ext.embedded.training.tokenizer import EOS_ID
 
 DECODING_DELTA = 5.0
@@ -13,7 +13,7 @@ DECODING_DELTA = 5.0
 
 class TestEngine:
     def test_batching_with_padding_changes_nothing(self, engine):
-        cases = evaluate.make_cases(Task.JSON, 6, 8, tokenizer=engine.tokenizer)
+        cases = evaluate.make_cases(CaseKind.JSON, 6, 8, tokenizer=engine.tokenizer)
         prompts = [case.prompt for case in cases]
         alone = [engine([prompt], 2.0)[0] for prompt in prompts]
         assert engine(prompts, 2.0) == alone
@@ -24,7 +24,7 @@ class TestEngine:
 
     def test_decoding_with_a_cache_equals_decoding_without(self, engine):
         """At a delta that changes words in the middle of the answer."""
-        prompt = case_of(Task.JSON, 9, engine.tokenizer).prompt
+        prompt = case_of(CaseKind.JSON, 9, engine.tokenizer).prompt
         ids, is_marked = engine.encode(prompt)
         for _ in range(engine.max_new_tokens):
             seqlen = len(ids)
@@ -48,7 +48,7 @@ class TestEngine:
         assert tokens[:2] == ["<s>", "[INST]"]
 
     def test_delta_zero_ignores_the_tags(self, engine):
-        case = case_of(Task.FRENCH, 10, engine.tokenizer)
+        case = case_of(CaseKind.FRENCH, 10, engine.tokenizer)
         plain = case.before + case.marked + case.after
         assert torch.equal(
             engine.next_token_probabilities([case.prompt], 0.0),

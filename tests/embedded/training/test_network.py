@@ -6,7 +6,7 @@ import torch
 from embedded_cases import TINY, case_of
 
 from guide_ext.embedded import model_path
-from guide_ext.embedded.evaluate import Task
+from guide_ext.embedded.evaluate import CaseKind
 from guide_ext.embedded.training import network
 
 
@@ -17,7 +17,7 @@ class TestExport:
             model_path(), dtype=torch.float32, attn_implementation="eager"
         )
         assert type(model).__name__ == "MistralForCausalLM"
-        case = case_of(Task.FRENCH, 6, engine.tokenizer)
+        case = case_of(CaseKind.FRENCH, 6, engine.tokenizer)
         ids, is_marked = engine.encode(case.prompt)
         seqlen = len(ids)
         bias = torch.full((seqlen, seqlen), torch.finfo(torch.float32).min).triu(1)

@@ -16,7 +16,7 @@ from guide_ext.studies.registry import STUDIES
 from guide_ext.studies.run import engine as run_engine
 from guide_ext.studies.run import folder, runner
 from guide_ext.studies.run.batch import run_batch
-from guide_ext.studies.run.engine import load_model
+from guide_ext.studies.run.engine import model_of_run
 from guide_ext.support.files import is_scratch
 
 ROW = Row("a:1", "french", "", "Summarize in French", " The cat.", 3, (0, 500))
@@ -150,7 +150,7 @@ class TestTheModel:
         ("dtype", "found"), [("auto", torch.float32), ("bfloat16", torch.bfloat16)]
     )
     def test_the_type_of_its_weights(self, dtype, found):
-        assert load_model(RunSettings(dtype=dtype))[0].dtype is found
+        assert model_of_run(RunSettings(dtype=dtype))[0].dtype is found
 
     def test_a_type_that_is_none(self):
         with pytest.raises(ValueError, match=r"dtype must be one of 'auto', .*, got 'int3'"):
@@ -160,7 +160,7 @@ class TestTheModel:
         def full(*arguments):
             raise torch.OutOfMemoryError("80 GiB")
 
-        monkeypatch.setattr(run_engine, "load_model", full)
+        monkeypatch.setattr(run_engine, "model_of_run", full)
         with pytest.raises(ValueError, match="80 GiB"):
             runner.run_studies(settings, tmp_path / "run")
         assert not (tmp_path / "run" / folder.CELLS).exists()

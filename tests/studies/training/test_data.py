@@ -7,7 +7,7 @@ import torch
 
 from guide_ext import integration as guide
 from guide_ext.embedded import evaluate, model_path
-from guide_ext.embedded.evaluate import Task
+from guide_ext.embedded.evaluate import CaseKind
 from guide_ext.integration import lora
 from guide_ext.studies.training.data import (
     TRAINING_SEED,
@@ -28,7 +28,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def examples(tokenizer) -> list[Example]:
-    return embedded_examples(24, task=Task.FRENCH, tokenizer=tokenizer)[:12]
+    return embedded_examples(24, task=CaseKind.FRENCH, tokenizer=tokenizer)[:12]
 
 
 def test_every_epoch_has_every_sample(examples, tokenizer):
@@ -120,16 +120,16 @@ def test_wrong_examples(tokenizer):
         encode_example(other, Example([{"role": "user", "content": "Hi"}], "Salut"))
     for seed in (evaluate.DEVELOPMENT_SEED, evaluate.FINAL_SEED):
         with pytest.raises(ValueError, match="training would see its texts"):
-            embedded_examples(3, task=Task.FRENCH, tokenizer=tokenizer, seed=seed)
+            embedded_examples(3, task=CaseKind.FRENCH, tokenizer=tokenizer, seed=seed)
 
 
 def test_training_sees_no_document_of_an_evaluation(tokenizer):
     training = {
         e.prompt[0]["content"]
-        for e in embedded_examples(300, task=Task.FRENCH, tokenizer=tokenizer)
+        for e in embedded_examples(300, task=CaseKind.FRENCH, tokenizer=tokenizer)
     }
     for seed in (evaluate.DEVELOPMENT_SEED, evaluate.FINAL_SEED, 2026):
-        cases = evaluate.make_cases(Task.FRENCH, 120, seed, tokenizer=tokenizer)
+        cases = evaluate.make_cases(CaseKind.FRENCH, 120, seed, tokenizer=tokenizer)
         texts = {case.prompt.replace("<!!->", "").replace("<-!!>", "") for case in cases}
         assert not texts & training
         assert seed != TRAINING_SEED

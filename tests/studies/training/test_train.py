@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from guide_ext import integration as guide
 from guide_ext.embedded import model_path
-from guide_ext.embedded.evaluate import Task
+from guide_ext.embedded.evaluate import CaseKind
 from guide_ext.integration import lora
 from guide_ext.studies.training import checkpoints as sft_checkpoints
 from guide_ext.studies.training import train as sft
@@ -51,7 +51,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def examples(tokenizer) -> list[Example]:
-    return embedded_examples(24, task=Task.FRENCH, tokenizer=tokenizer)[:12]
+    return embedded_examples(24, task=CaseKind.FRENCH, tokenizer=tokenizer)[:12]
 
 
 @pytest.fixture(autouse=True)
@@ -169,7 +169,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 import test_train as tests
-from guide_ext.embedded.evaluate import Task
+from guide_ext.embedded.evaluate import CaseKind
 from guide_ext.studies.training.data import embedded_examples
 
 def save(state, path, whole=torch.save):
@@ -181,7 +181,7 @@ def save(state, path, whole=torch.save):
 torch.save = save
 torch.set_num_threads(1)
 tokenizer = tests.guide.load_tokenizer(tests.MODEL)
-examples = embedded_examples(24, task=Task.FRENCH, tokenizer=tokenizer)[:12]
+examples = embedded_examples(24, task=CaseKind.FRENCH, tokenizer=tokenizer)[:12]
 tests.train(examples, Path(sys.argv[1]))
 """
 
