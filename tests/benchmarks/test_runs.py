@@ -36,6 +36,7 @@ def results(tmp_path_factory):
     return json.loads((folder / "attention.json").read_text()), folder, done.stdout
 
 
+@pytest.mark.long
 class TestRun:
     def test_every_implementation_is_sampled_in_turns(self, results):
         result, _, _ = results
@@ -65,7 +66,6 @@ class TestRun:
     def test_progress_is_shown(self, results):
         assert f"left] prefill-{CAUSAL}-t1: " in results[2]
 
-    @pytest.mark.long
     def test_disabled_timing_verifies_once_and_writes_nothing(self, tmp_path):
         done = run_smoke("--benchmark-disable", "--results", str(tmp_path / "none"))
         assert done.returncode == 0, done.stdout + done.stderr
@@ -75,7 +75,6 @@ class TestRun:
         done = run_smoke("--seconds", "0", "--results", str(tmp_path), "-rs")
         assert "out of time: --seconds" in done.stdout
 
-    @pytest.mark.long
     def test_without_a_compiler_there_are_times_and_a_reason(self, tmp_path):
         done = run_smoke("-k", "decode", "--rounds", "1", "--results", str(tmp_path),
                          CXX="no-such-compiler")  # fmt: skip
@@ -87,7 +86,6 @@ class TestRun:
 
 
 class TestGenerate:
-    @pytest.mark.long
     def test_models_are_verified_and_timed(self, tmp_path):
         done = run_smoke("--rounds", "3", "--results", str(tmp_path), kind="generate")
         assert done.returncode == 0, done.stdout + done.stderr

@@ -41,6 +41,7 @@ def test_closed_standard_input():
     assert done.stderr.startswith("error: standard input must be open to read the prompt from")
 
 
+@pytest.mark.long
 def test_a_prompt_of_its_own_needs_no_standard_input():
     done = shell('G spans "$1" --json <&-', PROMPT)
     assert done.returncode == 0, done.stderr
@@ -63,6 +64,7 @@ def test_everything_closed(tmp_path):
     assert json.loads(saved.read_text(encoding="utf-8"))["delta"] > 0
 
 
+@pytest.mark.long
 def test_closed_standard_error():
     done = shell('G spans "$1" --nonsense 2>&-; echo "$?"; G spans "$1" --json 2>&-', PROMPT)
     code, record = done.stdout.splitlines()

@@ -266,6 +266,7 @@ def test_words_of_a_checkpoint_in_logs_of_libraries(tmp_path):
     assert not OBEYED & set(done.stderr)
 
 
+@pytest.mark.long
 def test_a_file_gets_the_answer_as_it_is(model):
     done = subprocess.run(
         [sys.executable, "-c", MAIN, "generate", PROMPT, "--model", model],

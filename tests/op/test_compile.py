@@ -53,7 +53,12 @@ def _biased_share(query, key, value, key_bias):
 
 
 @pytest.mark.parametrize(
-    "function", [_repeated, _share, _biased_share], ids=["op", "share", "biased share"]
+    "function",
+    [
+        pytest.param(_repeated, id="op"),
+        pytest.param(_share, id="share"),
+        pytest.param(_biased_share, id="biased share", marks=pytest.mark.long),
+    ],
 )
 def test_defaults_are_compiled_once(function):
     assert _compilations(function, [_operands()] * 2, dynamic=True) == [1, 1]
@@ -186,7 +191,7 @@ def _chosen(attend, choose):
 @pytest.mark.parametrize(
     ("chosen", "name"),
     [
-        pytest.param("batch", name, marks=[pytest.mark.long] if name == "shares" else [])
+        pytest.param("batch", name, marks=[pytest.mark.long] if name in ("share", "shares") else [])
         for name in ATTEND
     ]
     + [("keys", name) for name in ("key_bias", "attn_bias", "share")]

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""Time over size: many marks become biases in linear time."""
+"""Time over size: many marks become biases in linear time, once they are marks of tokens."""
 
 import pytest
 from growth_of_time import SHAPES, grows_linearly
 from tokenizers_zoo import build
 
-from guide_ext.marking.chat import encode_chat
 from guide_ext.marking.tokens import encode_text
 from guide_ext.steering.batch import collate
 from guide_ext.steering.steering import Steering
+
+SPECIAL = {
+    "special tokens between marks": lambda special, n: f"<!!->cat {special} dog<-!!> " * n,
+    "special tokens in a mark": lambda special, n: "<!!->" + f"cat {special} " * n + "<-!!>",
+}
 
 
 def steered(encoding):
@@ -20,24 +24,13 @@ def steered(encoding):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_text(shape):
     tokenizer = build("byte_level")
-    assert grows_linearly(lambda text: steered(encode_text(tokenizer, text)), SHAPES[shape], 250)
+    assert grows_linearly(steered, lambda n: encode_text(tokenizer, SHAPES[shape](n)), 250)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_chat(shape):
+@pytest.mark.parametrize("shape", SPECIAL)
+def test_special_tokens(shape):
     tokenizer = build("byte_level")
-    for make in (
-        lambda n: [{"role": "user", "content": SHAPES[shape](n)}],
-        lambda n: [{"role": "user", "content": SHAPES[shape](1)}] * n,
-    ):
-        assert grows_linearly(lambda chat: steered(encode_chat(tokenizer, chat)), make, 250)
-
-
-def test_special_tokens_between_marks():
-    tokenizer = build("byte_level")
-    special = tokenizer.eos_token
-    for make in (
-        lambda n: f"<!!->cat {special} dog<-!!> " * n,
-        lambda n: "<!!->" + f"cat {special} " * n + "<-!!>",
-    ):
-        assert grows_linearly(lambda text: steered(encode_text(tokenizer, text)), make, 250)
+    text = SPECIAL[shape]
+    assert grows_linearly(
+        steered, lambda n: encode_text(tokenizer, text(tokenizer.eos_token, n)), 250
+    )
