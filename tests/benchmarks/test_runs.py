@@ -86,6 +86,7 @@ class TestRun:
 
 
 class TestGenerate:
+    @pytest.mark.long
     def test_models_are_verified_and_timed(self, tmp_path):
         done = run_smoke("--rounds", "3", "--results", str(tmp_path), kind="generate")
         assert done.returncode == 0, done.stdout + done.stderr

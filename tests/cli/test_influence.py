@@ -5,8 +5,7 @@ import io
 import json
 
 import pytest
-from influence_record import DOCUMENT, STEERED, pixels
-from pages import TWO_GROUPS, Reader, hostile_record
+from pages import DOCUMENT, STEERED, TWO_GROUPS, Reader, hostile_record, pixels
 from rich.console import Console
 from typer.testing import CliRunner
 

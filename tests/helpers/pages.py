@@ -4,6 +4,8 @@
 import copy
 import html.parser
 
+DOCUMENT = "Yesterday, the old baker hides the key in the barn. Anna likes the salt."
+STEERED = f"<!!->Summarize in French<-!!>\n{DOCUMENT}"
 TWO_GROUPS = (
     "<?rule-><!!->Summarize in French<-!!><-?rule>\nYesterday, the old baker hides the key in "
     "<?place->the barn<-?place>. Anna likes the salt."
@@ -67,3 +69,10 @@ class Reader(html.parser.HTMLParser):
 
     def tokens(self):
         return [found for _, found in self.elements if "data-token" in found]
+
+
+def pixels(path):
+    """Read a picture, ``[height, width, 3]``."""
+    import matplotlib.image
+
+    return matplotlib.image.imread(path)[..., :3]

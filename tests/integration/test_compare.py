@@ -7,8 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from influence_record import DOCUMENT, STEERED
-from pages import TWO_GROUPS
+from pages import DOCUMENT, STEERED, TWO_GROUPS
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 

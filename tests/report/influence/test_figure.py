@@ -2,8 +2,7 @@
 """The picture of Influence."""
 
 import pytest
-from influence_record import pixels
-from pages import hostile_record
+from pages import hostile_record, pixels
 
 from guide_ext.report.influence.page import InfluenceReport
 

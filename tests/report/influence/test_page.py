@@ -4,8 +4,7 @@
 import json
 
 import pytest
-from influence_record import DOCUMENT, STEERED
-from pages import HOSTILE, Reader, hostile_record
+from pages import DOCUMENT, HOSTILE, STEERED, Reader, hostile_record
 
 from guide_ext.influence.record import Record, number_text, visible
 from guide_ext.integration.compare import measure_prompt
