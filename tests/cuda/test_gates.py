@@ -66,6 +66,7 @@ def test_page_is_up_to_date(kernels, tiles, release):
     )
 
 
+@pytest.mark.long
 def test_ptxas_has_nothing_to_say(tmp_path):
     """The instance with the most registers, with the flags of the product, and every wgmma one."""
     folder = tools.ROOT / "csrc" / "attention" / "cuda"

@@ -155,6 +155,7 @@ def test_op_of_a_wheel_from_the_source_distribution(built, tmp_path):
     assert numbers == "[2.0] [2.0]"
 
 
+@pytest.mark.long
 def test_editable_build_leaves_no_library_of_an_earlier_one(built, unpacked, tmp_path):
     package = unpacked / "guide_ext"
     (package / "libguide_ext_cuda.so").touch()

@@ -21,7 +21,7 @@ SETTINGS = RunSettings(studies=("french", "norms"), documents=1, samples=1, batc
 def whole(tmp_path_factory):
     """Return the folder of a run without Ray that nothing interrupted."""
     path = tmp_path_factory.mktemp("whole") / "run"
-    study_process.finish(study_process.start(SETTINGS, path))
+    runner.run_studies(SETTINGS, path, device="cpu")
     return path
 
 
