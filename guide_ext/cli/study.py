@@ -17,6 +17,7 @@ from guide_ext.cli.options import (
     DeviceOption,
     DtypeOption,
     JsonOption,
+    read_file,
 )
 from guide_ext.cli.progress import progress
 from guide_ext.embedded import EMBEDDED
@@ -45,6 +46,35 @@ def parse_deltas(text: str | None) -> tuple[float, ...] | None:
     except ValueError:
         msg = f"--deltas must be numbers with commas between, such as 0,1,2, got {text!r}"
         raise ValueError(msg) from None
+
+
+def parse_heads(text: str) -> tuple[tuple[int, int], ...]:
+    """Read JSON pairs of a layer and a head.
+
+    Raises:
+        ValueError: If the text holds something else, or nothing.
+
+    Example:
+        >>> parse_heads("[[0, 1], [2, 0]]")
+        ((0, 1), (2, 0))
+
+    """
+    try:
+        found = [(_index(layer), _index(head)) for layer, head in json.loads(text)]
+    except (ValueError, TypeError):
+        found = []
+    if not found:
+        raise ValueError(
+            "--heads must be a JSON list of pairs [layer, head], counted from 0, got something else"
+        )
+    return tuple(found)
+
+
+def _index(value: object) -> int:
+    """Return a whole number from 0; raise TypeError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise TypeError("not a whole number from 0")
+    return value
 
 
 def list_studies(as_json: JsonOption = False) -> None:
@@ -102,6 +132,16 @@ def run(
     bertscore_layer: Annotated[
         int | None, typer.Option(min=1, help="Its layer, if bert-score does not know it.")
     ] = None,
+    baselines: Annotated[
+        bool,
+        typer.Option(
+            help="Also other wordings, other marked parts and other methods, where a study has any."
+        ),
+    ] = True,
+    heads: Annotated[
+        Path | None,
+        typer.Option(help="JSON file of [layer, head] pairs for methods that act in some heads."),
+    ] = None,
     ray: Annotated[
         int | None, typer.Option(min=1, help="Run on Ray with so many workers, one model each.")
     ] = None,
@@ -146,6 +186,8 @@ def run(
         chat=chat,
         bertscore=bertscore,
         bertscore_layer=bertscore_layer,
+        baselines=baselines,
+        heads=() if heads is None else parse_heads(read_file(heads, "--heads")),
     )
     with progress() as shown, without_bars(), _says_how_to_go_on():
         shown.begin("preparing the run")

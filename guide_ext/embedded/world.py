@@ -140,11 +140,17 @@ class Field:
 
 
 class Style(Enum):
-    """How an instruction is written; ``UPPER`` and ``IMPORTANT`` are common ways to stress it."""
+    """How an instruction is written; all but ``PLAIN`` are common ways to stress it.
+
+    The embedded model has seen ``UPPER`` and ``IMPORTANT``; its world has no words for the others.
+    """
 
     PLAIN = "plain"
     UPPER = "upper"
     IMPORTANT = "important"
+    REPEATED = "repeated"
+    ATTENTION = "attention"
+    MOST = "most important"
 
     def apply(self, instruction: str) -> str:
         """Write ``instruction`` in this style.
@@ -156,7 +162,16 @@ class Style(Enum):
         """
         if self is Style.UPPER:
             return instruction.upper()
-        return f"Important: {instruction}" if self is Style.IMPORTANT else instruction
+        if self is Style.REPEATED:
+            return f"{instruction} {instruction}"
+        return f"{_OPENINGS[self]}{instruction}" if self in _OPENINGS else instruction
+
+
+_OPENINGS = {
+    Style.IMPORTANT: "Important: ",
+    Style.ATTENTION: "Pay close attention to this: ",
+    Style.MOST: "This is the most important part: ",
+}
 
 
 def random_event(rng: random.Random) -> Event:

@@ -10,6 +10,7 @@ import torch
 
 from guide_ext.integration.decoding import decoding_options
 from guide_ext.integration.inputs import Prompt, encode
+from guide_ext.steering.steering import Steering
 
 
 def answer_rows(
@@ -18,6 +19,8 @@ def answer_rows(
     prompts: Sequence[Prompt],
     *,
     seeds: Sequence[int],
+    steering: Sequence[Steering] | None = None,
+    min_share: float | None = None,
     max_new_tokens: int = 200,
     temperature: float = 0.0,
 ) -> list[tuple[str, int]]:
@@ -28,6 +31,8 @@ def answer_rows(
         tokenizer: Its tokenizer.
         prompts: Texts or chats. Marks should state their own Δ; a mark of level 2 means 1 nat.
         seeds: One for each prompt.
+        steering: What marks mean, one for each prompt; None for that.
+        min_share: In place of Δ: the minimum share of the attention that marked text gets.
         max_new_tokens: Longest answer, in tokens.
         temperature: 0 for greedy decoding, else multinomial sampling at this temperature.
 
@@ -50,7 +55,10 @@ def answer_rows(
     """
     if len(seeds) != len(prompts):
         raise ValueError(f"seeds must be one for each of {len(prompts)} prompts, got {len(seeds)}")
-    inputs = encode(model, tokenizer, list(prompts), delta=1.0)
+    delta = 1.0 if steering is None and min_share is None else None
+    inputs = encode(
+        model, tokenizer, list(prompts), delta=delta, steering=steering, min_share=min_share
+    )
     length = inputs["input_ids"].shape[1]
     how = decoding_options(
         model, length, max_new_tokens, temperature, seeds=seeds, tokenizer=tokenizer

@@ -11,12 +11,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from enum import Enum
 from typing import Any
 
 from guide_ext.embedded.world import Style
 
+MARKED = "marked"
+"""The part of a row that a condition stresses unless it says otherwise: `Row.marked`."""
 ANSWER = "answer"
 """The kind of a cell that writes an answer; those of `guide_ext.studies.measurement` measure."""
 _DEPTH = re.compile(r"@[\d.]+$")
@@ -38,6 +41,10 @@ class Row:
         answer: The one right answer, or a reference summary; empty if there is none.
         keys: Keys that a JSON answer must have.
         depth: Where the needle is, from 0 at the start of the document to 1; None without one.
+        parts: Other parts of the prompt that a condition can stress: names and texts. All places
+            are meant where a text stands in `before` or `after`.
+        variant: How the prompt is put, where a task has several ways.
+        kind: What is asked, where a task asks several things.
 
     """
 
@@ -51,12 +58,30 @@ class Row:
     answer: str = ""
     keys: tuple[str, ...] = ()
     depth: float | None = None
+    parts: tuple[tuple[str, str], ...] = ()
+    variant: str = ""
+    kind: str = ""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Row:
         """Read a row that ``dataclasses.asdict`` wrote and JSON saved."""
-        length, keys = tuple(value["length"]), tuple(value["keys"])
-        return cls(**{**value, "length": length, "keys": keys})
+        lists = {
+            "length": tuple(value["length"]),
+            "keys": tuple(value["keys"]),
+            "parts": tuple((name, text) for name, text in value.get("parts", ())),
+        }
+        return cls(**{**value, **lists})
+
+    def has(self, parts: Iterable[str]) -> bool:
+        """Return whether the prompt has all of some parts.
+
+        Example:
+            >>> row = Row("a", "needle", "", "", "Who?", 3, (0, 500), parts=(("question", "Who?"),))
+            >>> row.has(["marked", "question"]), row.has(["other"])
+            (True, False)
+
+        """
+        return set(parts) <= {MARKED, *(name for name, _ in self.parts)}
 
     @property
     def document(self) -> str:
@@ -75,29 +100,78 @@ class Row:
         return digest([self.task, self.before, self.marked, self.after])
 
 
+class Where(Enum):
+    """The layers and heads in which Δ acts."""
+
+    EVERYWHERE = ""
+    EARLY = "first third of the layers"
+    MIDDLE = "middle third of the layers"
+    LATE = "last third of the layers"
+    HEADS = "chosen heads"
+    PASTA = "PASTA, chosen heads"
+
+
 @dataclass(frozen=True)
 class Condition:
-    """How the marked part is stressed.
+    """How a part of a prompt is stressed.
 
     Attributes:
-        style: How it is written; the baselines write it in capitals or behind “Important:”.
-        delta: Bias on its tokens, in nats.
+        style: How the marked part is written; the baselines write it in capitals or behind
+            “Important:”, for example.
+        delta: Bias on the stressed parts, in nats. PASTA plays the others down by as much.
+        parts: Names of the parts that are stressed: `MARKED` or those of `Row.parts`.
+        share: In place of Δ: the minimum share of the attention that the parts get in every row of
+            every head; 0 for none.
+        where: Where Δ acts.
 
     Example:
         >>> Condition(delta=2.0).name, Condition(Style.UPPER).name
         ('Δ = 2', 'upper case')
+        >>> Condition(delta=2.0, parts=("marked", "question")).name, Condition(share=0.1).name
+        ('Δ = 2 on marked and question', 'share ≥ 0.1')
 
     """
 
     style: Style = Style.PLAIN
     delta: float = 0.0
+    parts: tuple[str, ...] = (MARKED,)
+    share: float = 0.0
+    where: Where = Where.EVERYWHERE
 
     @property
     def name(self) -> str:
         """Its name in tables."""
-        if self.style is Style.PLAIN:
-            return f"Δ = {self.delta:g}"
-        return "upper case" if self.style is Style.UPPER else "“Important:”"
+        if self.style is not Style.PLAIN:
+            return STYLE_NAMES[self.style]
+        name = f"share ≥ {self.share:g}" if self.share else f"Δ = {self.delta:g}"
+        if self.parts != (MARKED,):
+            name += f" on {' and '.join(self.parts)}"
+        return f"{name}, {self.where.value}" if self.where.value else name
+
+    @property
+    def way(self) -> str:
+        """What it does besides a Δ on the marked part; ``"plain"`` for nothing.
+
+        Example:
+            >>> Condition(delta=2.0).way, Condition(Style.UPPER).way, Condition(share=0.1).way
+            ('plain', 'upper', 'share')
+
+        """
+        if self.style is not Style.PLAIN:
+            return str(self.style.value)
+        ways = ["+".join(self.parts)] if self.parts != (MARKED,) else []
+        ways += ["share"] if self.share else []
+        return ", ".join([*ways, *filter(None, [self.where.value])]) or "plain"
+
+
+STYLE_NAMES = {
+    Style.UPPER: "upper case",
+    Style.IMPORTANT: "“Important:”",
+    Style.REPEATED: "said twice",
+    Style.ATTENTION: "“Pay close attention to this:”",
+    Style.MOST: "“This is the most important part:”",
+}
+"""What tables call the ways of writing that stress a part."""
 
 
 @dataclass(frozen=True)
@@ -163,9 +237,17 @@ class Cell:
         return {"kind": self.kind, "task": self.row.task, "row": self.row.id, **self._settings()}
 
     def _settings(self) -> dict[str, Any]:
+        condition = self.condition
+        # What is usual is left out, so that cells of before these existed keep their keys.
+        unusual = {
+            "parts": list(condition.parts) if condition.parts != (MARKED,) else None,
+            "share": condition.share or None,
+            "where": condition.where.value or None,
+        }
         return {
-            "style": self.condition.style.value,
-            "delta": self.condition.delta,
+            "style": condition.style.value,
+            "delta": condition.delta,
+            **{name: value for name, value in unusual.items() if value is not None},
             "sample": self.sample,
             "decoding": None if self.decoding is None else asdict(self.decoding),
             "seed": self.seed,

@@ -15,6 +15,7 @@ from guide_ext.embedded.world import Style
 from guide_ext.studies.cells import Condition, Decoding, Row
 from guide_ext.studies.data.documents import Document
 from guide_ext.studies.data.task import Task
+from guide_ext.studies.differences import difference_table
 from guide_ext.studies.report.paper import (
     GEMMA,
     MISTRAL,
@@ -27,7 +28,7 @@ from guide_ext.studies.report.paper import (
 )
 from guide_ext.studies.report.section import Drawing, Section
 from guide_ext.studies.report.sentences import fixed, over_delta, short, shortest_and_longest
-from guide_ext.studies.study import BASELINES, Study
+from guide_ext.studies.study import BASELINES, STRESSED, Study
 from guide_ext.studies.tables.metrics import LANGUAGES, language
 from guide_ext.studies.tables.reading import TableRow, guided, number, text
 from guide_ext.studies.tables.results import (
@@ -128,6 +129,11 @@ BY_LENGTH = Table(
     columns_by_length(IN_FRENCH),
     rows=lambda results: values_by_length(results.answers, IN_FRENCH.name),
     findings=lambda rows: shortest_and_longest("in French", rows, IN_FRENCH.name),
+)
+
+
+DIFFERENCES = difference_table(
+    "french_differences", "In French: each condition beside Δ = 0", IN_FRENCH.name, "In French"
 )
 
 
@@ -295,7 +301,7 @@ _SUMMARIES_SECTION = Section(
     "french",
     "Summaries in French",
     "Fig. 2a, 5",
-    (SUMMARIES, BY_LENGTH),
+    (SUMMARIES, BY_LENGTH, DIFFERENCES),
     drawings=(
         Drawing(
             "french",
@@ -386,5 +392,6 @@ STUDY = Study(
     sections=(_SUMMARIES_SECTION, _QUALITY_SECTION),
     deltas=(0.0, 0.5, 1.0, 2.0, 5.0),
     styles=BASELINES,
+    on_texts=STRESSED,
     samples=10,
 )

@@ -14,10 +14,11 @@ from guide_ext.embedded import evaluate, world
 from guide_ext.studies.cells import Decoding, Row
 from guide_ext.studies.data.documents import Document
 from guide_ext.studies.data.task import Task
+from guide_ext.studies.differences import difference_table
 from guide_ext.studies.report.paper import MISTRAL, Claim
 from guide_ext.studies.report.section import Drawing, Section
 from guide_ext.studies.report.sentences import over_delta, shortest_and_longest
-from guide_ext.studies.study import BASELINES, Study
+from guide_ext.studies.study import BASELINES, STRESSED, Study
 from guide_ext.studies.tables.reading import TableRow
 from guide_ext.studies.tables.results import (
     Results,
@@ -181,6 +182,14 @@ BY_LENGTH = Table(
 )
 
 
+DIFFERENCES = difference_table(
+    "json_differences",
+    "A JSON template: each condition beside Δ = 0",
+    _JACCARD.name,
+    "Jaccard index of the keys",
+)
+
+
 # The figure and the report.
 
 
@@ -206,12 +215,13 @@ STUDY = Study(
     tasks=(TASK,),
     deltas=(0.0, 0.5, 1.0, 2.0, 3.0, 5.0),
     styles=BASELINES,
+    on_texts=STRESSED,
     sections=(
         Section(
             "json",
             "JSON by a template",
             "Fig. 7",
-            (BY_CONDITION, BY_LENGTH),
+            (BY_CONDITION, BY_LENGTH, DIFFERENCES),
             drawings=(
                 Drawing(
                     "json",

@@ -48,6 +48,10 @@ class RunSettings:
         chat: Whether to use the model's chat template, if it has one.
         bertscore: Encoder for BERTScore; None for no BERTScore.
         bertscore_layer: Layer of the encoder, where bert-score does not know one.
+        baselines: Whether studies have other conditions than Δ on the marked part: other wordings,
+            other parts, other methods.
+        heads: Layers and heads, counted from 0, for the methods that act in chosen heads alone;
+            none for no such methods.
 
     Raises:
         ValueError: If a value is out of range.
@@ -75,6 +79,8 @@ class RunSettings:
     chat: bool = True
     bertscore: str | None = None
     bertscore_layer: int | None = None
+    baselines: bool = True
+    heads: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -146,10 +152,7 @@ class RunSettings:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data that JSON saves and reads without a change."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in asdict(self).items()
-        }
+        return {name: _lists(value) for name, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RunSettings:
@@ -158,10 +161,16 @@ class RunSettings:
         unknown = sorted(set(value) - known)
         if unknown:
             raise ValueError(f"settings must have known names, got {', '.join(unknown)}")
-        read: dict[str, Any] = {
-            key: tuple(v) if isinstance(v, list) else v for key, v in value.items()
-        }
+        read: dict[str, Any] = {key: _tuples(v) for key, v in value.items()}
         return cls(**read)
+
+
+def _lists(value: Any) -> Any:
+    return [_lists(one) for one in value] if isinstance(value, tuple | list) else value
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(one) for one in value) if isinstance(value, tuple | list) else value
 
 
 def tasks_of(settings: RunSettings) -> list[Task]:
@@ -188,6 +197,12 @@ def study_cells(
 
     """
     tasks = {task.name: task for task in study.tasks}
+    conditions = study.conditions(
+        settings.deltas,
+        baselines=settings.baselines,
+        on_texts=not settings.is_embedded,
+        with_heads=bool(settings.heads),
+    )
     cells = []
     for row in rows:
         if row.task not in tasks:
@@ -197,7 +212,8 @@ def study_cells(
         if study.answers:
             cells += [
                 Cell(ANSWER, row, condition, sample, decoding, settings.seed)
-                for condition in study.conditions(settings.deltas)
+                for condition in conditions
+                if row.has(condition.parts)
                 for sample in range(samples)
             ]
         if study.trains_on:
@@ -221,7 +237,8 @@ def batches_of(cells: Sequence[Cell], batch_size: int) -> list[list[Cell]]:
     for cell in cells:
         # The model itself comes before the fine-tuned ones.
         adapter = -1 if cell.adapter is None else cell.adapter
-        groups[adapter, cell.kind, cell.decoding][cell.key] = cell
+        # A share is one for a whole batch.
+        groups[adapter, cell.kind, cell.decoding, cell.condition.share][cell.key] = cell
     batches = []
     for group in sorted(groups, key=repr):
         ordered = sorted(

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from guide_ext.embedded.world import Style
-from guide_ext.studies.cells import Condition
+from guide_ext.studies.cells import Condition, Where
 from guide_ext.studies.data.task import Task
 from guide_ext.studies.measurement import Measurement
 from guide_ext.studies.report.section import Section
@@ -15,6 +15,22 @@ from guide_ext.support.extras import Package
 
 BASELINES = (Style.UPPER, Style.IMPORTANT)
 """The paper's prompt-engineering baselines."""
+
+STRESSED = (
+    Condition(Style.REPEATED),
+    Condition(Style.ATTENTION),
+    Condition(Style.MOST),
+    Condition(share=0.1),
+)
+"""Other ways to stress a part of a real text, without Δ."""
+
+SOME_LAYERS = tuple(
+    Condition(delta=2.0, where=where) for where in (Where.EARLY, Where.MIDDLE, Where.LATE)
+)
+"""Δ in a third of the layers."""
+
+SOME_HEADS = (Condition(delta=2.0, where=Where.HEADS), Condition(delta=2.0, where=Where.PASTA))
+"""Methods that act in heads which were chosen before; only in runs that name heads."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +46,8 @@ class Study:
         deltas: Biases on the marked part, in nats.
         keeps_deltas: Whether it has these deltas also where the user names others.
         styles: Prompt-engineering baselines, with a bias of 0.
+        on_texts: More conditions, for real texts: of those in the embedded world the model knows no
+            other wordings. A row is asked only if it has the parts that a condition stresses.
         samples: Answers to each document and condition, for tasks whose answers are sampled.
         answers: Whether it needs answers.
         measurements: What it measures on prompts.
@@ -49,6 +67,7 @@ class Study:
     deltas: tuple[float, ...] = (0.0,)
     keeps_deltas: bool = False
     styles: tuple[Style, ...] = ()
+    on_texts: tuple[Condition, ...] = ()
     samples: int = 1
     answers: bool = True
     measurements: tuple[Measurement, ...] = ()
@@ -61,16 +80,30 @@ class Study:
         """Its tables, in the order of ``tables.json``."""
         return [table for section in self.sections for table in section.tables]
 
-    def conditions(self, deltas: tuple[float, ...] | None = None) -> list[Condition]:
+    def conditions(
+        self,
+        deltas: tuple[float, ...] | None = None,
+        *,
+        baselines: bool = True,
+        on_texts: bool = False,
+        with_heads: bool = False,
+    ) -> list[Condition]:
         """List the conditions, the plain one first.
 
         Args:
             deltas: The user's deltas; None for the study's. They replace those of a study that
                 varies Δ, unless it keeps its own.
+            baselines: Whether to have any condition besides Δ on the marked part.
+            on_texts: Whether the documents are real texts.
+            with_heads: Whether heads were chosen.
 
         """
         strengths = self.deltas
         if deltas is not None and len(self.deltas) > 1 and not self.keeps_deltas:
             strengths = tuple(sorted({0.0, *deltas}))
         guided = [Condition(delta=delta) for delta in strengths]
-        return [*guided, *(Condition(style) for style in self.styles)]
+        if not baselines:
+            return guided
+        more = list(self.on_texts) if on_texts else []
+        more += SOME_HEADS if more and with_heads else ()
+        return [*guided, *(Condition(style) for style in self.styles), *more]

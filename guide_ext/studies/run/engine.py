@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,10 +13,12 @@ import torch
 
 from guide_ext import integration
 from guide_ext.embedded import EMBEDDED, model_path
+from guide_ext.integration.model.state import table_size
 from guide_ext.integration.rows import answer_rows
 from guide_ext.marking.spans import MarkedText, Span
 from guide_ext.marking.tags import DEFAULT_GROUP
-from guide_ext.studies.cells import ANSWER, Cell
+from guide_ext.steering.steering import Steering
+from guide_ext.studies.cells import ANSWER, MARKED, Cell, Condition, Row, Where
 from guide_ext.studies.plan import RunSettings
 from guide_ext.studies.registry import MEASUREMENTS, TASKS
 from guide_ext.studies.run.adapters import load_adapter
@@ -87,10 +91,23 @@ class TransformersEngine:
             tokenizer,
             [self._prompt(tokenizer, cell) for cell in cells],
             seeds=[cell.random_seed for cell in cells],
+            **self._stress(model, cells),
             max_new_tokens=decoding.max_new_tokens,
             temperature=decoding.temperature,
         )
         return [{"text": text, "new_tokens": tokens} for text, tokens in found]
+
+    def _stress(self, model: Any, cells: Sequence[Cell]) -> dict[str, Any]:
+        """Return what the marks of a batch mean; its cells have one share."""
+        share = cells[0].condition.share
+        if share:
+            return {"min_share": share}
+        layers, _ = table_size(model)
+        return {
+            "steering": [
+                steering_of(cell.condition, layers, self._settings.heads) for cell in cells
+            ]
+        }
 
     def _prompt(self, tokenizer: Any, cell: Cell, *, measured: bool = False) -> Any:
         text = marked_prompt(cell, measured=measured)
@@ -142,6 +159,9 @@ def marked_prompt(cell: Cell, *, measured: bool = False) -> MarkedText:
         cell: The cell.
         measured: Whether to mark a group instead of Δ.
 
+    Raises:
+        ValueError: If the row lacks a part that is to be marked.
+
     Example:
         >>> from guide_ext.studies.cells import Condition, Row
         >>> row = Row("a", "french", "", "Summarize in French", " <!-> is a tag.", 3, (0, 500))
@@ -150,12 +170,67 @@ def marked_prompt(cell: Cell, *, measured: bool = False) -> MarkedText:
         spans=(Span(start=0, end=19, level=None, delta=2.0, group=None),))
 
     """
-    row = cell.row
-    marked = cell.condition.style.apply(row.marked)
-    start, end = len(row.before), len(row.before) + len(marked)
-    span = (
-        Span(start, end, group=DEFAULT_GROUP)
-        if measured
-        else Span(start, end, delta=cell.condition.delta)
-    )
-    return MarkedText(f"{row.before}{marked}{row.after}", (span,))
+    row, condition = cell.row, cell.condition
+    marked = condition.style.apply(row.marked)
+    places: list[tuple[int, int]] = []
+    for part in condition.parts:
+        places += (
+            [(len(row.before), len(row.before) + len(marked))]
+            if part == MARKED
+            else _places(row, part, len(marked))
+        )
+    how: dict[str, Any] = {"delta": condition.delta}
+    if measured:
+        how = {"group": DEFAULT_GROUP}
+    elif condition.share or condition.where is Where.PASTA:
+        how = {"level": 2}  # the share or the steering says what a mark means
+    spans = tuple(Span(start, end, **how) for start, end in sorted(places))
+    return MarkedText(f"{row.before}{marked}{row.after}", spans)
+
+
+def _places(row: Row, part: str, marked: int) -> list[tuple[int, int]]:
+    """Return where the text of a part stands; `marked` is the length of what stands between."""
+    text = dict(row.parts).get(part, "")
+    found = [
+        (offset + match.start(), offset + match.end())
+        for offset, side in ((0, row.before), (len(row.before) + marked, row.after))
+        for match in re.finditer(re.escape(text), side)
+    ]
+    if not text or not found:
+        raise ValueError(f"row must have the part {part!r} in its prompt, got none in {row.id!r}")
+    return found
+
+
+def steering_of(
+    condition: Condition, num_layers: int, heads: Sequence[tuple[int, int]] = ()
+) -> Steering:
+    """Return what the marks of a condition mean.
+
+    Args:
+        condition: The condition; its marks state their own Δ.
+        num_layers: Attention layers of the model.
+        heads: Layers and heads of the methods that act in chosen heads.
+
+    Raises:
+        ValueError: If the condition acts in chosen heads and there are none.
+
+    Example:
+        >>> steering_of(Condition(delta=2.0, where=Where.LATE), num_layers=6).layers
+        (4, 5)
+
+    """
+    thirds = {Where.EARLY: 0, Where.MIDDLE: 1, Where.LATE: 2}
+    if condition.where in thirds:
+        part = thirds[condition.where]
+        layers = range(round(num_layers * part / 3), round(num_layers * (part + 1) / 3))
+        return Steering.guide(1.0, layers=layers)
+    if condition.where is Where.EVERYWHERE:
+        return Steering.guide(1.0)
+    if not heads:
+        raise ValueError(f"heads must be given for the condition {condition.name!r}, got none")
+    by_layer: dict[int, list[int]] = {}
+    for layer, head in heads:
+        by_layer.setdefault(layer, []).append(head)
+    if condition.where is Where.PASTA:
+        return Steering.pasta(math.exp(-condition.delta), by_layer)
+    return Steering.guide(1.0, heads=by_layer)

@@ -134,8 +134,8 @@ def by_condition(answers: Iterable[Answer]) -> dict[Condition, list[Answer]]:
 
 
 def condition_values(condition: Condition) -> list[Any]:
-    """Return the values of a condition: name, style, Δ."""
-    return [condition.name, condition.style.value, condition.delta]
+    """Return the values of a condition: name, way, Δ."""
+    return [condition.name, condition.way, condition.delta]
 
 
 def values_by_length(answers: Sequence[Answer], name: str) -> list[list[Any]]:

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
-from guide_ext.embedded.world import Style
-from guide_ext.studies.cells import Condition
+from guide_ext.studies.cells import STYLE_NAMES
 from guide_ext.studies.tables.reading import TableRow
 from guide_ext.studies.tables.results import Results
 
@@ -100,7 +99,7 @@ def with_interval(column: Column) -> tuple[Column, Column, Column]:
     return column, low, high
 
 
-_STYLES = {style.value: Condition(style).name for style in Style if style is not Style.PLAIN}
+_STYLES = {style.value: name for style, name in STYLE_NAMES.items()}
 
 DELTA = Column("delta", "Δ")
 CONDITION = (
