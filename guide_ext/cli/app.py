@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from guide_ext.cli import study
+from guide_ext.cli.answers import answers
 from guide_ext.cli.calibrate import calibrate
 from guide_ext.cli.demo import demo
 from guide_ext.cli.doctor import doctor
@@ -112,13 +113,14 @@ for _function in (demo, generate, calibrate, influence, spans, doctor):
 study_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Run the paper's studies on any model: list, run, status, report.",
+    help="Run the paper's studies on any model: list, run, status, report, answers.",
 )
 app.add_typer(study_app, name="study")
 _command(study.list_studies, on=study_app, name="list")
 _command(study.run, on=study_app)
 _command(study.status, on=study_app)
 _command(study.report, on=study_app)
+_command(answers, on=study_app)
 
 
 def main() -> None:

@@ -136,6 +136,12 @@ def run(
         int | None,
         typer.Option(min=1, help="Longest answer in tokens, if shorter than the task's."),
     ] = None,
+    kinds: Annotated[
+        str | None,
+        typer.Option(
+            help="Only these kinds of questions, with commas between, where a study has several."
+        ),
+    ] = None,
     baselines: Annotated[
         bool,
         typer.Option(
@@ -191,6 +197,7 @@ def run(
         bertscore=bertscore,
         bertscore_layer=bertscore_layer,
         max_new_tokens=max_new_tokens,
+        kinds=() if kinds is None else tuple(name.strip() for name in kinds.split(",")),
         baselines=baselines,
         heads=() if heads is None else parse_heads(read_file(heads, "--heads")),
     )

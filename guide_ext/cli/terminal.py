@@ -84,11 +84,21 @@ def marked_tokens(encoding: Encoding, pieces: Sequence[str], delta: float) -> Re
     return Group(Panel(text, title="prompt"), Fitting(table), Text(summary))
 
 
-def side_by_side(plain: str, guided: str, delta: float) -> RenderableType:
-    """Show the plain and the guided answer to one prompt next to each other."""
+def side_by_side(
+    plain: str, guided: str, delta: float, *, verdicts: tuple[str, str] = ("", "")
+) -> RenderableType:
+    """Show the plain and the guided answer to one prompt next to each other.
+
+    Args:
+        plain: The plain answer.
+        guided: The guided one.
+        delta: Δ of the guided one.
+        verdicts: What is said of each answer in its heading.
+
+    """
     table = Table(show_lines=True, expand=True)
-    table.add_column("plain", overflow="fold")
-    table.add_column(f"guided (Δ = {delta:g})", overflow="fold")
+    for name, verdict in zip(("plain", f"guided (Δ = {delta:g})"), verdicts, strict=True):
+        table.add_column(f"{name}: {verdict}" if verdict else name, overflow="fold")
     table.add_row(shown(plain), shown(guided))
     return Fitting(table)
 

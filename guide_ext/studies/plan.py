@@ -50,6 +50,7 @@ class RunSettings:
         bertscore_layer: Layer of the encoder, where bert-score does not know one.
         max_new_tokens: Length of the longest answer, in tokens, where it is below that of the task;
             None for the task's.
+        kinds: Which kinds of questions are asked, where a study has several; none for all.
         baselines: Whether studies have other conditions than Δ on the marked part: other wordings,
             other parts, other methods.
         heads: Layers and heads, counted from 0, for the methods that act in chosen heads alone;
@@ -82,6 +83,7 @@ class RunSettings:
     bertscore: str | None = None
     bertscore_layer: int | None = None
     max_new_tokens: int | None = None
+    kinds: tuple[str, ...] = ()
     baselines: bool = True
     heads: tuple[tuple[int, int], ...] = ()
 
@@ -207,7 +209,9 @@ def study_cells(
     )
     cells = []
     for row in rows:
-        if row.task not in tasks:
+        if row.task not in tasks or (
+            row.kind and settings.kinds and row.kind not in settings.kinds
+        ):
             continue
         decoding = settings.decoding_of(tasks[row.task])
         samples = settings.samples_of(study) if decoding.temperature > 0 else 1

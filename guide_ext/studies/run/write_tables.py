@@ -37,7 +37,7 @@ def write_tables(path: Path) -> dict[str, Any]:
     plan = read_plan(path)
     settings = plan.settings
     made, answers = [], []
-    for study, results in _results(plan):
+    for study, results in results_of(plan):
         if results.cells:
             found = [table.made(results) for table in study.tables]
             made += [table for table in found if table is not None]
@@ -59,7 +59,7 @@ def write_tables(path: Path) -> dict[str, Any]:
     return result
 
 
-def _results(plan: Plan) -> Iterator[tuple[Study, Results]]:
+def results_of(plan: Plan) -> Iterator[tuple[Study, Results]]:
     """Yield every study of a run with its results."""
     settings = plan.settings
     done = {key: record for key, record in plan.records.items() if record["status"] == DONE}

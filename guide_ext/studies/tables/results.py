@@ -95,6 +95,10 @@ class Results:
         )
         return dict(zip((answer.cell.key for answer in compared), found, strict=True))
 
+    def is_success(self, answer: Answer) -> bool:
+        """Return whether an answer is a success of its task."""
+        return answer.scores[self._tasks[answer.cell.row.task].success] >= 1
+
     def _judged(self, cell: Cell) -> Answer:
         # Two cells of one key differ in the name of their row and the depth of its needle.
         record = self._records[cell.key]
