@@ -154,6 +154,10 @@ class RunSettings:
         longest = _EMBEDDED_NEW_TOKENS if self.is_embedded else task.decoding.max_new_tokens
         return replace(task.decoding, max_new_tokens=min(longest, self.max_new_tokens or longest))
 
+    def asks(self, row: Row) -> bool:
+        """Return whether a row is of a kind that is asked."""
+        return not row.kind or not self.kinds or row.kind in self.kinds
+
     def to_json(self) -> dict[str, Any]:
         """Return plain data that JSON saves and reads without a change."""
         return {name: _lists(value) for name, value in asdict(self).items()}
@@ -209,9 +213,7 @@ def study_cells(
     )
     cells = []
     for row in rows:
-        if row.task not in tasks or (
-            row.kind and settings.kinds and row.kind not in settings.kinds
-        ):
+        if row.task not in tasks or not settings.asks(row):
             continue
         decoding = settings.decoding_of(tasks[row.task])
         samples = settings.samples_of(study) if decoding.temperature > 0 else 1

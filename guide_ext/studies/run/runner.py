@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from guide_ext.studies.cells import Row
 from guide_ext.studies.plan import RunSettings, tasks_of
 from guide_ext.studies.registry import studies_named
 from guide_ext.studies.run.adapters import Adapters
@@ -115,6 +116,7 @@ def _begun(
     """Begin a run or go on with it: write its manifest and documents, and plan it."""
     settings = folder.agreed(settings)
     documents, is_new = documents_of_run(folder, settings, tokenizer_of_run(settings), note)
+    _check_kinds(settings, documents.rows)
     folder.begin(settings)
     if is_new:
         folder.save_documents(documents)
@@ -126,6 +128,16 @@ def _begun(
     for damaged in folder.set_aside:
         note(f"damaged, so its work is done again: {damaged}")
     return plan
+
+
+def _check_kinds(settings: RunSettings, rows: Sequence[Row]) -> None:
+    known = dict.fromkeys(row.kind for row in rows if row.kind)
+    unknown = [kind for kind in settings.kinds if kind not in known]
+    if unknown:
+        raise ValueError(
+            f"kinds must be among those of the studies, {', '.join(known) or 'which have none'}, "
+            f"got {', '.join(unknown)}"
+        )
 
 
 def _run_here(
