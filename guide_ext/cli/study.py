@@ -47,6 +47,32 @@ def parse_deltas(text: str | None) -> tuple[float, ...] | None:
         raise ValueError(msg) from None
 
 
+def complete_data(incomplete: str) -> list[str]:
+    """Complete what ``--data`` takes: names, files of texts, and folders on the way to them.
+
+    Example:
+        >>> complete_data("pyth")
+        ['python-docs']
+
+    """
+    from guide_ext.studies.data.documents import HUB, PYTHON_DOCS, SUFFIXES
+
+    folder = incomplete[: incomplete.rfind("/") + 1]
+    shows_hidden = incomplete[len(folder) :].startswith(".")
+    found = [PYTHON_DOCS, HUB]
+    try:
+        for path in sorted(Path(folder or ".").iterdir()):
+            if path.name.startswith(".") and not shows_hidden:
+                continue
+            if path.is_dir():
+                found.append(f"{folder}{path.name}/")
+            elif path.suffix in SUFFIXES:
+                found.append(f"{folder}{path.name}")
+    except OSError:
+        pass  # nothing to offer there
+    return [name for name in found if name.startswith(incomplete)]
+
+
 def list_studies(as_json: JsonOption = False) -> None:
     """List the studies, and where the paper has them."""
     from guide_ext.studies.registry import STUDIES
@@ -73,7 +99,9 @@ def run(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Texts: a .jsonl or .parquet file, or hub:NAME[:SPLIT]. Default: embedded world."
+            autocompletion=complete_data,
+            help="Texts: a .jsonl or .parquet file, hub:NAME[:SPLIT], or python-docs, the prose "
+            "of Python's documentation. Default: embedded world.",
         ),
     ] = None,
     text_column: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
@@ -92,8 +120,11 @@ def run(
         str | None, typer.Option(help="Strengths in nats, e.g. 0,1,2. Default: the paper's.")
     ] = None,
     windows: Annotated[
-        int, typer.Option(min=1, help="Ranges of 500 tokens that texts are taken from.")
+        int, typer.Option(min=1, help="Ranges of lengths that texts are taken from.")
     ] = 8,
+    window_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens in each range, with --data.")
+    ] = 500,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of documents and answers.")] = 42,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts that run together.")] = 32,
     bertscore: Annotated[
@@ -122,6 +153,10 @@ def run(
     On a checkpoint of your own, with your own texts:
 
     [bold]guide-ext study run french -m MODEL --data texts.jsonl -o my_run[/bold]
+
+    With texts that every Python has:
+
+    [bold]guide-ext study run needle -m MODEL --data python-docs -o my_run[/bold]
     """
     from guide_ext.integration.checkpoint import without_bars
     from guide_ext.studies.plan import RunSettings
@@ -140,6 +175,7 @@ def run(
         samples=samples,
         deltas=parse_deltas(deltas),
         windows=windows,
+        window=window_tokens,
         seed=seed,
         batch_size=batch_size,
         dtype=dtype,

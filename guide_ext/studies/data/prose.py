@@ -147,7 +147,6 @@ def _has_code(sentence: str) -> bool:
 def _reads_as_prose(text: str) -> bool:
     bare = _QUOTED.sub("", text)
     words = bare.split()
-    return (
-        len(text) - len(bare) <= _MAX_QUOTED * len(text)
-        and sum(_WORD.fullmatch(word) is not None for word in words) >= _MIN_WORDS * len(words)
-    )
+    return len(text) - len(bare) <= _MAX_QUOTED * len(text) and sum(
+        _WORD.fullmatch(word) is not None for word in words
+    ) >= _MIN_WORDS * len(words)

@@ -25,12 +25,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from guide_ext.studies.data.documents import Document
+from guide_ext.studies.data.documents import PYTHON_DOCS, Document
 from guide_ext.studies.data.prose import paragraphs_of
 from guide_ext.support.extras import MissingPackageError
-
-PYTHON_DOCS = "python-docs"
-"""Name of the source."""
 
 SHORTEST_DOCUMENT = 60
 """In tokens; less is no text."""
@@ -171,7 +168,10 @@ def documents(
         (True, True)
 
     """
-    measured = _Measured(paragraphs() if source is None else source, tokenizer)
+    source = paragraphs() if source is None else source
+    if not source:
+        raise ValueError("source must have paragraphs, got none")
+    measured = _Measured(source, tokenizer)
     made = []
     for low, high in lengths:
         measured.check_range(low, high)
@@ -233,12 +233,12 @@ class _Deck:
 
     def ahead(self, chosen: list[int], count: int | None) -> list[int]:
         """Return the next paragraphs that a document does not have yet; None for all."""
+        left = len(self.measured.texts) - len(chosen)
+        wanted = left if count is None else min(count, left)
         while True:
             found = dict.fromkeys(index for index in self.waiting if index not in chosen)
-            if len(found) >= min(count or len(self.measured.texts), len(self.measured.texts)):
-                return list(found)[:count]
-            if len(found) + len(chosen) == len(self.measured.texts):
-                return list(found)
+            if len(found) >= wanted:
+                return list(found)[:wanted]
             topics = list(self.measured.topics)
             self.rng.shuffle(topics)
             self.waiting += [index for topic in topics for index in topic]
@@ -249,9 +249,7 @@ class _Deck:
             self.waiting.remove(index)
 
 
-def _new_text(
-    deck: _Deck, low: int, high: int, rng: random.Random, known: set[str]
-) -> str | None:
+def _new_text(deck: _Deck, low: int, high: int, rng: random.Random, known: set[str]) -> str | None:
     """Return a text of a length in the range that is not known yet; None if none is found."""
     measured = deck.measured
     for attempt in range(_TRIES):
