@@ -20,61 +20,13 @@ from guide_ext.cli.options import (
     read_file,
 )
 from guide_ext.cli.progress import progress
+from guide_ext.cli.study_options import complete_data, parse_deltas, parse_heads
 from guide_ext.embedded import EMBEDDED
 from guide_ext.report.console import console, say
 
 _FINISHED_PARTLY = 1  # exit code where cells failed
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
-
-
-def parse_deltas(text: str | None) -> tuple[float, ...] | None:
-    """Read a list of strengths such as ``0,0.5,2``.
-
-    Raises:
-        ValueError: If the text is not such a list.
-
-    Example:
-        >>> parse_deltas("2, 0.5")
-        (2.0, 0.5)
-
-    """
-    if text is None:
-        return None
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        msg = f"--deltas must be numbers with commas between, such as 0,1,2, got {text!r}"
-        raise ValueError(msg) from None
-
-
-def parse_heads(text: str) -> tuple[tuple[int, int], ...]:
-    """Read JSON pairs of a layer and a head.
-
-    Raises:
-        ValueError: If the text holds something else, or nothing.
-
-    Example:
-        >>> parse_heads("[[0, 1], [2, 0]]")
-        ((0, 1), (2, 0))
-
-    """
-    try:
-        found = [(_index(layer), _index(head)) for layer, head in json.loads(text)]
-    except (ValueError, TypeError):
-        found = []
-    if not found:
-        raise ValueError(
-            "--heads must be a JSON list of pairs [layer, head], counted from 0, got something else"
-        )
-    return tuple(found)
-
-
-def _index(value: object) -> int:
-    """Return a whole number from 0; raise TypeError for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise TypeError("not a whole number from 0")
-    return value
 
 
 def list_studies(as_json: JsonOption = False) -> None:
@@ -103,7 +55,9 @@ def run(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Texts: a .jsonl or .parquet file, or hub:NAME[:SPLIT]. Default: embedded world."
+            autocompletion=complete_data,
+            help="Texts: a .jsonl or .parquet file, hub:NAME[:SPLIT], or python-docs, the prose "
+            "of Python's documentation. Default: embedded world.",
         ),
     ] = None,
     text_column: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
@@ -122,8 +76,11 @@ def run(
         str | None, typer.Option(help="Strengths in nats, e.g. 0,1,2. Default: the paper's.")
     ] = None,
     windows: Annotated[
-        int, typer.Option(min=1, help="Ranges of 500 tokens that texts are taken from.")
+        int, typer.Option(min=1, help="Ranges of lengths that texts are taken from.")
     ] = 8,
+    window_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens in each range, with --data.")
+    ] = 500,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of documents and answers.")] = 42,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts that run together.")] = 32,
     bertscore: Annotated[
@@ -172,6 +129,10 @@ def run(
     On a checkpoint of your own, with your own texts:
 
     [bold]guide-ext study run french -m MODEL --data texts.jsonl -o my_run[/bold]
+
+    With texts that every Python has:
+
+    [bold]guide-ext study run needle -m MODEL --data python-docs -o my_run[/bold]
     """
     from guide_ext.integration.checkpoint import without_bars
     from guide_ext.studies.plan import RunSettings
@@ -190,6 +151,7 @@ def run(
         samples=samples,
         deltas=parse_deltas(deltas),
         windows=windows,
+        window=window_tokens,
         seed=seed,
         batch_size=batch_size,
         dtype=dtype,

@@ -16,6 +16,7 @@ from typing import Any
 from guide_ext.embedded import EMBEDDED
 from guide_ext.integration.loading import DTYPES
 from guide_ext.studies.cells import ANSWER, Cell, Condition, Decoding, Row
+from guide_ext.studies.data.documents import PYTHON_DOCS
 from guide_ext.studies.data.task import Task
 from guide_ext.studies.registry import studies_named
 from guide_ext.studies.study import Study
@@ -24,6 +25,7 @@ _EMBEDDED_NEW_TOKENS = 40  # the longest right answer has 30
 _EMBEDDED_SAMPLES = 3
 _EMBEDDED_DOCUMENTS = 60
 _WINDOW, _WINDOWS = 500, 8
+_TEXT_COLUMN = "text"
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,16 @@ class RunSettings:
         studies: Names of studies. None stand for all studies that the data allow; the attribute
             then names them.
         model: A checkpoint folder, a hub id, or ``"embedded"``.
-        data: A ``.jsonl`` or ``.parquet`` file or ``hub:NAME``; None for the embedded world.
+        data: A ``.jsonl`` or ``.parquet`` file, ``hub:NAME``, or ``"python-docs"`` for the prose of
+            Python's own documentation; None for the embedded world.
         text_column: Column of the texts.
         reference_column: Column of the reference summaries; None if there are none.
         documents: Number of documents in each range of lengths; None for the paper's.
         samples: Number of answers to each document and condition, in studies that sample several;
             None for the study's.
         deltas: Biases in nats, in place of those of studies that vary Δ; None for the study's.
-        windows: How many ranges of 500 tokens documents are taken from, shortest first.
+        windows: How many ranges of lengths documents are taken from, shortest first.
+        window: Tokens in each of these ranges.
         seed: Seed of documents and answers.
         batch_size: Number of prompts that run together.
         dtype: Dtype of the weights.
@@ -70,12 +74,13 @@ class RunSettings:
     studies: tuple[str, ...] = ()
     model: str = EMBEDDED
     data: str | None = None
-    text_column: str = "text"
+    text_column: str = _TEXT_COLUMN
     reference_column: str | None = None
     documents: int | None = None
     samples: int | None = None
     deltas: tuple[float, ...] | None = None
     windows: int = _WINDOWS
+    window: int = _WINDOW
     seed: int = 42
     batch_size: int = 32
     dtype: str = "auto"
@@ -89,8 +94,12 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        if self.data == PYTHON_DOCS:
+            self._check_no_columns()
         object.__setattr__(self, "studies", tuple(study.name for study in self._wanted()))
-        for name in ("documents", "samples", "windows", "batch_size", "max_new_tokens"):
+        for name in (
+            "documents", "samples", "windows", "window", "batch_size", "max_new_tokens"
+        ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
@@ -107,13 +116,34 @@ class RunSettings:
         if self.data is None and self.model != EMBEDDED:
             raise ValueError(
                 f"data must be given for another model than {EMBEDDED!r}, whose world no other "
-                f"knows, got none for {self.model!r}; name a file of texts"
+                f"knows, got none for {self.model!r}; name a file of texts, or {PYTHON_DOCS!r}"
+            )
+        if self.data is None and self.window != _WINDOW:
+            raise ValueError(
+                f"window must be left at {_WINDOW} without data, because the embedded world has "
+                f"ranges of its own, got {self.window!r}"
             )
         if self.bertscore is not None and self.reference_column is None:
             raise ValueError(
                 "reference_column must be given with bertscore, which compares summaries with "
                 "references, got none"
             )
+
+    def _check_no_columns(self) -> None:
+        for name, usual in (("text_column", _TEXT_COLUMN), ("reference_column", None)):
+            value = getattr(self, name)
+            if value != usual:
+                raise ValueError(
+                    f"{name} must be left out with the data {PYTHON_DOCS!r}, which have texts and "
+                    f"no columns, got {value!r}"
+                )
+        for study in studies_named(self.studies) if self.studies else ():
+            if study.trains_on:
+                raise ValueError(
+                    f"data must have references for the study {study.name}, which trains on "
+                    f"{study.trains_on}, got {PYTHON_DOCS!r}, which have none; name other data or "
+                    "other studies"
+                )
 
     def _wanted(self) -> list[Study]:
         """Return the studies that are named, or all that the data allow."""
@@ -136,7 +166,7 @@ class RunSettings:
     @property
     def lengths(self) -> list[tuple[int, int]]:
         """Ranges ``(from, to]`` of the lengths of documents, in tokens."""
-        return [(_WINDOW * index, _WINDOW * (index + 1)) for index in range(self.windows)]
+        return [(self.window * index, self.window * (index + 1)) for index in range(self.windows)]
 
     def documents_of(self, task: Task) -> int:
         """Return how many documents a task takes from each range of lengths."""

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from guide_ext.cli import app
 from guide_ext.studies.registry import STUDIES
+from guide_ext.studies.run.folder import RunFolder
 
 
 @pytest.fixture
@@ -23,10 +24,10 @@ def test_help_and_list(run):
         assert result.exit_code == 0
         assert "--debug" in result.output
     listed = run("list")
-    for name, study in STUDIES.items():
+    for name, one in STUDIES.items():
         assert name in listed.output
-        assert study.paper in listed.output
-    assert [study["name"] for study in json.loads(run("list", "--json").stdout)] == list(STUDIES)
+        assert one.paper in listed.output
+    assert [one["name"] for one in json.loads(run("list", "--json").stdout)] == list(STUDIES)
 
 
 def test_from_run_to_report(run, tmp_path):
@@ -48,6 +49,51 @@ def test_from_run_to_report(run, tmp_path):
     assert sorted(path.name for path in (folder / "figures").iterdir()) == [
         "json.png", "norms.png", "norms_by_length.png"
     ]  # fmt: skip
+
+
+def test_python_docs_from_run_to_report(run, tmp_path):
+    folder = tmp_path / "run"
+    arguments = (
+        "run", "json", "--data", "python-docs", "--documents", 1, "--deltas", "0,2",
+        "--windows", 2, "--window-tokens", 150, "--out", folder,
+    )  # fmt: skip
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    before = (folder / "tables.json").read_bytes()
+    for shard in sorted((folder / "cells").rglob("*.json"))[::3]:
+        shard.unlink()
+    assert run(*arguments).exit_code == 0
+    assert (folder / "tables.json").read_bytes() == before
+    rows = RunFolder(folder).documents().rows
+    assert [row.length for row in rows] == [(0, 150), (150, 300)]
+    assert run("report", folder).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("", ["python-docs", "hub:", "more/", "texts.jsonl"]),
+        ("py", ["python-docs"]),
+        ("te", ["texts.jsonl"]),
+        ("more/", ["more/b.parquet"]),
+        (".", [".hidden/"]),
+        ("none/", []),
+    ],
+)
+def test_the_shell_completes_data(tmp_path, monkeypatch, typed, offered):
+    monkeypatch.chdir(tmp_path)
+    for name in ("more", ".hidden"):
+        (tmp_path / name).mkdir()
+    for name in ("texts.jsonl", "notes.txt", "more/b.parquet"):
+        (tmp_path / name).touch()
+    assert study_options.complete_data(typed) == offered
+    command = f"guide-ext study run --data {typed}"
+    completed = CliRunner().invoke(
+        app.app,
+        prog_name="guide-ext",
+        env={"_GUIDE_EXT_COMPLETE": "complete_bash", "COMP_WORDS": command, "COMP_CWORD": "4"},
+    )
+    assert completed.output.split() == offered
 
 
 def test_failures_show_in_the_exit_code(run, tmp_path):

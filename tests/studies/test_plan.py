@@ -71,7 +71,12 @@ class TestSettings:
         [
             ({"documents": 0}, "documents must be a whole number from 1, got 0"),
             ({"deltas": (float("nan"),)}, "deltas must be finite"),
-            ({"model": "some/model"}, "data must be given for another model"),
+            ({"model": "some/model"}, "data must be given for another model.* or 'python-docs'"),
+            ({"data": "x.jsonl", "window": 0}, "window must be a whole number from 1, got 0"),
+            ({"window": 250}, "window must be left at 500 without data, .*, got 250"),
+            ({"data": "python-docs", "text_column": "x"}, "text_column must be left out with"),
+            ({"data": "python-docs", "reference_column": "x"}, "reference_column must be left out"),
+            ({"data": "python-docs", "studies": ("sft",)}, "data must have references for the st"),
             ({"bertscore": "x"}, "reference_column must be given with bertscore"),
         ],
     )
@@ -84,3 +89,13 @@ class TestSettings:
         assert RunSettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
         with pytest.raises(ValueError, match="known names, got colour"):
             RunSettings.from_json({"colour": 1})
+
+    def test_windows(self):
+        settings = RunSettings(data="x.jsonl", windows=2, window=100)
+        assert settings.lengths == [(0, 100), (100, 200)]
+        assert RunSettings.from_json(settings.to_json()) == settings
+        before = {key: value for key, value in settings.to_json().items() if key != "window"}
+        assert RunSettings.from_json(before).lengths == [(0, 500), (500, 1000)]
+
+    def test_python_docs_stand_for_studies_without_references(self):
+        assert "sft" not in RunSettings(data="python-docs").studies

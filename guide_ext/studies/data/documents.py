@@ -13,6 +13,8 @@ from typing import Any
 from guide_ext.support.extras import require
 
 HUB = "hub:"
+SUFFIXES = (".jsonl", ".parquet")
+PYTHON_DOCS = "python-docs"
 _LONGEST = 80  # of a wrong value in a message
 
 
@@ -108,14 +110,19 @@ def _records(source: str) -> Iterator[tuple[str, dict[str, Any] | str]]:
     """Yield the name and columns of every row; in place of the columns, what is wrong with it."""
     if source.startswith(HUB):
         return _of_hub(source.removeprefix(HUB))
+    if source == PYTHON_DOCS:
+        raise ValueError(
+            f"data must have rows to read, got {source!r}; python_docs.documents makes documents"
+        )
     path = Path(source)
-    readers = {".jsonl": _of_jsonl, ".parquet": _of_parquet}
-    if path.suffix not in readers:
-        raise ValueError(f"data must be a .jsonl or .parquet file, or hub:NAME, got {source!r}")
+    if path.suffix not in SUFFIXES:
+        raise ValueError(
+            f"data must be a .jsonl or .parquet file, hub:NAME or {PYTHON_DOCS}, got {source!r}"
+        )
     if not path.is_file():
         raise FileNotFoundError(f"data must be a file that exists, got {source!r}")
     # The first row now, so that a file that cannot be read fails before anything else is done.
-    rows = readers[path.suffix](path)
+    rows = _of_jsonl(path) if path.suffix == ".jsonl" else _of_parquet(path)
     first = next(rows, None)
     if first is None:
         raise ValueError(f"data must have at least one row, got none in {source!r}")

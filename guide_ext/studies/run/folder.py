@@ -27,7 +27,8 @@ from typing import Any
 
 from guide_ext.machine.facts import machine_facts
 from guide_ext.studies.cells import Cell, Row
-from guide_ext.studies.data.documents import BadDocument
+from guide_ext.studies.data import python_docs
+from guide_ext.studies.data.documents import PYTHON_DOCS, BadDocument
 from guide_ext.studies.plan import RunSettings
 from guide_ext.studies.registry import STUDIES
 from guide_ext.studies.run.engine import model_folder
@@ -38,6 +39,7 @@ from guide_ext.studies.run.shards import (
     set_aside,
     write_shard,
 )
+from guide_ext.support.extras import MissingPackageError
 from guide_ext.support.files import is_scratch, json_text
 from guide_ext.support.version import VERSION
 
@@ -169,6 +171,7 @@ class RunFolder:
             "settings": settings.to_json(),
             "model": {"name": settings.model, "sha256": model_hash(settings)},
             "data": data_hash(settings) or known.get("data"),
+            "data_origin": known.get("data_origin") or _data_origin(settings),
             "starts": [*known.get("starts", []), start],
         }
         save_text(self.path / MANIFEST, json_text(manifest, indent=1) + "\n")
@@ -264,9 +267,11 @@ class RunFolder:
         # If the file is gone, the run goes on: its documents are in its folder.
         before, now = manifest.get("data"), data_hash(settings)
         if None not in (before, now) and before != now:
+            began = manifest.get("data_origin")
             raise ValueError(
-                f"data must be the texts that the run in {self.path} began with, got others in "
-                f"{settings.data!r}; use another --out"
+                f"data must be the texts that the run in {self.path} began with"
+                f"{f', {began}' if began else ''}, got others in "
+                f"{_data_origin(settings) or repr(settings.data)}; use another --out"
             )
 
     def _grown(self, before: RunSettings, wanted: RunSettings) -> RunSettings:
@@ -307,13 +312,23 @@ def model_hash(settings: RunSettings) -> str:
 
 
 def data_hash(settings: RunSettings) -> str | None:
-    """Hash the file of texts; None if the texts are no file, or the file is gone."""
+    """Hash the texts; None if they are gone, or of the hub or the embedded world."""
+    if settings.data == PYTHON_DOCS:
+        try:
+            return python_docs.digest()
+        except MissingPackageError:
+            return None
     path = Path(settings.data or "")
     if not path.is_file():
         return None
     whole = hashlib.sha256()
     _hash_file(path, whole.update, name="")
     return whole.hexdigest()
+
+
+def _data_origin(settings: RunSettings) -> str | None:
+    """Say where the texts are from, if the machine makes a difference; None else."""
+    return python_docs.origin() if settings.data == PYTHON_DOCS else None
 
 
 def _hash_file(path: Path, update: Callable[[bytes], None], name: str | None = None) -> None:

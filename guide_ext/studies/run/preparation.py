@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from guide_ext.studies.cells import Row
-from guide_ext.studies.data.documents import BadDocument, read_documents
+from guide_ext.studies.data import python_docs
+from guide_ext.studies.data.documents import PYTHON_DOCS, BadDocument, Document, read_documents
 from guide_ext.studies.data.rows import document_rows, embedded_rows
 from guide_ext.studies.data.task import Task
 from guide_ext.studies.plan import RunSettings, tasks_of, training_study
@@ -58,11 +59,17 @@ def _rows_of(
     count = settings.documents_of(task)
     if settings.data is None:
         return embedded_rows(task, count, settings.seed, tokenizer=tokenizer), bad
-    documents = read_documents(
-        settings.data,
-        text_column=settings.text_column,
-        reference_column=settings.reference_column,
-    )
+    documents: Iterable[Document | BadDocument]
+    if settings.data == PYTHON_DOCS:
+        documents = python_docs.documents(
+            settings.lengths, count, settings.seed, tokenizer=tokenizer
+        )
+    else:
+        documents = read_documents(
+            settings.data,
+            text_column=settings.text_column,
+            reference_column=settings.reference_column,
+        )
     rows, bad = document_rows(
         task, documents, count, settings.seed, lengths=settings.lengths, tokenizer=tokenizer
     )

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What users and machines do to runs of studies: wrong options, other texts, too little memory."""
 
+import dataclasses
 import json
 import os
 import sys
@@ -11,6 +12,7 @@ import torch
 from guide_ext import integration
 from guide_ext.integration.rows import answer_rows
 from guide_ext.studies.cells import ANSWER, Cell, Condition, Row
+from guide_ext.studies.data import python_docs
 from guide_ext.studies.plan import RunSettings, study_cells
 from guide_ext.studies.registry import STUDIES
 from guide_ext.studies.run import engine as run_engine
@@ -18,6 +20,7 @@ from guide_ext.studies.run import folder, runner
 from guide_ext.studies.run.batch import run_batch
 from guide_ext.studies.run.engine import model_of_run
 from guide_ext.studies.study import STRESSED
+from guide_ext.support.extras import MissingPackageError
 from guide_ext.support.files import is_scratch
 
 ROW = Row("a:1", "french", "", "Summarize in French", " The cat.", 3, (0, 500))
@@ -73,6 +76,34 @@ class TestSettingsOfARun:
         write_texts(tmp_path / "texts.jsonl", ["The dog sleeps."])
         with pytest.raises(ValueError, match=r"data must be the texts that the run in .* began"):
             runner.run_studies(settings, tmp_path / "run")
+
+    def test_the_documentation_of_another_python(self, tmp_path, monkeypatch):
+        settings = RunSettings(
+            studies=("json",), data="python-docs", windows=1, documents=2, deltas=(2.0,)
+        )
+        run = tmp_path / "run"
+        runner.run_studies(settings, run, engine=Answers())
+        with monkeypatch.context() as patch:
+            patch.setattr(python_docs, "digest", lambda: "0")
+            patch.setattr(python_docs, "origin", lambda: "another")
+            with pytest.raises(
+                ValueError, match=r"began with, documentation in Python 3.* in anoth"
+            ):
+                runner.run_studies(settings, run, engine=Answers())
+
+            def missing():
+                raise MissingPackageError
+
+            patch.setattr(python_docs, "digest", missing)  # its texts are in the folder
+            runner.run_studies(settings, run, engine=Answers())
+        with pytest.raises(ValueError, match="window must be 500 as in the run"):
+            runner.run_studies(dataclasses.replace(settings, window=100), run, engine=Answers())
+        manifest = json.loads((run / folder.MANIFEST).read_text())
+        assert manifest["data"] == python_docs.digest()
+        assert manifest["data_origin"] == python_docs.origin()
+        del manifest["settings"]["window"]  # as before there was this setting
+        (run / folder.MANIFEST).write_text(json.dumps(manifest))
+        runner.run_studies(settings, run, engine=Answers())
 
     def test_what_a_killed_first_start_left_is_no_other_file(self, tmp_path, settings, monkeypatch):
         run = tmp_path / "run"

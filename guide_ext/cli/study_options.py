@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: MIT
+"""Values of the options of ``guide-ext study run``: how they are read, and completed in shells."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+
+def parse_deltas(text: str | None) -> tuple[float, ...] | None:
+    """Read a list of strengths such as ``0,0.5,2``.
+
+    Raises:
+        ValueError: If the text is not such a list.
+
+    Example:
+        >>> parse_deltas("2, 0.5")
+        (2.0, 0.5)
+
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        msg = f"--deltas must be numbers with commas between, such as 0,1,2, got {text!r}"
+        raise ValueError(msg) from None
+
+
+def parse_heads(text: str) -> tuple[tuple[int, int], ...]:
+    """Read JSON pairs of a layer and a head.
+
+    Raises:
+        ValueError: If the text holds something else, or nothing.
+
+    Example:
+        >>> parse_heads("[[0, 1], [2, 0]]")
+        ((0, 1), (2, 0))
+
+    """
+    try:
+        found = [(_index(layer), _index(head)) for layer, head in json.loads(text)]
+    except (ValueError, TypeError):
+        found = []
+    if not found:
+        raise ValueError(
+            "--heads must be a JSON list of pairs [layer, head], counted from 0, got something else"
+        )
+    return tuple(found)
+
+
+def _index(value: object) -> int:
+    """Return a whole number from 0; raise TypeError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise TypeError("not a whole number from 0")
+    return value
+
+
+def complete_data(incomplete: str) -> list[str]:
+    """Complete what ``--data`` takes: names, files of texts, and folders on the way to them.
+
+    Example:
+        >>> complete_data("pyth")
+        ['python-docs']
+
+    """
+    from guide_ext.studies.data.documents import HUB, PYTHON_DOCS, SUFFIXES
+
+    folder = incomplete[: incomplete.rfind("/") + 1]
+    shows_hidden = incomplete[len(folder) :].startswith(".")
+    found = [PYTHON_DOCS, HUB]
+    try:
+        for path in sorted(Path(folder or ".").iterdir()):
+            if path.name.startswith(".") and not shows_hidden:
+                continue
+            if path.is_dir():
+                found.append(f"{folder}{path.name}/")
+            elif path.suffix in SUFFIXES:
+                found.append(f"{folder}{path.name}")
+    except OSError:
+        pass  # nothing to offer there
+    return [name for name in found if name.startswith(incomplete)]
