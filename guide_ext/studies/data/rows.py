@@ -92,8 +92,8 @@ def document_rows(
                 chosen[low, high].append((fitted, tokens))
     rows = []
     for length in lengths:
-        for document, tokens in chosen[length]:
-            rows += task.rows(document, tokens, length)
+        for number, (document, tokens) in enumerate(chosen[length]):
+            rows += task.rows(document, tokens, length, number)
     return rows, bad
 
 

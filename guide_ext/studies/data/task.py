@@ -11,8 +11,11 @@ from guide_ext.studies.cells import Decoding, Row
 from guide_ext.studies.data.documents import Document
 from guide_ext.support.extras import Package
 
-MakeRows = Callable[[Document, int, tuple[int, int]], list[Row]]
-"""From a document, its tokens and its range of lengths to rows."""
+MakeRows = Callable[[Document, int, tuple[int, int], int], list[Row]]
+"""From a document, its tokens, its range of lengths, and its number within the range to rows.
+
+Numbers count from 0. What they choose occurs equally often in each range.
+"""
 Judge = Callable[[Row, str, bool | None], dict[str, float]]
 """From a row, an answer, and whether it is right in every word (None: unknown) to scores."""
 
