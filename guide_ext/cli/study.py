@@ -132,6 +132,10 @@ def run(
     bertscore_layer: Annotated[
         int | None, typer.Option(min=1, help="Its layer, if bert-score does not know it.")
     ] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Longest answer in tokens, if shorter than the task's."),
+    ] = None,
     baselines: Annotated[
         bool,
         typer.Option(
@@ -186,6 +190,7 @@ def run(
         chat=chat,
         bertscore=bertscore,
         bertscore_layer=bertscore_layer,
+        max_new_tokens=max_new_tokens,
         baselines=baselines,
         heads=() if heads is None else parse_heads(read_file(heads, "--heads")),
     )

@@ -58,12 +58,16 @@ def difference_table(name: str, title: str, score: str, noun: str) -> Table:
 def _findings(rows: Sequence[TableRow], noun: str) -> list[str]:
     gains: list[str] = []
     losses: list[str] = []
+    compared = False
     for row in rows:
         value, p = estimate(row, "difference"), number(row, "p_corrected")
-        if value is not None and p is not None and p < _SIGNIFICANT:
+        if value is None or p is None:
+            continue
+        compared = True
+        if p < _SIGNIFICANT:
             told = f"{text(row, 'condition')} {fixed(value.value)}{interval(value)}"
             (gains if value.value > 0 else losses).append(told)
-    if not rows:
+    if not compared:
         return []
     parts = [
         f"{word} with {'; '.join(found)}"
@@ -71,4 +75,4 @@ def _findings(rows: Sequence[TableRow], noun: str) -> list[str]:
         if found
     ]
     change = ", ".join(parts) or "no condition differs beyond chance"
-    return [f"{noun}, beside Δ = 0 on the same rows (p < 0.05 after correction): {change}."]
+    return [f"{noun}, beside Δ = 0 on the same rows (at 5 %, after correction): {change}."]

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from guide_ext.embedded import evaluate
-from guide_ext.embedded.world import Style
 from guide_ext.studies.cells import Condition, Decoding, Row
 from guide_ext.studies.data.documents import Document
 from guide_ext.studies.data.task import Task
@@ -150,7 +149,7 @@ def _win_rates(results: Results) -> list[list[Any]] | None:
     plain = {pair(answer): answer for answer in groups.get(Condition(), [])}
     rows = []
     for condition, found in groups.items():
-        if condition.style is not Style.PLAIN or condition.delta == 0:
+        if condition.way != "plain" or condition.delta == 0:
             continue
         wins = [
             (a.cell.row.document, float(scores[a.cell.key] > scores[plain[pair(a)].cell.key]))

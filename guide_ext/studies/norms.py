@@ -37,10 +37,14 @@ _SHOWN = ("influence", "rollout")
 # What is measured.
 
 
-def _count_ratios(model: Any, inputs: Any, end_tokens: Sequence[int]) -> list[dict[str, Any]]:
+def _count_ratios(
+    model: Any, tokenizer: Any, prompts: Sequence[Any], end_tokens: Sequence[int]
+) -> list[dict[str, Any]]:
     """Count the ratios of every prompt and layer in bins of their logarithm."""
-    from guide_ext.integration.influence.measure import norm_ratios  # loads torch
+    from guide_ext import integration  # loads torch
+    from guide_ext.integration.influence.measure import norm_ratios
 
+    inputs = integration.encode(model, tokenizer, prompts, delta=0.0)
     results = []
     for logs in norm_ratios(model, inputs).log10():
         layers = []

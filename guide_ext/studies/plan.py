@@ -48,6 +48,8 @@ class RunSettings:
         chat: Whether to use the model's chat template, if it has one.
         bertscore: Encoder for BERTScore; None for no BERTScore.
         bertscore_layer: Layer of the encoder, where bert-score does not know one.
+        max_new_tokens: Length of the longest answer, in tokens, where it is below that of the task;
+            None for the task's.
         baselines: Whether studies have other conditions than Δ on the marked part: other wordings,
             other parts, other methods.
         heads: Layers and heads, counted from 0, for the methods that act in chosen heads alone;
@@ -79,13 +81,14 @@ class RunSettings:
     chat: bool = True
     bertscore: str | None = None
     bertscore_layer: int | None = None
+    max_new_tokens: int | None = None
     baselines: bool = True
     heads: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         object.__setattr__(self, "studies", tuple(study.name for study in self._wanted()))
-        for name in ("documents", "samples", "windows", "batch_size"):
+        for name in ("documents", "samples", "windows", "batch_size", "max_new_tokens"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} must be a whole number from 1, got {value!r}")
@@ -156,9 +159,8 @@ class RunSettings:
 
     def decoding_of(self, task: Task) -> Decoding:
         """Return how the answers of a task are decoded."""
-        if self.is_embedded:
-            return replace(task.decoding, max_new_tokens=_EMBEDDED_NEW_TOKENS)
-        return task.decoding
+        longest = _EMBEDDED_NEW_TOKENS if self.is_embedded else task.decoding.max_new_tokens
+        return replace(task.decoding, max_new_tokens=min(longest, self.max_new_tokens or longest))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data that JSON saves and reads without a change."""

@@ -46,6 +46,7 @@ PREDICTOR_COLUMN = Column(
         "authors": "Influence, authors' code",
         "rollout": "attention rollout",
         "raw": "raw attention",
+        "share": "share of attention, all layers",
     },
 )
 
@@ -75,6 +76,8 @@ def _rows(results: Results) -> list[list[Any]]:
             form_name(form): [levels[answer.cell.row.digest][form][-1] for answer in found]
             for form in FORMS
         }
+        if not results.is_embedded:
+            predictors["share"] = [_share(levels[answer.cell.row.digest]) for answer in found]
         predictors[_LENGTH] = [1 / answer.cell.row.tokens for answer in found]
         for name, values in predictors.items():
             cases = Cases.of(documents, values, success, lengths)
@@ -87,6 +90,12 @@ def _rows(results: Results) -> list[list[Any]]:
                 ]
             )  # fmt: skip
     return rows
+
+
+def _share(levels: dict[str, list[float]]) -> float:
+    """Return the share of its attention that the end gives to the marked part, over all layers."""
+    of_layers = levels["raw"][1:]
+    return sum(of_layers) / len(of_layers)
 
 
 def _findings(rows: Sequence[TableRow]) -> list[str]:

@@ -48,6 +48,19 @@ def table(name, title, columns, rows, note=""):
     }  # fmt: skip
 
 
+def differences(name, base, top, best=2.0):
+    """Make the table that compares every condition with Δ = 0 on the same rows."""
+    rows = []
+    for cells, rate in conditions(base, top, best):
+        if cells[2] == 0 and cells[1] == "plain":
+            continue
+        gain = round(rate - base, 6)
+        p = 0.001 if abs(gain) > 0.05 else 0.4
+        rows.append([*cells, 400, 200, gain, gain - 0.04, gain + 0.04, p, min(1.0, 4 * p)])
+    columns = "condition style delta answers documents difference difference_low difference_high"
+    return table(name, "Beside Δ = 0", f"{columns} p p_corrected", rows)
+
+
 def _by_length(name, title, column, base, top):
     rows = [
         [*cells, start, end, 200, *rated(rate * (1.35 - 0.1 * index), 200)]
@@ -69,6 +82,7 @@ def _tables(embedded):
         "Intervals are over documents.",
     )  # fmt: skip
     yield _by_length("french_by_length", "By length", "in_french", 0.294, 0.604)
+    yield differences("french_differences", 0.294, 0.604)
     yield table(
         "french_quality", "Win rate by BERTScore",
         "delta pairs win_rate win_rate_low win_rate_high",
@@ -113,6 +127,7 @@ def _tables(embedded):
          for cells, rate in conditions(0.54, 0.70, 3.0, (0.0, 1.0, 2.0, 3.0, 5.0))],
     )  # fmt: skip
     yield _by_length("json_by_length", "By length", "jaccard", 0.54, 0.70)
+    yield differences("json_differences", 0.54, 0.70)
     tasks = {"french": (0.754, 0.786), "needle": (0.573, 0.486), "json": (0.629, 0.696)}
     predictors = []
     for task, (good, length) in tasks.items():

@@ -7,7 +7,6 @@ import random
 import pytest
 
 from guide_ext.embedded import world
-from guide_ext.embedded.world import Style
 from guide_ext.studies import french
 from guide_ext.studies.cells import Row
 from guide_ext.studies.plan import RunSettings, study_cells
@@ -70,7 +69,7 @@ class TestQuality:
             records = {}
             for cell in cells:
                 found = texts.get((rows.index(cell.row), cell.sample))
-                if found and cell.condition.style is Style.PLAIN:
+                if found and cell.condition.way == "plain":
                     text = found[cell.condition.delta > 0]
                     records[cell.key] = {"text": text, "new_tokens": 2}
             return Results(cells, records, [french.TASK], is_embedded=False, encoder=Encoder("x"))

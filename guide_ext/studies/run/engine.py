@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -77,10 +78,11 @@ class TransformersEngine:
         kind = cells[0].kind
         if kind == ANSWER:
             return self._answer(model, tokenizer, cells)
-        prompts = [self._prompt(tokenizer, cell, measured=True) for cell in cells]
-        inputs = integration.encode(model, tokenizer, prompts, delta=0.0)
+        measurement = MEASUREMENTS[kind]
+        marks = Marks.EMPHASIS if measurement.of_emphasis else Marks.GROUP
+        prompts = [self._prompt(tokenizer, cell, marks) for cell in cells]
         end_tokens = [TASKS[cell.row.task].end_tokens for cell in cells]
-        return MEASUREMENTS[kind].read(model, inputs, end_tokens)
+        return measurement.read(model, tokenizer, prompts, end_tokens)
 
     def _answer(self, model: Any, tokenizer: Any, cells: Sequence[Cell]) -> list[Result]:
         decoding = cells[0].decoding
@@ -109,8 +111,8 @@ class TransformersEngine:
             ]
         }
 
-    def _prompt(self, tokenizer: Any, cell: Cell, *, measured: bool = False) -> Any:
-        text = marked_prompt(cell, measured=measured)
+    def _prompt(self, tokenizer: Any, cell: Cell, marks: Marks | None = None) -> Any:
+        text = marked_prompt(cell, marks)
         if self._settings.chat and getattr(tokenizer, "chat_template", None):
             return [{"role": "user", "content": text}]
         return text
@@ -152,12 +154,19 @@ def model_folder(settings: RunSettings) -> Path | None:
     return path if path.is_dir() else None
 
 
-def marked_prompt(cell: Cell, *, measured: bool = False) -> MarkedText:
-    """Return the prompt of a cell, marked with its Δ, or as the group whose Influence is measured.
+class Marks(Enum):
+    """How the marked part of a prompt is marked, if not with the Δ of its condition."""
+
+    GROUP = "the group whose Influence is measured"
+    EMPHASIS = "level 2, for whoever chooses what that means"
+
+
+def marked_prompt(cell: Cell, marks: Marks | None = None) -> MarkedText:
+    """Return the prompt of a cell, with its parts marked.
 
     Args:
         cell: The cell.
-        measured: Whether to mark a group instead of Δ.
+        marks: How they are marked; None for the Δ of its condition.
 
     Raises:
         ValueError: If the row lacks a part that is to be marked.
@@ -180,9 +189,9 @@ def marked_prompt(cell: Cell, *, measured: bool = False) -> MarkedText:
             else _places(row, part, len(marked))
         )
     how: dict[str, Any] = {"delta": condition.delta}
-    if measured:
+    if marks is Marks.GROUP:
         how = {"group": DEFAULT_GROUP}
-    elif condition.share or condition.where is Where.PASTA:
+    elif marks is Marks.EMPHASIS or condition.share or condition.where is Where.PASTA:
         how = {"level": 2}  # the share or the steering says what a mark means
     spans = tuple(Span(start, end, **how) for start, end in sorted(places))
     return MarkedText(f"{row.before}{marked}{row.after}", spans)

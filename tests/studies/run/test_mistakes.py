@@ -17,6 +17,7 @@ from guide_ext.studies.run import engine as run_engine
 from guide_ext.studies.run import folder, runner
 from guide_ext.studies.run.batch import run_batch
 from guide_ext.studies.run.engine import model_of_run
+from guide_ext.studies.study import STRESSED
 from guide_ext.support.files import is_scratch
 
 ROW = Row("a:1", "french", "", "Summarize in French", " The cat.", 3, (0, 500))
@@ -55,7 +56,7 @@ class TestSettingsOfARun:
             runner.run_studies(wrong, tmp_path / "run", engine=Answers())
         right = RunSettings(studies=("json",), data=data, documents=1, text_column="body")
         tables = runner.run_studies(right, tmp_path / "run", engine=Answers())
-        assert tables["progress"]["json"]["done"] == 8
+        assert tables["progress"]["json"]["done"] == 8 + len(STRESSED)
         with pytest.raises(ValueError, match="text_column must be 'body' as in the run"):
             runner.run_studies(wrong, tmp_path / "run", engine=Answers())
 

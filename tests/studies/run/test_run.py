@@ -16,6 +16,7 @@ from guide_ext.embedded import model_path
 from guide_ext.studies.plan import RunSettings
 from guide_ext.studies.run import folder, runner, shards, write_tables
 from guide_ext.studies.run.engine import TransformersEngine
+from guide_ext.studies.study import STRESSED
 
 SETTINGS = RunSettings(studies=("french", "json", "norms"), documents=1, samples=1, batch_size=8)
 
@@ -204,7 +205,7 @@ class TestBadRows:
         assert notes == [
             "left out: texts.jsonl:5: line must be JSON: Expecting value: line 1 column 1 (char 0)"
         ]
-        conditions = ["Δ = 0", "Δ = 2", "upper case", "“Important:”"]
+        conditions = ["Δ = 0", "Δ = 2", "upper case", "“Important:”", *(c.name for c in STRESSED)]
         failed = [f for f in tables["failures"] if f["row"] == "texts.jsonl:4"]
         assert [f["condition"] for f in failed] == conditions
         assert all("1024 positions" in f["error"] for f in failed)
@@ -216,8 +217,9 @@ class TestBadRows:
             ["Δ = 2", "plain", 2.0, 3, 3],
             ["upper case", "upper", 0.0, 3, 3],
             ["“Important:”", "important", 0.0, 3, 3],
+            *([one.name, one.way, 0.0, 3, 3] for one in STRESSED),
         ]
-        assert tables["progress"]["french"] == {"done": 12, "failed": 4, "total": 16}
+        assert tables["progress"]["french"] == {"done": 24, "failed": 8, "total": 32}
 
     def test_failed_cells_are_tried_again_when_asked(self, tmp_path):
         settings = dataclasses.replace(SETTINGS, studies=("norms",))

@@ -18,7 +18,7 @@ from guide_ext.studies.norms import NORM_RATIOS, QUANTILES
 from guide_ext.studies.plan import RunSettings
 from guide_ext.studies.registry import TASKS
 from guide_ext.studies.run import progress, runner
-from guide_ext.studies.run.engine import marked_prompt
+from guide_ext.studies.run.engine import Marks, marked_prompt
 from guide_ext.studies.tables import metrics
 
 SETTINGS = RunSettings(
@@ -119,7 +119,7 @@ def test_what_was_measured(run):
     model, tokenizer = integration.load_embedded()
     cells = [cell for cell in plan.cells.values() if cell.kind == INFLUENCE.kind][::7]
     for cell in cells:
-        prompt = [{"role": "user", "content": marked_prompt(cell, measured=True)}]
+        prompt = [{"role": "user", "content": marked_prompt(cell, Marks.GROUP)}]
         inputs = integration.encode(model, tokenizer, prompt, delta=0.0)
         for form in FORMS:
             found = integration.influence(model, inputs, form=form).values[0, :, 0]
