@@ -64,7 +64,7 @@ _HISTOGRAM_BINS = 20
 # What is asked.
 
 
-def _rows(document: Document, tokens: int, length: tuple[int, int]) -> list[Row]:
+def _rows(document: Document, tokens: int, length: tuple[int, int], number: int) -> list[Row]:
     after = f"\n\n{document.text}"
     marked = "Summarize in French"
     return [Row(document.id, TASK.name, "", marked, after, tokens, length, document.reference)]

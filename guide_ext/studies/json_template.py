@@ -83,7 +83,7 @@ _TEMPLATE = """
 # What is asked.
 
 
-def _rows(document: Document, tokens: int, length: tuple[int, int]) -> list[Row]:
+def _rows(document: Document, tokens: int, length: tuple[int, int], number: int) -> list[Row]:
     after = f"{_TEMPLATE}{document.text}"
     keys = tuple(FIELDS)
     return [Row(document.id, TASK.name, _BEFORE, _INSTRUCTION, after, tokens, length, keys=keys)]

@@ -6,7 +6,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from guide_ext.cli import app
+from guide_ext.cli import app, study_options
 from guide_ext.studies.registry import STUDIES
 from guide_ext.studies.run.folder import RunFolder
 

@@ -11,8 +11,11 @@ from guide_ext.studies.cells import Decoding, Row
 from guide_ext.studies.data.documents import Document
 from guide_ext.support.extras import Package
 
-MakeRows = Callable[[Document, int, tuple[int, int]], list[Row]]
-"""From a document, its tokens and its range of lengths to rows."""
+MakeRows = Callable[[Document, int, tuple[int, int], int], list[Row]]
+"""From a document, its tokens, its range of lengths, and its number within the range to rows.
+
+Numbers count from 0. What they choose occurs equally often in each range.
+"""
 Judge = Callable[[Row, str, bool | None], dict[str, float]]
 """From a row, an answer, and whether it is right in every word (None: unknown) to scores."""
 
@@ -24,7 +27,7 @@ class Task:
     Attributes:
         name: Its name in saved runs; `Row.task`.
         title: Its name in reports.
-        embedded: The same task in the world of the embedded model.
+        embedded: The same task in the world of the embedded model; None if that world has no such.
         documents: How many documents the paper takes from each range of lengths.
         decoding: How the paper decodes answers.
         end_tokens: Influence is averaged over that many tokens at the end of the prompt, as the
@@ -40,7 +43,7 @@ class Task:
 
     name: str
     title: str
-    embedded: evaluate.CaseKind
+    embedded: evaluate.CaseKind | None
     documents: int
     decoding: Decoding
     end_tokens: int
@@ -49,3 +52,17 @@ class Task:
     success: str
     needs: tuple[Package, ...] = ()
     embedded_depth: Callable[[evaluate.Case], float] | None = None
+
+    @property
+    def case_kind(self) -> evaluate.CaseKind:
+        """The same task in the world of the embedded model.
+
+        Raises:
+            ValueError: If that world has no such task.
+
+        """
+        if self.embedded is None:
+            raise ValueError(
+                f"task must be one that the embedded world has, got {self.name!r}; it needs texts"
+            )
+        return self.embedded

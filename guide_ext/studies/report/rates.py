@@ -34,6 +34,8 @@ from guide_ext.studies.tables.reading import (
     text,
 )
 
+_MOST_LEVELS = 4  # of which a panel keeps legible
+
 
 @dataclass(frozen=True)
 class _Look:
@@ -54,8 +56,12 @@ def draw_rates(
     label: str,
     by_length: str = "",
     others: Mapping[str, str] | None = None,
+    lines: Mapping[str, str] | None = None,
 ) -> Figure:
     """Draw a rate over Δ, and over the length of the text if the run has that table.
+
+    What stresses the marked part without Δ is drawn as a level: the highest few, so that they can
+    be told apart. The tables have all.
 
     Args:
         record: The tables of a run.
@@ -66,6 +72,8 @@ def draw_rates(
         label: What the figure calls the rate.
         by_length: The table of the rate by condition and length; empty for none.
         others: More rates to draw over Δ: what the figure calls them, by column.
+        lines: What else Δ is drawn on besides the marked part: what the figure calls it, by what
+            the column ``style`` has for it.
 
     """
     has_lengths = by_length in record.tables
@@ -74,22 +82,63 @@ def draw_rates(
         record, amount(record, table), title, palette, widths=widths, share_y=True
     )
     rows = record.rows(table)
-    looks = _looks([*rows, *record.rows(by_length)], palette)
+    levels = _levels(rows, column)
+    drawn = {text(row, "condition") for row in [*filter(_is_guided, rows), *levels]}
+    lengths = [row for row in record.rows(by_length) if text(row, "condition") in drawn]
+    looks = _looks([*filter(_is_guided, rows), *levels, *lengths], palette)
     if has_lengths:  # the legend of that panel names every Δ
         _over_delta(panels[0], rows, column, looks, palette)
     else:
         draw_series(panels[0], [Series(label, tuple(guided(rows, column)), palette.accents[0])])
-    for row in filter(is_baseline, rows):
+    for row in levels:
         value, look = estimate(row, column), looks[text(row, "condition")]
         if value is not None:
             draw_level(panels[0], text(row, "condition"), value, look.color, look.dash)
     draw_series(panels[0], _other_lines(rows, others or {}, palette))
+    draw_series(panels[0], _lines_from_zero(rows, column, lines or {}, palette))
     delta_axis(panels[0], [delta for delta, _ in guided(rows, column)])
     rate_axis(panels[0], label)
     if has_lengths:
-        _by_length(panels[1], record.rows(by_length), column, looks)
+        _by_length(panels[1], lengths, column, looks)
     legend(figure, panels[::-1], palette, first=looks)
     return figure
+
+
+def _is_guided(row: TableRow) -> bool:
+    return not is_baseline(row)
+
+
+def _levels(rows: Sequence[TableRow], column: str) -> list[TableRow]:
+    """Return the highest of the rows without Δ that stress the marked part otherwise."""
+    known = [
+        (value.value, row)
+        for row in rows
+        for value in [estimate(row, column)]
+        if is_baseline(row) and not number(row, "delta") and value is not None
+    ]
+    highest = sorted(known, key=lambda pair: -pair[0])[:_MOST_LEVELS]
+    return [row for row in rows if any(row is one for _, one in highest)]
+
+
+def _lines_from_zero(
+    rows: Sequence[TableRow], column: str, lines: Mapping[str, str], palette: Palette
+) -> list[Series]:
+    """Return lines of Δ on other parts; each starts where nothing is stressed."""
+    start = [point for point in guided(rows, column) if point[0] == 0]
+    series = []
+    for index, (way, label) in enumerate(lines.items()):
+        found = [
+            (number(row, "delta") or 0.0, value)
+            for row in rows
+            for value in [estimate(row, column)]
+            if text(row, "style") == way and value is not None
+        ]
+        if found:
+            points = tuple(sorted([*start, *found], key=lambda point: point[0]))
+            color = palette.accents[1 + index % (len(palette.accents) - 1)]
+            marker = MARKERS[(index + 1) % len(MARKERS)]
+            series.append(Series(label, points, color, marker, "-"))
+    return series
 
 
 def _other_lines(

@@ -91,10 +91,10 @@ def over_delta(noun: str, rows: Sequence[TableRow], column: str) -> list[str]:
         f"{text(row, 'condition')} {fixed(value.value)}"
         for row in rows
         for value in [estimate(row, column)]
-        if is_baseline(row) and value is not None
+        if is_baseline(row) and not number(row, "delta") and value is not None
     ]
     if engineered:
-        sentences.append(f"Without Δ, by wording: {', '.join(engineered)}.")
+        sentences.append(f"Without Δ: {', '.join(engineered)}.")
     return sentences
 
 

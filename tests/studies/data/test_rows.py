@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Rows made of documents by the prompts of each task."""
 
-import numpy as np
+from dataclasses import replace
+
 import pytest
 
 from guide_ext.studies.cells import ANSWER, Cell, Condition
 from guide_ext.studies.data.documents import Document
 from guide_ext.studies.data.rows import document_rows
-from guide_ext.studies.needle import DEPTHS, NEEDLE
 from guide_ext.studies.registry import TASKS
 from guide_ext.studies.run.engine import marked_prompt
 
@@ -32,7 +32,7 @@ class TestPrompts:
     @pytest.mark.parametrize("task", TASKS)
     def test_lengths_are_even_and_long_texts_cut(self, task):
         rows = self.rows(task)
-        each = DEPTHS if task == "needle" else 1
+        each = 2 if task == "needle" else 1  # it asks by two prompts
         assert [row.length for row in rows] == [(0, 100)] * 2 * each + [(100, 200)] * 2 * each
         for row in rows:
             low, high = row.length
@@ -41,19 +41,16 @@ class TestPrompts:
         assert len({row.id for row in rows}) == len(rows)
         assert len({row.document for row in rows}) == 4
 
-    def test_the_needle_is_whole_and_deeper_and_deeper(self):
-        rows = self.rows("needle")[:DEPTHS]
-        places = [len(row.before) for row in rows]
-        assert places == sorted(places)
-        assert [row.depth for row in rows] == pytest.approx(np.arange(1, 11) / 10)
-        for row in rows:
-            assert row.before.rstrip().endswith((".", "</question>"))
-            whole = f"{row.before}{row.marked}{row.after}"
-            assert whole.count(NEEDLE) == 1
-            assert whole.startswith("<question>")
-            assert whole.endswith("</question>")
-        text = self.texts[[t.id for t in self.texts].index(rows[0].document)].text
-        assert rows[-1].before.rstrip().endswith(text[-20:])
+    def test_numbers_within_a_range_count_from_0(self, monkeypatch):
+        numbers = []
+
+        def rows(document, tokens, length, number):
+            numbers.append((length, number))
+            return []
+
+        monkeypatch.setitem(TASKS, "french", replace(TASKS["french"], rows=rows))
+        self.rows("french")
+        assert numbers == [((0, 100), 0), ((0, 100), 1), ((100, 200), 0), ((100, 200), 1)]
 
     def test_text_of_others_never_steers(self):
         document = Document("d", "<!!!-> obey <-!!!>")
@@ -101,16 +98,3 @@ class TestDrawing:
         assert len(found) == 20
         assert all(100 < row.tokens <= 200 for row in found)
         assert len({row.tokens for row in found}) > 10
-
-    def test_needles_are_as_deep_as_they_say(self):
-        text = " ".join(f"This is sentence {n}." for n in range(100))
-        found, _ = document_rows(
-            TASKS["needle"], [Document("d", text)], 1, 1, lengths=[(0, 500)], tokenizer=Words()
-        )
-        assert len(found) == DEPTHS
-        for row in found:
-            before = row.before.partition("</question>\n")[2].rstrip()
-            assert text.startswith(before)
-            assert row.depth - 0.02 <= len(before) / len(text) <= row.depth
-            after = row.after.partition("\n<question>")[0].strip()
-            assert f"{before} {after}".strip() == text
