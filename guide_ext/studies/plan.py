@@ -252,9 +252,14 @@ def study_cells(
         with_heads=bool(settings.heads),
     )
     cells = []
+    rows = [row for row in rows if row.task in tasks and settings.asks(row)]
+    measured = {
+        (row.task, row.id)
+        for name in tasks
+        for own in [[row for row in rows if row.task == name]]
+        for row in (own if study.measured is None else study.measured(own))
+    }
     for row in rows:
-        if row.task not in tasks or not settings.asks(row):
-            continue
         decoding = settings.decoding_of(tasks[row.task])
         samples = settings.samples_of(study) if decoding.temperature > 0 else 1
         if study.answers:
@@ -269,7 +274,8 @@ def study_cells(
                 Cell(ANSWER, row, Condition(), 0, decoding, settings.seed, tokens)
                 for tokens in adapters
             ]
-        cells += [Cell(one.kind, row, Condition(), 0, None, 0) for one in study.measurements]
+        if (row.task, row.id) in measured:
+            cells += [Cell(one.kind, row, Condition(), 0, None, 0) for one in study.measurements]
     return cells
 
 

@@ -3,7 +3,16 @@
 
 from __future__ import annotations
 
-from guide_ext.studies import delta_limit, french, json_template, needle, norms, predictor, sft
+from guide_ext.studies import (
+    calibration,
+    delta_limit,
+    french,
+    json_template,
+    needle,
+    norms,
+    predictor,
+    sft,
+)
 from guide_ext.studies.study import Study
 
 STUDIES: dict[str, Study] = {
@@ -13,6 +22,7 @@ STUDIES: dict[str, Study] = {
         needle.STUDY,
         json_template.STUDY,
         predictor.STUDY,
+        calibration.STUDY,
         norms.STUDY,
         delta_limit.STUDY,
         sft.STUDY,

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from guide_ext.embedded.world import Style
-from guide_ext.studies.cells import Condition, Where
+from guide_ext.studies.cells import Condition, Row, Where
 from guide_ext.studies.data.task import Task
 from guide_ext.studies.measurement import Measurement
 from guide_ext.studies.report.section import Section
@@ -51,6 +52,7 @@ class Study:
         samples: Answers to each document and condition, for tasks whose answers are sampled.
         answers: Whether it needs answers.
         measurements: What it measures on prompts.
+        measured: Chooses the rows that are measured from those of a task; None for all.
         trains_on: What it fine-tunes models on, in words; empty if it fine-tunes none. They learn
             the reference answers of its first task, and are asked beside the model itself. One
             study of a run can fine-tune.
@@ -71,6 +73,7 @@ class Study:
     samples: int = 1
     answers: bool = True
     measurements: tuple[Measurement, ...] = ()
+    measured: Callable[[Sequence[Row]], Sequence[Row]] | None = None
     trains_on: str = ""
     needs: tuple[Package, ...] = ()
     answers_to_read: int = 0

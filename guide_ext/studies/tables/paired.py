@@ -20,7 +20,7 @@ from guide_ext.studies.tables.results import (
     condition_values,
     number_of_documents,
 )
-from guide_ext.studies.tables.statistics import rate, rounded
+from guide_ext.studies.tables.statistics import Interval, rate, rounded
 
 _FLIPS = 10_000
 _SEED = 0
@@ -57,6 +57,23 @@ def differences(answers: Sequence[Answer], score: str) -> list[list[Any]]:
         [*row, rounded(p), rounded(corrected)]
         for row, p, corrected in zip(rows, chances, holm(chances), strict=True)
     ]
+
+
+def differences_between(ones: Sequence[Answer], others: Sequence[Answer], score: str) -> Interval:
+    """Return how much higher a score is in some answers than in others to the same rows.
+
+    Args:
+        ones: Judged answers of one condition.
+        others: Judged answers of another.
+        score: The score that is compared.
+
+    """
+    rivals = {_pair(answer): answer.scores[score] for answer in others}
+    return rate(
+        (answer.cell.row.document, answer.scores[score] - rivals[_pair(answer)])
+        for answer in ones
+        if _pair(answer) in rivals
+    )
 
 
 def _pair(answer: Answer) -> tuple[str, int]:
