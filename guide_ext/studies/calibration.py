@@ -26,6 +26,8 @@ from guide_ext.studies.tables.table import DELTA, DOCUMENTS, Column, Kind, Table
 _TASKS = (needle.TASK, json_template.TASK)
 _BEST, _PLAIN = "best", "plain"
 _MEASURED_ROWS = 24
+_Choice = tuple[str, int, int, float | None]
+"""A rule, how many prompts it asked, how many gave no Δ, and the Δ."""
 
 _TASK_COLUMN = Column("task", kind=Kind.TEXT, words={task.name: task.title for task in _TASKS})
 _RULE = Column(
@@ -59,7 +61,7 @@ def _measured(rows: Sequence[Row]) -> Sequence[Row]:
 
 
 def _rows(results: Results) -> list[list[Any]]:
-    rows = []
+    rows: list[list[Any]] = []
     for task in _TASKS:
         found = [answer for answer in results.answers if answer.cell.row.task == task.name]
         guided = [answer for answer in found if answer.cell.condition.way == "plain"]
@@ -69,11 +71,8 @@ def _rows(results: Results) -> list[list[Any]]:
         if not deltas:
             continue
         best = max(deltas, key=lambda delta: _mean(_at(trial)[delta], task.success))
-        choices = [
-            (_PLAIN, 0, 0, 0.0),
-            (_BEST, len(trial), 0, best),
-            *_proposals(results, task.name),
-        ]
+        choices: list[_Choice] = [(_PLAIN, 0, 0, 0.0), (_BEST, len(trial), 0, best)]
+        choices += _proposals(results, task.name)
         for rule, asked, refused, delta in choices:
             if delta is None:
                 rows.append([task.name, rule, asked, refused, *[None] * 9])
@@ -101,7 +100,7 @@ def _mean(answers: Sequence[Answer], name: str) -> float:
     return statistics.fmean(answer.scores[name] for answer in answers)
 
 
-def _proposals(results: Results, task: str) -> list[tuple[str, int, int, float | None]]:
+def _proposals(results: Results, task: str) -> list[_Choice]:
     """Return the median Δ of every target over prompts of the half on which Δ is chosen."""
     found = [
         results.record(cell)["deltas"]
@@ -110,7 +109,7 @@ def _proposals(results: Results, task: str) -> list[tuple[str, int, int, float |
         and cell.row.task == task
         and for_choosing(cell.row.document)
     ]
-    proposals: list[tuple[str, int, int, float | None]] = []
+    proposals: list[_Choice] = []
     for target in map(str, TARGETS):
         deltas = [one[target] for one in found if one[target] is not None]
         median = statistics.median(deltas) if deltas else None
