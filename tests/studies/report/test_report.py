@@ -197,7 +197,7 @@ def test_a_panel_has_the_highest_levels_and_lines_of_what_else_is_marked():
     assert lines["Δ on another sentence"] == [(0, 0.89), (1, 0.79), (2, 0.49)]
     assert lines["Δ on the question"] == [(0, 0.89), (2, 0.86)]
     assert set(by_length.get_legend_handles_labels()[1]) <= set(labels)
-    said = " ".join(findings(record, record.sections[0]))
+    said = " ".join(findings(record, record.shown_sections[0]))
     assert "Without Δ: upper case 0.88, “Important:” 0.92, said twice 0.91, share ≥ 0.1" in said
     assert "on question" not in said
 
