@@ -162,6 +162,26 @@ def _tables(embedded):
     )  # fmt: skip
     yield _by_length("json_by_length", "By length", "jaccard", 0.54, 0.70)
     yield differences("json_differences", 0.54, 0.70)
+    for name, title, base, top in (
+        ("conflict_known", "Against what is known", 0.4, 0.9),
+        ("conflict_two", "Two sentences", 0.5, 0.95),
+    ):
+        yield table(
+            name, title, f"{head} won won_low won_high lost lost_low lost_high",
+            [[*cells, 240, 240, *rated(rate, 240), *rated(0.9 - rate, 240)]
+             for cells, rate in with_controls(base, top)
+             if name == "conflict_two" or cells[1] != "other"],
+        )  # fmt: skip
+    yield table(
+        "conflict_by_order", "By order",
+        "marked_sentence condition style delta answers won won_low won_high lost lost_low "
+        "lost_high",
+        [[order, *cells, 120, *rated(rate + gain, 120), *rated(0.8 - rate - gain, 120)]
+         for order, gain in (("first", -0.1), ("second", 0.1))
+         for cells, rate in with_controls(0.4, 0.7)],
+    )  # fmt: skip
+    yield differences("conflict_known_differences", 0.4, 0.9)
+    yield differences("conflict_two_differences", 0.5, 0.95)
     tasks = {"french": (0.754, 0.786), "needle": (0.573, 0.486), "json": (0.629, 0.696)}
     predictors = []
     for task, (good, length) in tasks.items():
