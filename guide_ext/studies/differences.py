@@ -23,7 +23,7 @@ from guide_ext.studies.tables.table import (
 _SIGNIFICANT = 0.05
 
 
-def difference_table(name: str, title: str, score: str, noun: str) -> Table:
+def difference_table(name: str, title: str, score: str, noun: str, task: str = "") -> Table:
     """Return a table of differences from Δ = 0; it exists for real texts alone.
 
     Args:
@@ -31,11 +31,15 @@ def difference_table(name: str, title: str, score: str, noun: str) -> Table:
         title: Its heading.
         score: The score that is compared.
         noun: What the score is called in sentences; begins them.
+        task: The task whose answers are compared, where a study has several; empty for all.
 
     """
 
     def rows(results: Results) -> list[list[Any]] | None:
-        return None if results.is_embedded else differences(results.answers, score)
+        if results.is_embedded:
+            return None
+        own = [answer for answer in results.answers if task in ("", answer.cell.row.task)]
+        return differences(own, score)
 
     return Table(
         name,

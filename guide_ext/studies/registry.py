@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from guide_ext.studies import (
     calibration,
+    conflict,
     delta_limit,
     french,
     json_template,
@@ -21,6 +22,7 @@ STUDIES: dict[str, Study] = {
         french.STUDY,
         needle.STUDY,
         json_template.STUDY,
+        conflict.STUDY,
         predictor.STUDY,
         calibration.STUDY,
         norms.STUDY,

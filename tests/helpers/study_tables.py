@@ -7,6 +7,15 @@ from pages import HOSTILE
 LENGTHS = tuple((500 * index, 500 * (index + 1)) for index in range(8))
 DELTAS = (0.0, 0.5, 1.0, 2.0, 5.0)
 WORDINGS = (("upper case", "upper", -0.01), ("“Important:”", "important", 0.03))
+CONTROLS = (
+    ("said twice", "repeated", 0.0, 0.02),
+    ("share ≥ 0.1", "share", 0.0, 0.05),
+    ("Δ = 2 on question", "question", 2.0, -0.03),
+    ("Δ = 2 on marked and question", "marked+question", 2.0, 0.04),
+    ("Δ = 1 on other", "other", 1.0, -0.1),
+    ("Δ = 2 on other", "other", 2.0, -0.4),
+    ("Δ = 2, last third of the layers", "last third of the layers", 2.0, 0.01),
+)
 LAYERS = 32
 PROMPT = "Summarize in French\n\nParis is the capital and largest city of France."
 
@@ -40,6 +49,13 @@ def conditions(base, top, best=2.0, deltas=DELTAS):
         yield [f"Δ = {delta:g}", "plain", delta], hump(delta, base, top, best)
     for name, style, gain in WORDINGS:
         yield [name, style, 0.0], base + gain
+
+
+def with_controls(base, top, best=2.0, deltas=DELTAS):
+    """Yield what `conditions` does, then Δ on other parts and in some layers."""
+    yield from conditions(base, top, best, deltas)
+    for *cells, gain in CONTROLS:
+        yield cells, base + gain
 
 
 def table(name, title, columns, rows, note=""):
@@ -104,7 +120,14 @@ def _tables(embedded):
     yield table(
         "needle", "Needles found", f"{head} found found_low found_high",
         [[*cells, 2000, 200, *rated(rate, 200)]
-         for cells, rate in conditions(0.89, 0.959, 1.0, (0.0, 0.5, 1.0, 2.0))],
+         for cells, rate in with_controls(0.89, 0.959, 1.0, (0.0, 0.5, 1.0, 2.0))],
+    )  # fmt: skip
+    yield table(
+        "needle_by_prompt", "By prompt",
+        "prompt condition style delta answers found found_low found_high",
+        [[prompt, *cells, 1000, *rated(rate - loss, 200)]
+         for prompt, loss in (("the paper's", 0.0), ("plain", 0.1))
+         for cells, rate in with_controls(0.89, 0.959, 1.0, (0.0, 0.5, 1.0, 2.0))],
     )  # fmt: skip
     grid = [
         [delta, start, end, 0.1 * depth, 0.1 * (depth + 1), 25,
@@ -120,6 +143,17 @@ def _tables(embedded):
         "delta length_from length_to depth_from depth_to answers found", grid,
     )  # fmt: skip
     yield table(
+        "needle_by_fact", "By fact",
+        "fact prompt condition style delta answers found found_low found_high",
+        [[fact, prompt, f"Δ = {delta:g}", "plain", delta, 170,
+          *rated(hump(delta, base, top, 1.0), 170)]
+         for fact, base, top in (("the paper's", 0.89, 0.959), ("colour", 0.7, 0.9))
+         for prompt in ("the paper's", "plain")
+         for delta in (0.0, 0.5, 1.0, 2.0)],
+    )  # fmt: skip
+    yield _by_length("needle_by_length", "By length", "found", 0.65, 0.72)
+    yield differences("needle_differences", 0.89, 0.959, 1.0)
+    yield table(
         "json", "JSON by a template",
         f"{head} jaccard jaccard_low jaccard_high authors authors_low authors_high exact right",
         [[*cells, 300, 300, *rated(rate, 300), *rated(0.92 * rate, 300), round(0.7 * rate, 6),
@@ -128,6 +162,26 @@ def _tables(embedded):
     )  # fmt: skip
     yield _by_length("json_by_length", "By length", "jaccard", 0.54, 0.70)
     yield differences("json_differences", 0.54, 0.70)
+    for name, title, base, top in (
+        ("conflict_known", "Against what is known", 0.4, 0.9),
+        ("conflict_two", "Two sentences", 0.5, 0.95),
+    ):
+        yield table(
+            name, title, f"{head} won won_low won_high lost lost_low lost_high",
+            [[*cells, 240, 240, *rated(rate, 240), *rated(0.9 - rate, 240)]
+             for cells, rate in with_controls(base, top)
+             if name == "conflict_two" or cells[1] != "other"],
+        )  # fmt: skip
+    yield table(
+        "conflict_by_order", "By order",
+        "marked_sentence condition style delta answers won won_low won_high lost lost_low "
+        "lost_high",
+        [[order, *cells, 120, *rated(rate + gain, 120), *rated(0.8 - rate - gain, 120)]
+         for order, gain in (("first", -0.1), ("second", 0.1))
+         for cells, rate in with_controls(0.4, 0.7)],
+    )  # fmt: skip
+    yield differences("conflict_known_differences", 0.4, 0.9)
+    yield differences("conflict_two_differences", 0.5, 0.95)
     tasks = {"french": (0.754, 0.786), "needle": (0.573, 0.486), "json": (0.629, 0.696)}
     predictors = []
     for task, (good, length) in tasks.items():

@@ -34,7 +34,7 @@ from guide_ext.studies.tables.reading import (
     text,
 )
 
-_MOST_LEVELS = 4  # of which a panel keeps legible
+_MOST_LEVELS = 3  # of which a panel keeps legible
 
 
 @dataclass(frozen=True)

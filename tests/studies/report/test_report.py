@@ -120,7 +120,8 @@ def test_a_strength_that_harms_is_said_to():
 def test_a_table_of_nulls_is_shown_and_said_nothing_of(name):
     found = tables(name)
     table = found["tables"][0]
-    texts = {"condition", "style", "language", "task", "predictor", "method"}
+    texts = {"condition", "style", "language", "task", "predictor", "method", "prompt", "fact",
+             "marked_sentence"}  # fmt: skip
     table["rows"] = [
         [
             cell if column in texts else None
@@ -174,9 +175,32 @@ def test_only_what_was_measured_is_drawn():
     record = StudyRecord.read(tables("french_by_length", "norms"), SECTIONS)
     assert [one.name for _, one in all_drawings(record)] == ["norms"]
     every = all_drawings(StudyRecord.read(tables(), SECTIONS))
+    details = ("_by_length", "_by_prompt", "_by_fact", "_by_order", "_differences")
     assert {one.name for _, one in every} == {
-        name for name in COLUMNS if not name.endswith(("_by_length", "_differences"))
+        name for name in COLUMNS if not name.endswith(details)
     } | {"norms_by_length"}
+
+
+def test_a_panel_has_the_highest_levels_and_lines_of_what_else_is_marked():
+    record = StudyRecord.read(tables("needle", "needle_by_length"), SECTIONS)
+    (drawing,) = [one for _, one in all_drawings(record) if one.name == "needle"]
+    figure = drawing.draw(record, LIGHT)
+    over_delta, by_length = figure.axes
+    labels = over_delta.get_legend_handles_labels()[1]
+    assert set(labels) == {
+        "Δ = 0", "Δ = 0.5", "Δ = 1", "Δ = 2", "“Important:”", "said twice", "share ≥ 0.1",
+        "Δ on the question", "Δ on sentence and question", "Δ on another sentence",
+    }  # fmt: skip
+    lines = {
+        box.get_label(): [tuple(point) for point in box.lines[0].get_xydata()]
+        for box in over_delta.containers
+    }
+    assert lines["Δ on another sentence"] == [(0, 0.89), (1, 0.79), (2, 0.49)]
+    assert lines["Δ on the question"] == [(0, 0.89), (2, 0.86)]
+    assert set(by_length.get_legend_handles_labels()[1]) <= set(labels)
+    said = " ".join(findings(record, record.shown_sections[0]))
+    assert "Without Δ: upper case 0.88, “Important:” 0.92, said twice 0.91, share ≥ 0.1" in said
+    assert "on question" not in said
 
 
 def test_colours_differ_in_lightness_or_mark():
