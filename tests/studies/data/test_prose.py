@@ -36,7 +36,7 @@ def wrapped(text, indent=""):
         (f"{PLAIN} This holds for some, e.g. Numbers, too.", None),
         (f"{PLAIN} This holds for some, e.g. Numbers with x=1.", [PLAIN]),
         (f"{wrapped(PLAIN[:-1])} from\nus. It is so.", None),
-        (wrapped(PLAIN).replace("\n", "\n    ", 1), []),
+        ("\n    ".join(wrapped(f"{PLAIN} {PLAIN}").rsplit("\n", 1)), []),
         (f"{PLAIN} What follows has no end", [PLAIN]),
         (PLAIN.replace("supports", "*supports*"), [PLAIN]),
         (PLAIN.replace("object", "**object**"), [PLAIN]),
