@@ -13,8 +13,6 @@ _MAX_QUOTED = 0.35  # share of "quoted code" in a paragraph; above, it reads as 
 _MIN_WORDS = 0.8  # share of words of letters alone
 
 _ITEM = re.compile(r"(?:[*•-]|\(?\w{1,2}[.)])\s+")
-# What underlines a heading, and what frames a table.
-_RULE = re.compile(r"\s*([*=\-~^\"'#+])\1{2,}.*|\s*[+|].*")
 # Nowhere in prose, not even in quotes.
 _CODE = re.compile(r'>>>|::|"{3}|[={}|\\]|<\w|\.\. \w')
 # In prose only in quotes.
@@ -72,7 +70,7 @@ def paragraphs_of(text: str) -> Iterator[str]:
         for example in a class that has no methods.']
 
     """
-    for block in re.split(r"\n[ \t]*\n", text.expandtabs()):
+    for block in re.split(r"\n[ \t]*\n", text):
         for lines in _items(block.splitlines()):
             found = _paragraph(lines)
             if found:
@@ -82,8 +80,6 @@ def paragraphs_of(text: str) -> Iterator[str]:
 def _items(lines: list[str]) -> list[list[str]]:
     """Return the items of a list, or the lines as they are; none for what is laid out as code."""
     lines = [line.rstrip() for line in lines if line.strip()]
-    if any(_RULE.fullmatch(line) for line in lines):
-        return []
     items: list[list[str]] = []
     edge = 0  # where the lines of an item begin
     for line in lines:

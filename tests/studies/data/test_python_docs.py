@@ -109,6 +109,10 @@ class TestDocuments:
         parts = [part for one in few for part in one.text.split("\n\n")]
         assert len(parts) == len(set(parts))
 
+    def test_none_is_too_short(self):
+        made = documents([(0, 100)], 80, 1, tokenizer=Words())
+        assert min(count(Words(), one.text) for one in made) == 60
+
     def test_they_read_in_order(self):
         place = {paragraph.text: index for index, paragraph in enumerate(paragraphs())}
         follows = []
