@@ -113,15 +113,25 @@ class RunSettings:
     def _wanted(self) -> list[Study]:
         """Return the studies that are named, or all that the data allow."""
         wanted = studies_named(self.studies)
-        if self.data is None or self.reference_column is not None:
-            return wanted
-        for study in wanted:
-            if self.studies and study.trains_on:
-                raise ValueError(
-                    f"reference_column must be given for the study {study.name}, which trains on "
-                    f"{study.trains_on}, got none; name it, or name other studies"
-                )
-        return [study for study in wanted if not study.trains_on]
+        lacking = {}
+        if self.data is None:
+            lacking = {
+                study.name: f"data must be given for the study {study.name}, which asks what the "
+                "embedded world does not have, got none; name a file of texts, or name other "
+                "studies"
+                for study in wanted
+                if not study.has_embedded_tasks
+            }
+        elif self.reference_column is None:
+            lacking = {
+                study.name: f"reference_column must be given for the study {study.name}, which "
+                f"trains on {study.trains_on}, got none; name it, or name other studies"
+                for study in wanted
+                if study.trains_on
+            }
+        if self.studies and lacking:
+            raise ValueError(next(iter(lacking.values())))
+        return [study for study in wanted if study.name not in lacking]
 
     @property
     def is_embedded(self) -> bool:

@@ -80,6 +80,11 @@ class Study:
         """Its tables, in the order of ``tables.json``."""
         return [table for section in self.sections for table in section.tables]
 
+    @property
+    def has_embedded_tasks(self) -> bool:
+        """Whether the world of the embedded model has all of its tasks."""
+        return all(task.embedded is not None for task in self.tasks)
+
     def conditions(
         self,
         deltas: tuple[float, ...] | None = None,

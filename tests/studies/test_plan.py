@@ -79,6 +79,21 @@ class TestSettings:
         with pytest.raises(ValueError, match=message):
             RunSettings(**wrong)
 
+    def test_what_the_embedded_world_does_not_have(self, monkeypatch):
+        """It is left out where no study is named, and refused where it is."""
+        json_study = STUDIES["json"]
+        tasks = tuple(dataclasses.replace(task, embedded=None) for task in json_study.tasks)
+        monkeypatch.setitem(STUDIES, "json", dataclasses.replace(json_study, tasks=tasks))
+        others = [name for name, study in STUDIES.items() if study.has_embedded_tasks]
+        assert list(RunSettings().studies) == others
+        assert "json" not in others
+        assert "json" in RunSettings(data="texts.jsonl").studies
+        assert RunSettings(studies=("json",), data="texts.jsonl").studies == ("json",)
+        with pytest.raises(ValueError, match="data must be given for the study json, which asks"):
+            RunSettings(studies=("french", "json"))
+        with pytest.raises(ValueError, match="task must be one that the embedded world has"):
+            _ = tasks[0].case_kind
+
     def test_json_and_back(self):
         settings = RunSettings(studies=("json",), deltas=(1.0, 2.0), documents=3)
         assert RunSettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings

@@ -24,6 +24,9 @@ def embedded_rows(task: Task, per_length: int, seed: int, *, tokenizer: CountsTo
         seed: Seed of the documents.
         tokenizer: Counts the tokens of the documents.
 
+    Raises:
+        ValueError: If that world has no such task.
+
     Example:
         >>> from guide_ext.integration import load_embedded
         >>> from guide_ext.studies.french import TASK
@@ -36,7 +39,7 @@ def embedded_rows(task: Task, per_length: int, seed: int, *, tokenizer: CountsTo
     width = evaluate.MAX_TOKENS // evaluate.NUM_BUCKETS
     rows = []
     for number, case in enumerate(
-        evaluate.make_cases(task.embedded, count, seed, tokenizer=tokenizer), 1
+        evaluate.make_cases(task.case_kind, count, seed, tokenizer=tokenizer), 1
     ):
         depth = None if task.embedded_depth is None else task.embedded_depth(case)
         rows.append(

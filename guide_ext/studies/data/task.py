@@ -24,7 +24,7 @@ class Task:
     Attributes:
         name: Its name in saved runs; `Row.task`.
         title: Its name in reports.
-        embedded: The same task in the world of the embedded model.
+        embedded: The same task in the world of the embedded model; None if that world has no such.
         documents: How many documents the paper takes from each range of lengths.
         decoding: How the paper decodes answers.
         end_tokens: Influence is averaged over that many tokens at the end of the prompt, as the
@@ -40,7 +40,7 @@ class Task:
 
     name: str
     title: str
-    embedded: evaluate.CaseKind
+    embedded: evaluate.CaseKind | None
     documents: int
     decoding: Decoding
     end_tokens: int
@@ -49,3 +49,17 @@ class Task:
     success: str
     needs: tuple[Package, ...] = ()
     embedded_depth: Callable[[evaluate.Case], float] | None = None
+
+    @property
+    def case_kind(self) -> evaluate.CaseKind:
+        """The same task in the world of the embedded model.
+
+        Raises:
+            ValueError: If that world has no such task.
+
+        """
+        if self.embedded is None:
+            raise ValueError(
+                f"task must be one that the embedded world has, got {self.name!r}; it needs texts"
+            )
+        return self.embedded

@@ -95,7 +95,7 @@ def _examples(
         )
     task = study.tasks[0]
     if settings.data is None:
-        return embedded_examples(task=task.embedded, tokenizer=tokenizer)
+        return embedded_examples(task=task.case_kind, tokenizer=tokenizer)
     # Only documents of this study: the examples stay the same when a run gets more studies.
     own = {one.name for one in study.tasks}
     evaluated = {row.document for row in rows if row.task in own}

@@ -68,7 +68,7 @@ def judge(task: Task, row: Row, text: str, *, is_embedded: bool) -> dict[str, fl
         return scores | task.judge(row, text, None)
     bucket = 0  # no judge reads it
     case = evaluate.Case(
-        task.embedded, row.before, row.marked, row.after, row.answer, row.tokens, bucket, row.keys
+        task.case_kind, row.before, row.marked, row.after, row.answer, row.tokens, bucket, row.keys
     )
     found = evaluate.judge(case, text)
     scores |= {"right": float(found.success), "well_formed": float(found.well_formed)}
