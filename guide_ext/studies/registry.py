@@ -3,7 +3,16 @@
 
 from __future__ import annotations
 
-from guide_ext.studies import delta_limit, french, json_template, needle, norms, predictor, sft
+from guide_ext.studies import (
+    delta_limit,
+    french,
+    instruction,
+    json_template,
+    needle,
+    norms,
+    predictor,
+    sft,
+)
 from guide_ext.studies.study import Study
 
 STUDIES: dict[str, Study] = {
@@ -12,6 +21,7 @@ STUDIES: dict[str, Study] = {
         french.STUDY,
         needle.STUDY,
         json_template.STUDY,
+        instruction.STUDY,
         predictor.STUDY,
         norms.STUDY,
         delta_limit.STUDY,

@@ -18,7 +18,6 @@ from guide_ext.studies.tables.results import (
     Answer,
     by_condition,
     condition_values,
-    number_of_documents,
 )
 from guide_ext.studies.tables.statistics import rate, rounded
 
@@ -39,23 +38,38 @@ def differences(answers: Sequence[Answer], score: str) -> list[list[Any]]:
 
     """
     groups = by_condition(answer for answer in answers if score in answer.scores)
-    plain = {_pair(answer): answer.scores[score] for answer in groups.pop(Condition(), [])}
+    plain = groups.pop(Condition(), [])
     rows, chances = [], []
     for condition, found in groups.items():
-        paired = [answer for answer in found if _pair(answer) in plain]
-        if not paired:
+        values = paired(found, plain, score)
+        if not values:
             continue
-        values = [
-            (answer.cell.row.document, answer.scores[score] - plain[_pair(answer)])
-            for answer in paired
-        ]
         chances.append(sign_flip(values))
-        rows.append(
-            [*condition_values(condition), len(paired), number_of_documents(paired), *rate(values)]
-        )
+        documents = len({document for document, _ in values})
+        rows.append([*condition_values(condition), len(values), documents, *rate(values)])
     return [
         [*row, rounded(p), rounded(corrected)]
         for row, p, corrected in zip(rows, chances, holm(chances), strict=True)
+    ]
+
+
+def paired(found: Iterable[Answer], plain: Iterable[Answer], score: str) -> list[tuple[str, float]]:
+    """Return what each answer has more than the plain answer to the same row and sample.
+
+    Args:
+        found: Judged answers; those without a plain one are left out.
+        plain: Judged answers to compare with.
+        score: The score that is compared.
+
+    Returns:
+        The document and the difference of every pair.
+
+    """
+    known = {_pair(answer): answer.scores[score] for answer in plain}
+    return [
+        (answer.cell.row.document, answer.scores[score] - known[_pair(answer)])
+        for answer in found
+        if _pair(answer) in known
     ]
 
 
