@@ -11,19 +11,24 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from guide_ext.studies import json_template, needle
+from guide_ext.studies import conflict, instruction, json_template, needle
 from guide_ext.studies.cells import Row, digest
 from guide_ext.studies.measurement import CALIBRATED, TARGETS
 from guide_ext.studies.report.section import Section
 from guide_ext.studies.report.sentences import fixed, interval, short
 from guide_ext.studies.study import Study
-from guide_ext.studies.tables.paired import differences_between
+from guide_ext.studies.tables.paired import paired
 from guide_ext.studies.tables.reading import TableRow, estimate, number, text
 from guide_ext.studies.tables.results import Answer, Results, number_of_documents, score
-from guide_ext.studies.tables.statistics import rounded
+from guide_ext.studies.tables.statistics import rate, rounded
 from guide_ext.studies.tables.table import DELTA, DOCUMENTS, Column, Kind, Table, with_interval
 
-_TASKS = (needle.TASK, json_template.TASK)
+_TASKS = (
+    needle.TASK,
+    json_template.TASK,
+    instruction.TASK,
+    *conflict.STUDY.tasks,
+)
 _BEST, _PLAIN = "best", "plain"
 _MEASURED_ROWS = 24
 _Choice = tuple[str, int, int, float | None]
@@ -83,7 +88,7 @@ def _rows(results: Results) -> list[list[Any]]:
                 [
                     task.name, rule, asked, refused, rounded(delta), nearest,
                     number_of_documents(there), *score(there, task.success),
-                    *differences_between(there, _at(judged)[best], task.success),
+                    *rate(paired(there, _at(judged)[best], task.success)),
                 ]
             )  # fmt: skip
     return rows

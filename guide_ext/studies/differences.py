@@ -20,6 +20,10 @@ from guide_ext.studies.tables.table import (
     with_interval,
 )
 
+DIFFERENCE = Column("difference", "difference from Δ = 0", Kind.CORRELATION)
+P = Column("p", "p")
+P_CORRECTED = Column("p_corrected", "p, corrected")
+"""For the number of comparisons in its table."""
 _SIGNIFICANT = 0.05
 
 
@@ -48,14 +52,15 @@ def difference_table(name: str, title: str, score: str, noun: str, task: str = "
             *CONDITION,
             ANSWERS,
             DOCUMENTS,
-            *with_interval(Column("difference", "difference from Δ = 0", Kind.CORRELATION)),
-            Column("p", "p"),
-            Column("p_corrected", "p, corrected for the number of conditions"),
+            *with_interval(DIFFERENCE),
+            P,
+            P_CORRECTED,
         ),
         rows=rows,
         findings=lambda found: _findings(found, noun),
         note="each answer less the plain answer to the same row; intervals by resampling "
-        "documents; p by flipping the signs of documents' sums, corrected by Holm's method",
+        "documents; p by flipping the signs of documents' sums, corrected by Holm's method for the "
+        "number of conditions",
     )
 
 

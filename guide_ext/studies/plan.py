@@ -224,7 +224,8 @@ def _tuples(value: Any) -> Any:
 def tasks_of(settings: RunSettings) -> list[Task]:
     """Return the tasks of the studies of a run, each once."""
     studies = studies_named(settings.studies)
-    return list({task.name: task for study in studies for task in study.tasks}.values())
+    tasks = [task for one in studies for task in one.tasks_of(is_embedded=settings.is_embedded)]
+    return list({task.name: task for task in tasks}.values())
 
 
 def training_study(settings: RunSettings) -> Study | None:
@@ -244,7 +245,8 @@ def study_cells(
         adapters: Trained tokens after which models are saved; a study that fine-tunes asks them.
 
     """
-    tasks = {task.name: task for task in study.tasks}
+    own = study.tasks_of(is_embedded=settings.is_embedded)
+    tasks = {task.name: task for task in own}
     conditions = study.conditions(
         settings.deltas,
         baselines=settings.baselines,

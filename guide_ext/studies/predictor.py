@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from guide_ext.studies import french, json_template, needle
+from guide_ext.studies import french, instruction, json_template, needle
 from guide_ext.studies.measurement import INFLUENCE
 from guide_ext.studies.report.paper import MISTRAL, NOTEBOOKS, Claim, Key, printed
 from guide_ext.studies.report.section import Drawing, Section
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from guide_ext.studies.report.record import StudyRecord
 
 _FRENCH, _NEEDLE, _JSON = french.TASK, needle.TASK, json_template.TASK
-_TASKS = (_FRENCH, _NEEDLE, _JSON)
+_TASKS = (_FRENCH, _NEEDLE, _JSON, instruction.TASK)
 _LENGTH = "1 / length"
 _OUR_NAMES = {"paper": "influence"}  # the paper's form is what the paper calls Influence
 

@@ -83,10 +83,14 @@ class Study:
         """Its tables, in the order of ``tables.json``."""
         return [table for section in self.sections for table in section.tables]
 
+    def tasks_of(self, *, is_embedded: bool) -> tuple[Task, ...]:
+        """Return its tasks, or those of them that the world of the embedded model has."""
+        return tuple(task for task in self.tasks if not is_embedded or task.embedded is not None)
+
     @property
     def has_embedded_tasks(self) -> bool:
-        """Whether the world of the embedded model has all of its tasks."""
-        return all(task.embedded is not None for task in self.tasks)
+        """Whether the world of the embedded model has any of its tasks."""
+        return bool(self.tasks_of(is_embedded=True))
 
     def conditions(
         self,

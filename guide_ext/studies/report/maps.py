@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Draw heat maps of a share, by length of the text and depth in it."""
+"""Draw heat maps of shares: by length and depth, or by kind and Δ."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -12,10 +12,11 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from guide_ext.studies.report.panels import Palette, amount, canvas, named_axis
+from guide_ext.influence.record import visible
+from guide_ext.studies.report.panels import Palette, amount, canvas, named_axis, title_panel
 from guide_ext.studies.report.record import StudyRecord
 from guide_ext.studies.report.sentences import length_range, short
-from guide_ext.studies.tables.reading import TableRow, number
+from guide_ext.studies.tables.reading import TableRow, number, text
 
 _STEP = 0.02  # the width of one colour
 _MOST_LETTERED = 160  # cells of a map that still have room for their numbers
@@ -91,11 +92,74 @@ def draw_maps(
         panel.set_ylabel(depth_label)
     for panel in panels[len(deltas) :]:
         panel.set_visible(False)
+    _color_bar(figure, panels, colors, bar_label, palette)
+    return figure
+
+
+def draw_kinds(
+    record: StudyRecord,
+    palette: Palette,
+    *,
+    table: str,
+    kind_column: str,
+    columns: Mapping[str, str],
+    title: str,
+    bar_label: str,
+    counted: Sequence[str],
+) -> Figure:
+    """Draw shares by kind and Δ, one map for each share.
+
+    Args:
+        record: The tables of a run.
+        palette: The colours.
+        table: A table with kinds and Δ.
+        kind_column: The column of the kinds.
+        columns: The columns of the shares, and what the figure calls them.
+        title: Title of the figure.
+        bar_label: Label of the colour scale.
+        counted: Tables that tell how much was measured.
+
+    """
+    rows = record.rows(table)
+    kinds = list(dict.fromkeys(text(row, kind_column) for row in rows))
+    deltas = sorted({number(row, "delta") or 0.0 for row in rows})
+    figure, panels = canvas(
+        record,
+        amount(record, *counted),
+        title,
+        palette,
+        widths=[1.0] * len(columns),
+        height=1.5 + 0.3 * len(kinds),
+        share_y=True,
+        has_intervals=False,
+    )
+    scale = Normalize(0.0, 1.0)
+    colors = ScalarMappable(scale, colormaps["cividis"].resampled(round(1 / _STEP)))
+    for panel, (column, label) in zip(panels, columns.items(), strict=True):
+        values = {
+            (text(row, kind_column), number(row, "delta") or 0.0): number(row, column)
+            for row in rows
+        }
+        grid = [[_nan(values.get((kind, delta))) for delta in deltas] for kind in kinds]
+        if grid:
+            panel.imshow(grid, aspect="auto", cmap=colors.cmap, norm=scale, interpolation="nearest")
+        title_panel(panel, label, palette)
+        panel.grid(visible=False)
+        panel.set_xticks(range(len(deltas)), [short(delta) for delta in deltas])
+        panel.set_xlabel("Δ (nats) on the marked part")
+        panel.set_yticks(range(len(kinds)), [visible(kind) for kind in kinds], parse_math=False)
+        _letter(panel, grid, scale, palette, 7.5)
+    _color_bar(figure, panels, colors, bar_label, palette)
+    return figure
+
+
+def _color_bar(
+    figure: Figure, panels: Sequence[Axes], colors: ScalarMappable, label: str, palette: Palette
+) -> None:
     bar = figure.colorbar(colors, ax=panels, fraction=0.03, pad=0.015)
-    bar.set_label(bar_label, color=palette.soft, fontsize=9)
+    bar.set_label(label, color=palette.soft, fontsize=9)
     bar.ax.tick_params(labelsize=8.5, colors=palette.soft, labelcolor=palette.ink)
     bar.outline.set_edgecolor(palette.rule)
-    return figure
 
 
 def _colors(values: Sequence[float]) -> tuple[Normalize, ScalarMappable]:

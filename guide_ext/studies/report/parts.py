@@ -178,11 +178,11 @@ def study_section(
     ]
     return markup(
         """<section aria-labelledby="{name}">
-<h2 id="{name}">{title} <small>paper: {place}</small></h2>
+<h2 id="{name}">{title} <small>{place}</small></h2>
 {parts}</section>""",
         name=section.name,
         title=section.title,
-        place=section.place,
+        place=f"paper: {section.place}" if section.place else "not in the paper",
         parts=joined(parts),
     )
 

@@ -37,7 +37,7 @@ class Section:
     Attributes:
         name: Its anchor on the page; answers of a study of this name are shown in it.
         title: Its heading.
-        place: Where the paper has it.
+        place: Where the paper has it; empty if it does not.
         tables: Its tables; it is shown if the run has one of them.
         drawings: Its figures.
         printed: Numbers of the paper and of the authors' notebooks to compare with.

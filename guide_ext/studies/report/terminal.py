@@ -34,7 +34,7 @@ def study_table(tables: Mapping[str, Any], sections: Sequence[Section]) -> Rende
         table.add_column(column, overflow="fold")
     for section in record.shown_sections:
         sentences = findings(record, section) or ["too few numbers"]
-        table.add_row(section.title, section.place, Text("\n".join(map(visible, sentences))))
+        table.add_row(section.title, section.place or "–", Text("\n".join(map(visible, sentences))))
     for other in record.other_tables:
         table.add_row(Text(visible(other.title)), "", f"{len(other.rows)} rows")
     notes = [Text("The world of the documents is constructed.")] * (record.world == "embedded")

@@ -18,9 +18,8 @@ from guide_ext.studies.tables.results import (
     Answer,
     by_condition,
     condition_values,
-    number_of_documents,
 )
-from guide_ext.studies.tables.statistics import Interval, rate, rounded
+from guide_ext.studies.tables.statistics import rate, rounded
 
 _FLIPS = 10_000
 _SEED = 0
@@ -39,41 +38,39 @@ def differences(answers: Sequence[Answer], score: str) -> list[list[Any]]:
 
     """
     groups = by_condition(answer for answer in answers if score in answer.scores)
-    plain = {_pair(answer): answer.scores[score] for answer in groups.pop(Condition(), [])}
+    plain = groups.pop(Condition(), [])
     rows, chances = [], []
     for condition, found in groups.items():
-        paired = [answer for answer in found if _pair(answer) in plain]
-        if not paired:
+        values = paired(found, plain, score)
+        if not values:
             continue
-        values = [
-            (answer.cell.row.document, answer.scores[score] - plain[_pair(answer)])
-            for answer in paired
-        ]
         chances.append(sign_flip(values))
-        rows.append(
-            [*condition_values(condition), len(paired), number_of_documents(paired), *rate(values)]
-        )
+        documents = len({document for document, _ in values})
+        rows.append([*condition_values(condition), len(values), documents, *rate(values)])
     return [
         [*row, rounded(p), rounded(corrected)]
         for row, p, corrected in zip(rows, chances, holm(chances), strict=True)
     ]
 
 
-def differences_between(ones: Sequence[Answer], others: Sequence[Answer], score: str) -> Interval:
-    """Return how much higher a score is in some answers than in others to the same rows.
+def paired(found: Iterable[Answer], plain: Iterable[Answer], score: str) -> list[tuple[str, float]]:
+    """Return what each answer has more than the plain answer to the same row and sample.
 
     Args:
-        ones: Judged answers of one condition.
-        others: Judged answers of another.
+        found: Judged answers; those without a plain one are left out.
+        plain: Judged answers to compare with.
         score: The score that is compared.
 
+    Returns:
+        The document and the difference of every pair.
+
     """
-    rivals = {_pair(answer): answer.scores[score] for answer in others}
-    return rate(
-        (answer.cell.row.document, answer.scores[score] - rivals[_pair(answer)])
-        for answer in ones
-        if _pair(answer) in rivals
-    )
+    known = {_pair(answer): answer.scores[score] for answer in plain}
+    return [
+        (answer.cell.row.document, answer.scores[score] - known[_pair(answer)])
+        for answer in found
+        if _pair(answer) in known
+    ]
 
 
 def _pair(answer: Answer) -> tuple[str, int]:
