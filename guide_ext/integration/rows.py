@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from guide_ext.integration import prefixes
 from guide_ext.integration.decoding import decoding_options
 from guide_ext.integration.inputs import Prompt, encode
 from guide_ext.steering.steering import Steering
@@ -65,7 +66,7 @@ def answer_rows(
     )
     allowed = how["generation_config"].max_new_tokens
     with torch.inference_mode():
-        sequences = model.generate(**inputs, **how)
+        sequences = prefixes.generate(model, inputs, **how)
     new = sequences[:, length:]
     texts = tokenizer.batch_decode(new, skip_special_tokens=True)
     written = [_written(model.generation_config, tokenizer, row) for row in new.tolist()]

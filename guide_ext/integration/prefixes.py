@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: MIT
+"""Generate for a batch of prompts whose beginnings are the same, and compute each beginning once.
+
+What stands before the first mark does not depend on the marks: no token sees a later one. So
+prompts that differ in Δ alone share the keys and values of all that comes before it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from guide_ext.integration.model.state import state_of
+
+# What says which tokens are marked; 0 on the others.
+_MARKS = ("guide_bias", "guide_share")
+
+
+@dataclass(frozen=True)
+class Beginnings:
+    """The different beginnings of the rows of a batch.
+
+    Attributes:
+        length: Number of slots that every row begins with, padding included.
+        first: For each beginning, the number of a row that has it.
+        of_row: For each row, the number of its beginning.
+
+    """
+
+    length: int
+    first: tuple[int, ...]
+    of_row: tuple[int, ...]
+
+
+def generate(model: Any, inputs: dict[str, Tensor], **how: Any) -> Tensor:
+    """Call ``model.generate``; where rows begin alike before their first mark, begin for all once.
+
+    The tokens are those of one call for all rows, up to rounding: the same products are computed in
+    batches of another size.
+
+    Args:
+        model: An enabled model.
+        inputs: What `guide_ext.integration.encode` returned for a batch.
+        **how: Arguments of ``generate``.
+
+    Returns:
+        Token ids, ``[batch, tokens]``.
+
+    Example:
+        >>> import torch
+        >>> from guide_ext import integration as guide
+        >>> model, tokenizer = guide.load_embedded()
+        >>> texts = [f"The cat sleeps. <!{delta}->Summarize in French<-!>" for delta in (0, 2)]
+        >>> inputs = guide.encode(model, tokenizer, texts)
+        >>> beginnings_of(inputs).of_row
+        (0, 0)
+        >>> how = {"max_new_tokens": 4, "do_sample": False}
+        >>> bool((generate(model, inputs, **how) == model.generate(**inputs, **how)).all())
+        True
+
+    """
+    beginnings = beginnings_of(inputs)
+    cache = _empty_cache(model)
+    rows = len(inputs["input_ids"])
+    if beginnings.length == 0 or len(beginnings.first) == rows or cache is None:
+        return _tensor(model.generate(**inputs, **how))
+    part = torch.tensor(beginnings.first, device=inputs["input_ids"].device)
+    ids = inputs["input_ids"][part, : beginnings.length]
+    mask = inputs["attention_mask"][part, : beginnings.length]
+    model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+        use_cache=True,
+        logits_to_keep=1,
+        **{_cache_name(model): cache},
+    )
+    cache.batch_select_indices(torch.tensor(beginnings.of_row, device=part.device))
+    return _tensor(model.generate(**inputs, **{_cache_name(model): cache}, **how))
+
+
+def beginnings_of(inputs: dict[str, Tensor]) -> Beginnings:
+    """Find what rows of a left-padded batch have in common before the first mark of any.
+
+    All rows are cut at the same slot, so that what follows is a rectangle.
+
+    Args:
+        inputs: What `guide_ext.integration.encode` returned.
+
+    """
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    marked = torch.zeros_like(ids, dtype=torch.bool)
+    for name in _MARKS:
+        if inputs.get(name) is not None:
+            marked |= inputs[name] != 0
+    some = marked.any(0).nonzero()
+    # At least one token must be left, whose logits give the first new one.
+    length = min(int(some[0]) if len(some) else ids.shape[1], ids.shape[1] - 1)
+    seen: dict[tuple[int, ...], int] = {}
+    first, of_row = [], []
+    for row, (own, own_mask) in enumerate(
+        zip(ids[:, :length].tolist(), mask[:, :length].tolist(), strict=True)
+    ):
+        key = (sum(own_mask), *own[length - sum(own_mask) :])
+        if key not in seen:
+            seen[key] = len(first)
+            first.append(row)
+        of_row.append(seen[key])
+    return Beginnings(length, tuple(first), tuple(of_row))
+
+
+def _empty_cache(model: Any) -> DynamicCache | None:
+    """Return a cache that can be repeated for several rows; None if the model needs another kind.
+
+    A sliding window, a recurrent state or a compressed cache keeps only a part of what it has seen,
+    or keeps it otherwise.
+    """
+    config = model.config
+    names = inspect.signature(type(model).forward).parameters
+    if config.is_encoder_decoder or not {"position_ids", "logits_to_keep"} <= set(names):
+        return None
+    if not model._supports_default_dynamic_cache() or _cache_name(model) is None:
+        return None
+    cache = DynamicCache(config=config)
+    return cache if all(type(layer) is DynamicLayer for layer in cache.layers) else None
+
+
+def _cache_name(model: Any) -> Any:
+    return state_of(model).findings.cache_argument
+
+
+def _tensor(output: Any) -> Tensor:
+    assert isinstance(output, Tensor)  # nobody asked for more than the tokens
+    return output
