@@ -316,18 +316,23 @@ GAINS = Table(
 # Figures.
 
 
-def _draw_rates(record: StudyRecord, palette: Palette) -> Any:
+def draw_rates_of(table: Table, record: StudyRecord, palette: Palette) -> Any:
+    """Draw the scores of a table of `by_condition_table` over Δ."""
     from guide_ext.studies.report.rates import draw_rates
 
     return draw_rates(
         record,
         palette,
-        table=BY_CONDITION.name,
-        title="Instructions that can be checked",
+        table=table.name,
+        title=table.title,
         column=_SUCCESS.name,
         label="followed and the task done",
         others={_OBEYS.name: "followed", _ON_TASK.name: "task done"},
     )
+
+
+def _draw_rates(record: StudyRecord, palette: Palette) -> Any:
+    return draw_rates_of(BY_CONDITION, record, palette)
 
 
 def _draw_kinds(record: StudyRecord, palette: Palette) -> Any:
