@@ -103,7 +103,8 @@ def beginnings_of(inputs: dict[str, Tensor]) -> Beginnings:
     # At least one token must be left, whose logits give the first new one.
     length = min(int(some[0]) if len(some) else ids.shape[1], ids.shape[1] - 1)
     seen: dict[tuple[int, ...], int] = {}
-    first, of_row = [], []
+    first: list[int] = []
+    of_row: list[int] = []
     for row, (own, own_mask) in enumerate(
         zip(ids[:, :length].tolist(), mask[:, :length].tolist(), strict=True)
     ):

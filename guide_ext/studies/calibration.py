@@ -34,7 +34,7 @@ _MEASURED_ROWS = 24
 _Choice = tuple[str, int, int, float | None]
 """A rule, how many prompts it asked, how many gave no Δ, and the Δ."""
 
-_TASK_COLUMN = Column("task", kind=Kind.TEXT, words={task.name: task.title for task in _TASKS})
+_TASK_COLUMN = Column("asked", "task", Kind.TEXT, words={task.name: task.title for task in _TASKS})
 _RULE = Column(
     "rule",
     "chosen by",
@@ -124,8 +124,8 @@ def _proposals(results: Results, task: str) -> list[_Choice]:
 
 def _findings(rows: Sequence[TableRow]) -> list[str]:
     sentences = []
-    for task in dict.fromkeys(text(row, "task") for row in rows):
-        of_rule = {text(row, "rule"): row for row in rows if text(row, "task") == task}
+    for task in dict.fromkeys(text(row, _TASK_COLUMN.name) for row in rows):
+        of_rule = {text(row, "rule"): row for row in rows if text(row, _TASK_COLUMN.name) == task}
         best, upper = of_rule.get(_BEST, {}), of_rule.get("uppercase", {})
         value, delta = estimate(best, "success"), number(best, "delta")
         if value is None or delta is None:

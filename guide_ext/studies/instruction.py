@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from guide_ext.studies.cells import Condition, Decoding, Row, digest
+from guide_ext.studies.cells import Condition, Decoding, Row
 from guide_ext.studies.data.documents import Document
 from guide_ext.studies.data.task import Task
 from guide_ext.studies.differences import DIFFERENCE, P_CORRECTED, P, difference_table
@@ -60,29 +60,29 @@ _SIGNIFICANT = 0.05
 
 
 def instructed_rows(
-    name: str, document: Document, tokens: int, length: tuple[int, int]
+    name: str, document: Document, tokens: int, length: tuple[int, int], number: int
 ) -> list[Row]:
     """Ask for a summary under every instruction; place and phrasing take turns.
 
-    Each document has all combinations of place and phrasing equally often, and which instruction
-    gets which is a matter of the document's name.
+    Each document has all combinations of place and phrasing equally often, and each instruction
+    has each of them in equally many documents.
 
     Args:
         name: Name of the task.
         document: The text.
         tokens: Its length.
         length: Its range of lengths.
+        number: Its number within the range.
 
     Example:
-        >>> rows = instructed_rows("any", Document("a:1", "The cat sleeps."), 3, (0, 500))
+        >>> rows = instructed_rows("any", Document("a:1", "The cat sleeps."), 3, (0, 500), 0)
         >>> rows[0].id, rows[0].kind, len({row.variant for row in rows})
         ('a:1@1', 'bullets', 6)
 
     """
-    turn = int(digest(document.id)[:8], 16)
     rows = []
     for index, instruction in enumerate(INSTRUCTIONS.values()):
-        place, phrasing = divmod((turn + index) % (len(PLACES) * PHRASINGS), PHRASINGS)
+        place, phrasing = divmod((number + index) % (len(PLACES) * PHRASINGS), PHRASINGS)
         before, after = "", f"\n\n{REQUEST}\n\n{document.text}"
         if PLACES[place] == "last":
             before, after = f"{REQUEST}\n\n{document.text}\n\n", ""
@@ -316,18 +316,23 @@ GAINS = Table(
 # Figures.
 
 
-def _draw_rates(record: StudyRecord, palette: Palette) -> Any:
+def draw_rates_of(table: Table, record: StudyRecord, palette: Palette) -> Any:
+    """Draw the scores of a table of `by_condition_table` over Δ."""
     from guide_ext.studies.report.rates import draw_rates
 
     return draw_rates(
         record,
         palette,
-        table=BY_CONDITION.name,
-        title="Instructions that can be checked",
+        table=table.name,
+        title=table.title,
         column=_SUCCESS.name,
         label="followed and the task done",
         others={_OBEYS.name: "followed", _ON_TASK.name: "task done"},
     )
+
+
+def _draw_rates(record: StudyRecord, palette: Palette) -> Any:
+    return draw_rates_of(BY_CONDITION, record, palette)
 
 
 def _draw_kinds(record: StudyRecord, palette: Palette) -> Any:

@@ -87,6 +87,48 @@ def _by_length(name, title, column, base, top):
     return table(name, title, f"{columns} {column}_high", rows)
 
 
+INSTRUCTIONS = {"bullets": 0.1, "the end": 0.3, "no commas": 0.5, "capitals": 0.0}
+
+
+def _scored(delta, base):
+    """Return obeys, does the task, and both, with their intervals."""
+    obeys, does = hump(delta, base, min(1.0, 2 * base)), 0.95 - 0.15 * delta
+    return [*rated(obeys, 120), *rated(does, 120), *rated(0.9 * obeys * does, 120)]
+
+
+def _instructions(name, answers, head):
+    ends = ("", "_low", "_high")
+    scores = " ".join(f"{one}{end}" for one in ("obeys", "on_task", "success") for end in ends)
+    yield table(
+        name, "Instructions", f"{head} {scores}",
+        [[*cells, answers, 120, *_scored(cells[2], rate)] for cells, rate in conditions(0.2, 0.4)],
+    )  # fmt: skip
+    yield table(
+        f"{name}_by_kind", "Instructions, one by one", f"instruction family delta answers {scores}",
+        [[kind, "format", delta, 120, *_scored(delta, base)]
+         for kind, base in INSTRUCTIONS.items() for delta in DELTAS],
+    )  # fmt: skip
+    compared = "difference difference_low difference_high p p_corrected"
+    yield table(
+        f"{name}_differences", "Instructions: each condition beside Δ = 0", f"{head} {compared}",
+        [["Δ = 2", "plain", 2.0, answers, 120, 0.2, 0.15, 0.25, 0.0001, 0.0003],
+         ["upper case", "upper", 0.0, answers, 120, -0.01, -0.04, 0.02, 0.5, 0.5]],
+    )  # fmt: skip
+    if name == "instruction":
+        yield table(
+            f"{name}_by_variant", "Instructions, by place and phrasing",
+            f"place phrasing delta answers {scores}",
+            [[place, phrasing, delta, 360, *_scored(delta, 0.2)]
+             for place in ("first", "last") for phrasing in (1, 2, 3) for delta in DELTAS],
+        )  # fmt: skip
+        yield table(
+            f"{name}_gains", "Instructions: the best Δ beside Δ = 0",
+            f"instruction family delta answers success_at_zero {compared}",
+            [[kind, "format", 2.0, 120, base, base - 0.2, base - 0.3, base - 0.1, 0.001, 0.004]
+             for kind, base in INSTRUCTIONS.items()],
+        )  # fmt: skip
+
+
 def _tables(embedded):
     right = lambda rate: rated(0.8 * rate, 160) if embedded else [None] * 3  # noqa: E731
     head = "condition style delta answers documents"
@@ -182,6 +224,8 @@ def _tables(embedded):
     )  # fmt: skip
     yield differences("conflict_known_differences", 0.4, 0.9)
     yield differences("conflict_two_differences", 0.5, 0.95)
+    for name, answers in (("instruction", 2160), ("instruction_sampled", 2160)):
+        yield from _instructions(name, answers, head)
     tasks = {"french": (0.754, 0.786), "needle": (0.573, 0.486), "json": (0.629, 0.696)}
     predictors = []
     for task, (good, length) in tasks.items():

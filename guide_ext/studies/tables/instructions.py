@@ -28,7 +28,7 @@ ITEMS = 3
 BULLET = re.compile(r"[ \t]*[-*•] +(?=\S)")
 ITEM = re.compile(r"[ \t]*(\d+)[.)] +(?=\S)")
 TITLE = re.compile(r"<<([^<>\n]+)>>")
-DIVIDER = re.compile(r"\*\*\*")
+DIVIDER = re.compile(r"^[ \t]*\*\*\*[ \t]*$", re.MULTILINE)
 POSTSCRIPT = re.compile(r"(?<!\S)P\. ?S\.:?(?!\w)")
 FENCE = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
 _EXAMPLES = {"title", "a title", "the title", "your title", "this", "your title here"}
@@ -69,6 +69,8 @@ class Instruction:
     def obeys(self, answer: str) -> bool:
         """Return whether an answer does what the instruction demands.
 
+        An answer that repeats a phrasing of the instruction must obey without it, too.
+
         Example:
             >>> INSTRUCTIONS["the end"].obeys("The cat sleeps. THE END")
             True
@@ -76,8 +78,20 @@ class Instruction:
             False
 
         """
-        bare = answer.strip()
-        return bool(bare) and self.check(bare)
+        texts = answer.strip(), self.without_echo(answer).strip()
+        return all(text and self.check(text) for text in texts)
+
+    def without_echo(self, answer: str) -> str:
+        """Take the phrasings of the instruction out of an answer, in whatever case.
+
+        Example:
+            >>> INSTRUCTIONS["spanish"].without_echo("Answer in Spanish. Llueve.")
+            ' Llueve.'
+
+        """
+        for phrasing in self.phrasings:
+            answer = re.sub(re.escape(phrasing), "", answer, flags=re.IGNORECASE)
+        return answer
 
 
 # The checks.

@@ -16,6 +16,7 @@ from guide_ext.studies.cells import Row
 from guide_ext.studies.tables.instructions import (
     BULLET,
     DIVIDER,
+    INSTRUCTIONS,
     ITEM,
     KEYWORD,
     POSTSCRIPT,
@@ -25,10 +26,11 @@ from guide_ext.studies.tables.instructions import (
 from guide_ext.studies.tables.metrics import language, repeated_share
 
 _FEWEST_WORDS, _FEWEST_WORDS_OF_TEN = 5, 3
-_MOST_REPEATED = 0.5
+_MOST_REPEATED = 1 / 3
 _SHORTEST = 4
 _FEWEST_SHARED, _FEWEST_SHARED_OF_TEN, _FEWEST_SHARED_ELSEWHERE = 3, 2, 2
 _LEAST_SHARE = 1 / 3
+_PROGRAM = re.compile(r"```(?!json\b|\s*\{)\s*\w")  # code in place of a summary
 _STEM = 5  # letters of a word that must agree: statement, statements
 
 _DEMANDED = {
@@ -76,7 +78,9 @@ def on_task(row: Row, answer: str) -> bool:
         False
 
     """
-    left = _without_demanded(row.kind, answer)
+    if _PROGRAM.search(answer):
+        return False
+    left = _without_demanded(row.kind, INSTRUCTIONS[row.kind].without_echo(answer))
     is_short = row.kind == "ten words"
     if len(words(left)) < (_FEWEST_WORDS_OF_TEN if is_short else _FEWEST_WORDS):
         return False

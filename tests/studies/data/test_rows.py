@@ -10,6 +10,9 @@ from guide_ext.studies.data.documents import Document
 from guide_ext.studies.data.rows import document_rows
 from guide_ext.studies.registry import TASKS
 from guide_ext.studies.run.engine import marked_prompt
+from guide_ext.studies.tables.instructions import INSTRUCTIONS
+
+INSTRUCTED = ("instruction", "instruction_sampled")
 
 
 class Words:
@@ -32,7 +35,8 @@ class TestPrompts:
     @pytest.mark.parametrize("task", TASKS)
     def test_lengths_are_even_and_long_texts_cut(self, task):
         rows = self.rows(task)
-        each = 2 if task == "needle" else 1  # it asks by two prompts
+        # The needle is asked for by two prompts.
+        each = {"needle": 2, **dict.fromkeys(INSTRUCTED, len(INSTRUCTIONS))}.get(task, 1)
         assert [row.length for row in rows] == [(0, 100)] * 2 * each + [(100, 200)] * 2 * each
         for row in rows:
             low, high = row.length
