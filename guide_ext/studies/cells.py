@@ -83,6 +83,21 @@ class Row:
         """
         return set(parts) <= {MARKED, *(name for name, _ in self.parts)}
 
+    def first_of(self, parts: Iterable[str]) -> int:
+        """Return where the first of some parts begins in the prompt, in characters.
+
+        Example:
+            >>> row = Row("a", "needle", "Who?", "Me.", "", 3, (0, 500), parts=(("question", "?"),))
+            >>> row.first_of(["marked"]), row.first_of(["marked", "question"])
+            (4, 3)
+
+        """
+        texts = dict(self.parts)
+        whole = f"{self.before}{self.marked}{self.after}"
+        return min(
+            len(self.before) if part == MARKED else whole.find(texts[part]) for part in parts
+        )
+
     @property
     def document(self) -> str:
         """Name of its document; rows with the needle at different depths share one.

@@ -25,6 +25,7 @@ _EMBEDDED_NEW_TOKENS = 40  # the longest right answer has 30
 _EMBEDDED_SAMPLES = 3
 _EMBEDDED_DOCUMENTS = 60
 _WINDOW, _WINDOWS = 500, 8
+_FEW_CHARACTERS = 64  # whose computing takes next to no time
 _TEXT_COLUMN = "text"
 
 
@@ -282,7 +283,12 @@ def study_cells(
 
 
 def batches_of(cells: Sequence[Cell], batch_size: int) -> list[list[Cell]]:
-    """Put cells that can run together into batches of similar length.
+    """Put cells that can run together into batches.
+
+    What stands before the first stressed part is computed once for all prompts of a batch that
+    begin so (`guide_ext.integration.prefixes`), and all prompts are computed from the same number
+    of tokens before their end. So batches are of similar length behind that place, and prompts
+    about one document come together. Prompts that begin with the stressed part go by length.
 
     Args:
         cells: The cells of all studies of a run; repeated cells count once.
@@ -297,11 +303,19 @@ def batches_of(cells: Sequence[Cell], batch_size: int) -> list[list[Cell]]:
         groups[adapter, cell.kind, cell.decoding, cell.condition.share][cell.key] = cell
     batches = []
     for group in sorted(groups, key=repr):
-        ordered = sorted(
-            groups[group].values(), key=lambda cell: (cell.row.tokens, cell.row.id, cell.key)
-        )
+        ordered = sorted(groups[group].values(), key=_order)
         batches += [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
     return batches
+
+
+def _order(cell: Cell) -> tuple[Any, ...]:
+    row = cell.row
+    start = row.first_of(cell.condition.parts)
+    if cell.kind != ANSWER or start == 0:
+        return 0, row.tokens, "", row.id, cell.key
+    rest = len(row.before) + len(row.marked) + len(row.after) - start
+    # In steps of half an octave, because documents should not be torn apart.
+    return 1, round(2 * math.log2(rest + _FEW_CHARACTERS)), row.document, row.id, cell.key
 
 
 def all_cells(
