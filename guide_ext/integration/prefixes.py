@@ -21,6 +21,9 @@ from guide_ext.integration.model.state import state_of
 # What says which tokens are marked; 0 on the others.
 _MARKS = ("guide_bias", "guide_share")
 
+# Below it, one more call of the model costs more than it saves.
+_LEAST_SAVED = 0.05
+
 
 @dataclass(frozen=True)
 class Beginnings:
@@ -30,12 +33,20 @@ class Beginnings:
         length: Number of slots that every row begins with, padding included.
         first: For each beginning, the number of a row that has it.
         of_row: For each row, the number of its beginning.
+        tokens: Number of slots of a whole row.
 
     """
 
     length: int
     first: tuple[int, ...]
     of_row: tuple[int, ...]
+    tokens: int
+
+    @property
+    def saved(self) -> float:
+        """The share of the tokens of the batch that need not be computed."""
+        rows = len(self.of_row)
+        return (rows - len(self.first)) * self.length / (rows * self.tokens)
 
 
 def generate(model: Any, inputs: dict[str, Tensor], **how: Any) -> Tensor:
@@ -66,9 +77,8 @@ def generate(model: Any, inputs: dict[str, Tensor], **how: Any) -> Tensor:
 
     """
     beginnings = beginnings_of(inputs)
-    cache = _empty_cache(model)
-    rows = len(inputs["input_ids"])
-    if beginnings.length == 0 or len(beginnings.first) == rows or cache is None:
+    cache = _empty_cache(model) if beginnings.saved > _LEAST_SAVED else None
+    if cache is None:
         return _tensor(model.generate(**inputs, **how))
     part = torch.tensor(beginnings.first, device=inputs["input_ids"].device)
     ids = inputs["input_ids"][part, : beginnings.length]
@@ -113,7 +123,7 @@ def beginnings_of(inputs: dict[str, Tensor]) -> Beginnings:
             seen[key] = len(first)
             first.append(row)
         of_row.append(seen[key])
-    return Beginnings(length, tuple(first), tuple(of_row))
+    return Beginnings(length, tuple(first), tuple(of_row), ids.shape[1])
 
 
 def _empty_cache(model: Any) -> DynamicCache | None:

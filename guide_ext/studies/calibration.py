@@ -131,7 +131,7 @@ def _findings(rows: Sequence[TableRow]) -> list[str]:
         if value is None or delta is None:
             continue
         sentence = f"{_TASK_COLUMN.word(task)}: the best Δ is {short(delta)} ({fixed(value.value)})"
-        proposed, cost = number(upper, "delta"), estimate(upper, "difference")
+        proposed, cost = number(upper, "delta"), estimate(upper, "change")
         if proposed is not None and cost is not None:
             sentence += (
                 f"; upper case proposes {short(float(f'{proposed:.2g}'))}, which changes that by "
@@ -152,8 +152,8 @@ CHOICES = Table(
         DELTA,
         Column("nearest", "nearest Δ that was tried"),
         DOCUMENTS,
-        *with_interval(Column("success", "success there", Kind.SHARE)),
-        *with_interval(Column("difference", "difference from the best", Kind.CORRELATION)),
+        *with_interval(Column("success", kind=Kind.SHARE)),
+        *with_interval(Column("change", "change from the best", Kind.CORRELATION)),
     ),
     rows=_rows,
     findings=_findings,

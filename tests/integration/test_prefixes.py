@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: MIT
+"""Batches whose prompts begin alike: what is computed once, and that nothing else changes."""
+
+import models
+import pytest
+import torch
+from models import assert_same_generation, make, random_strength
+
+import guide_ext.integration as guide
+from guide_ext.integration import prefixes
+
+ROWS, TOKENS, START = 6, 14, 8
+SHARING = ("llama", "qwen2", "qwen3", "gpt2", "gpt_neox", "phi")
+
+
+def batch(start=START, padding=(0, 0, 0, 3, 3, 3)):
+    """Two prompts under three conditions each; they differ from `start` on."""
+    generator = torch.Generator().manual_seed(4)
+    ids = torch.randint(1, models.VOCABULARY, (2, TOKENS), generator=generator)
+    ids = ids.repeat_interleave(ROWS // 2, 0)
+    ids[:, -1] = torch.arange(1, ROWS + 1)
+    mask = torch.ones_like(ids)
+    for row, count in enumerate(padding):
+        mask[row, :count] = 0
+        ids[row, :count] = 0
+    bias = torch.zeros(ROWS, TOKENS)
+    for row, delta in enumerate((0.0, 2.0, -1.5) * 2):
+        bias[row, start : start + 3] = delta
+    return {"input_ids": ids, "attention_mask": mask, "guide_bias": bias}
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Count the tokens of every forward pass of a model."""
+    counted = []
+
+    def watch(model):
+        model.get_input_embeddings().register_forward_pre_hook(
+            lambda module, args: counted.append(args[0].numel())
+        )
+        return counted
+
+    return watch
+
+
+def generated(model, inputs, **how):
+    settings = {
+        "max_new_tokens": 5, "do_sample": False, "pad_token_id": 0,
+        "return_dict_in_generate": True, "output_logits": True,
+    }  # fmt: skip
+    return model.generate(**inputs, **{**settings, **how})
+
+
+def shared(monkeypatch, model, inputs, **how):
+    """Generate by way of the shared beginnings, and return logits, too."""
+    monkeypatch.setattr(prefixes, "_tensor", lambda output: output)
+    settings = {
+        "max_new_tokens": 5, "do_sample": False, "pad_token_id": 0,
+        "return_dict_in_generate": True, "output_logits": True,
+    }  # fmt: skip
+    with torch.inference_mode():
+        return prefixes.generate(model, inputs, **{**settings, **how})
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_tokens_and_logits_are_those_of_one_call(name, monkeypatch, calls):
+    model = guide.enable(make(name))
+    inputs = batch()
+    wanted = generated(model, inputs)
+    counted = calls(model)
+    assert_same_generation(shared(monkeypatch, model, inputs), wanted)
+    assert counted[:2] == [2 * START, ROWS * (TOKENS - START)]
+    assert wanted.logits[0][0].ne(wanted.logits[0][1]).any()
+
+
+def test_strengths_shares_and_sampling_go_with_it(monkeypatch):
+    model = guide.enable(make("llama"))
+    inputs = batch()
+    strong = {**inputs, "guide_strength": random_strength(ROWS)}
+    assert_same_generation(shared(monkeypatch, model, strong), generated(model, strong))
+    share = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    share["guide_share"] = 0.3 * inputs["guide_bias"].ne(0)
+    assert prefixes.beginnings_of(share).length == START
+    assert_same_generation(shared(monkeypatch, model, share), generated(model, share))
+    torch.manual_seed(3)
+    wanted = generated(model, inputs, do_sample=True)
+    torch.manual_seed(3)
+    assert_same_generation(shared(monkeypatch, model, inputs, do_sample=True), wanted)
+
+
+@pytest.mark.parametrize("name", models.SLIDING)
+def test_a_model_that_forgets_begins_each_row_anew(name, monkeypatch, calls):
+    model = guide.enable(make(name))
+    inputs = batch()
+    wanted = generated(model, inputs)
+    counted = calls(model)
+    assert_same_generation(shared(monkeypatch, model, inputs), wanted)
+    assert counted[0] == ROWS * TOKENS
+
+
+class TestBeginnings:
+    def test_of_equal_rows(self):
+        found = prefixes.beginnings_of(batch())
+        assert found == prefixes.Beginnings(START, (0, 3), (0, 0, 0, 1, 1, 1), TOKENS)
+        assert found.saved == pytest.approx(4 * START / (ROWS * TOKENS))
+
+    def test_padding_is_a_part_of_a_beginning(self):
+        inputs = batch(padding=(0, 0, 3, 3, 3, 3))
+        assert prefixes.beginnings_of(inputs).of_row == (0, 0, 1, 2, 2, 2)
+
+    def test_the_first_mark_of_any_row_ends_it(self):
+        inputs = batch()
+        inputs["guide_bias"][4, 5] = 0.5
+        assert prefixes.beginnings_of(inputs).length == 5
+
+    def test_one_token_is_left_where_nothing_is_marked(self):
+        inputs = batch()
+        del inputs["guide_bias"]
+        inputs["input_ids"][:, -1] = 7
+        assert prefixes.beginnings_of(inputs).length == TOKENS - 1
+
+    def test_nothing_to_share_is_one_call(self, calls):
+        model = guide.enable(make("llama"))
+        inputs = batch(start=0)
+        counted = calls(model)
+        with torch.inference_mode():
+            prefixes.generate(model, inputs, max_new_tokens=1, do_sample=False, pad_token_id=0)
+        assert counted == [ROWS * TOKENS]
