@@ -82,7 +82,8 @@ def _instructions(name, answers, head):
     compared = "difference difference_low difference_high p p_corrected"
     yield table(
         f"{name}_differences", "Instructions: each condition beside Δ = 0", f"{head} {compared}",
-        [["Δ = 2", "plain", 2.0, answers, 120, 0.2, 0.15, 0.25, 0.0001, 0.0003],
+        [["Δ = 1", "plain", 1.0, answers, 120, 0.1, 0.05, 0.15, 0.0002, 0.0004],
+         ["Δ = 2", "plain", 2.0, answers, 120, 0.2, 0.15, 0.25, 0.0001, 0.0003],
          ["upper case", "upper", 0.0, answers, 120, -0.01, -0.04, 0.02, 0.5, 0.5]],
     )  # fmt: skip
     if name == "instruction":
