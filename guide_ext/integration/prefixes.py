@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from guide_ext.integration.model.state import state_of
+from guide_ext.integration.roomy import roomy_cache
 
 # What says which tokens are marked; 0 on the others.
 _MARKS = ("guide_bias", "guide_share")
@@ -76,10 +76,12 @@ def generate(model: Any, inputs: dict[str, Tensor], **how: Any) -> Tensor:
         True
 
     """
-    beginnings = beginnings_of(inputs)
-    cache = _empty_cache(model) if beginnings.saved > _LEAST_SAVED else None
+    cache = _empty_cache(model)
     if cache is None:
         return _tensor(model.generate(**inputs, **how))
+    beginnings = beginnings_of(inputs)
+    if beginnings.saved < _LEAST_SAVED:
+        return _tensor(model.generate(**inputs, **{_cache_name(model): cache}, **how))
     part = torch.tensor(beginnings.first, device=inputs["input_ids"].device)
     ids = inputs["input_ids"][part, : beginnings.length]
     mask = inputs["attention_mask"][part, : beginnings.length]
@@ -138,8 +140,7 @@ def _empty_cache(model: Any) -> DynamicCache | None:
         return None
     if not model._supports_default_dynamic_cache() or _cache_name(model) is None:
         return None
-    cache = DynamicCache(config=config)
-    return cache if all(type(layer) is DynamicLayer for layer in cache.layers) else None
+    return roomy_cache(config)
 
 
 def _cache_name(model: Any) -> Any:

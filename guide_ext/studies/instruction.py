@@ -184,8 +184,9 @@ def _by_kind(results: Results) -> list[list[Any]]:
 def _by_kind_findings(rows: Sequence[TableRow]) -> list[str]:
     best: dict[str, float] = {}
     for row in rows:
-        name = text(row, _INSTRUCTION.name)
-        best[name] = max(best.get(name, 0.0), number(row, _SUCCESS.name) or 0.0)
+        name, value = text(row, _INSTRUCTION.name), number(row, _SUCCESS.name)
+        if value is not None:
+            best[name] = max(best.get(name, 0.0), value)
     never = [name for name, value in best.items() if value == 0]
     return [f"At no Δ followed with the task done: {', '.join(never)}."] if never else []
 
@@ -224,10 +225,9 @@ def _by_variant_findings(rows: Sequence[TableRow]) -> list[str]:
     for place in PLACES:
         values: dict[float, list[float]] = {}
         for row in rows:
-            if text(row, _PLACE.name) == place:
-                values.setdefault(number(row, "delta") or 0.0, []).append(
-                    number(row, _SUCCESS.name) or 0.0
-                )
+            delta, value = number(row, "delta"), number(row, _SUCCESS.name)
+            if text(row, _PLACE.name) == place and delta is not None and value is not None:
+                values.setdefault(delta, []).append(value)
         means = {delta: sum(found) / len(found) for delta, found in values.items()}
         if 0.0 in means:
             best = max(means, key=lambda delta: means[delta])
@@ -261,20 +261,25 @@ def _gains(results: Results) -> list[list[Any]]:
 
 
 def _gains_findings(rows: Sequence[TableRow]) -> list[str]:
-    if not rows:
-        return []
     told: dict[str, list[str]] = {"gain": [], "lose": []}
+    rest = 0
     for row in rows:
         value, p = estimate(row, "difference"), number(row, "p_corrected")
-        if value is not None and p is not None and p < _SIGNIFICANT:
+        if value is None or p is None:
+            continue
+        if p < _SIGNIFICANT:
             change = f"{text(row, _INSTRUCTION.name)} {fixed(value.value)}{interval(value)}"
             told["gain" if value.value > 0 else "lose"].append(change)
-    known = [f"{word}: {', '.join(found)}" for word, found in told.items() if found]
-    rest = len(rows) - sum(map(len, told.values()))
+        else:
+            rest += 1
+    parts = [f"{word}: {', '.join(found)}" for word, found in told.items() if found]
     if rest:
-        known.append(f"{rest} of {len(rows)} instructions do not change beyond chance")
+        count = rest + sum(map(len, told.values()))
+        parts.append(f"{rest} of {count} instructions do not change beyond chance")
+    if not parts:
+        return []
     delta = short(number(rows[0], "delta") or 0.0)
-    return [f"At Δ = {delta}, beside Δ = 0 (p < 0.05 after correction): {'; '.join(known)}."]
+    return [f"At Δ = {delta}, beside Δ = 0 (at 5 %, after correction): {'; '.join(parts)}."]
 
 
 BY_CONDITION = by_condition_table("instruction", "Instructions that can be checked")
@@ -335,19 +340,24 @@ def _draw_rates(record: StudyRecord, palette: Palette) -> Any:
     return draw_rates_of(BY_CONDITION, record, palette)
 
 
-def _draw_kinds(record: StudyRecord, palette: Palette) -> Any:
+def draw_kinds_of(table: Table, record: StudyRecord, palette: Palette) -> Any:
+    """Draw the scores of a table of `by_kind_table` by instruction and Δ."""
     from guide_ext.studies.report.maps import draw_kinds
 
     return draw_kinds(
         record,
         palette,
-        table=BY_KIND.name,
+        table=table.name,
         kind_column=_INSTRUCTION.name,
         columns={_OBEYS.name: "followed", _SUCCESS.name: "followed and the task done"},
-        title="Instructions, one by one",
+        title=table.title,
         bar_label="share of answers",
-        counted=(BY_CONDITION.name,),
+        counted=(table.name,),
     )
+
+
+def _draw_kinds(record: StudyRecord, palette: Palette) -> Any:
+    return draw_kinds_of(BY_KIND, record, palette)
 
 
 # The report.
@@ -368,14 +378,14 @@ STUDY = Study(
             (BY_CONDITION, BY_KIND, BY_VARIANT, DIFFERENCES, GAINS),
             drawings=(
                 Drawing(
-                    "instruction",
+                    BY_CONDITION.name,
                     BY_CONDITION,
                     "Shares of answers that obey, do the task, and both, over Δ, with other "
                     "ways to stress as levels",
                     _draw_rates,
                 ),
                 Drawing(
-                    "instruction_kinds",
+                    BY_KIND.name,
                     BY_KIND,
                     "Maps of the shares of answers that obey, and that obey and do the task, "
                     "instruction by Δ",

@@ -31,7 +31,7 @@ TASK = replace(
 )
 
 
-# Tables and the figure.
+# Tables and figures.
 
 BY_CONDITION = instruction.by_condition_table(TASK.name, "Instructions, sampled answers")
 BY_KIND = instruction.by_kind_table(
@@ -45,8 +45,12 @@ DIFFERENCES = difference_table(
 )
 
 
-def _draw(record: StudyRecord, palette: Palette) -> Any:
+def _draw_rates(record: StudyRecord, palette: Palette) -> Any:
     return instruction.draw_rates_of(BY_CONDITION, record, palette)
+
+
+def _draw_kinds(record: StudyRecord, palette: Palette) -> Any:
+    return instruction.draw_kinds_of(BY_KIND, record, palette)
 
 
 # The report.
@@ -66,10 +70,17 @@ STUDY = Study(
             (BY_CONDITION, BY_KIND, DIFFERENCES),
             drawings=(
                 Drawing(
-                    TASK.name,
+                    BY_CONDITION.name,
                     BY_CONDITION,
                     "Shares of sampled answers that obey, do the task, and both, over Δ",
-                    _draw,
+                    _draw_rates,
+                ),
+                Drawing(
+                    BY_KIND.name,
+                    BY_KIND,
+                    "Maps of the shares of sampled answers that obey, and that obey and do the "
+                    "task, instruction by Δ",
+                    _draw_kinds,
                 ),
             ),
         ),

@@ -111,7 +111,8 @@ def _instructions(name, answers, head):
     compared = "difference difference_low difference_high p p_corrected"
     yield table(
         f"{name}_differences", "Instructions: each condition beside Δ = 0", f"{head} {compared}",
-        [["Δ = 2", "plain", 2.0, answers, 120, 0.2, 0.15, 0.25, 0.0001, 0.0003],
+        [["Δ = 1", "plain", 1.0, answers, 120, 0.1, 0.05, 0.15, 0.0002, 0.0004],
+         ["Δ = 2", "plain", 2.0, answers, 120, 0.2, 0.15, 0.25, 0.0001, 0.0003],
          ["upper case", "upper", 0.0, answers, 120, -0.01, -0.04, 0.02, 0.5, 0.5]],
     )  # fmt: skip
     if name == "instruction":
@@ -227,6 +228,23 @@ def _tables(embedded):
     for name, answers in (("instruction", 2160), ("instruction_sampled", 2160)):
         yield from _instructions(name, answers, head)
     tasks = {"french": (0.754, 0.786), "needle": (0.573, 0.486), "json": (0.629, 0.696)}
+    choices = []
+    for task, best in (("needle", 2.0), ("json", 3.0)):
+        for rule, delta, rate in (
+            ("plain", 0.0, 0.6), ("best", best, 0.8), ("uppercase", 0.4, 0.65), ("1.5", 1.1, 0.7),
+            ("2.0", None, None),
+        ):  # fmt: skip
+            values = [None] * 9
+            if rate is not None:
+                gain = round(rate - 0.8, 6)
+                values = [delta, round(delta), 60, *rated(rate, 60), gain, gain - 0.1, gain + 0.1]
+            choices.append([task, rule, 24, 3, *values])
+    yield table(
+        "calibration", "A calibrated Δ",
+        "asked rule prompts refused delta nearest documents success success_low success_high "
+        "change change_low change_high",
+        choices,
+    )  # fmt: skip
     predictors = []
     for task, (good, length) in tasks.items():
         found = {"influence": good + 0.004, "exact": good + 0.01, "authors": good}

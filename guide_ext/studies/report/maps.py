@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 
 from guide_ext.influence.record import visible
@@ -21,6 +21,7 @@ from guide_ext.studies.tables.reading import TableRow, number, text
 _STEP = 0.02  # the width of one colour
 _MOST_LETTERED = 160  # cells of a map that still have room for their numbers
 _DARK_INK, _BRIGHT_INK = "#1d1f24", "#ffffff"
+_STRONG = 0.5  # a share whose colour is far from the page's
 _BRIGHT = 0.55  # of the colour scale, from which on colours are bright
 
 
@@ -87,7 +88,13 @@ def draw_maps(
         panel.set_yticks(range(len(depths)))
         panel.set_yticklabels([f"{short(100 * a)}–{short(100 * b)} %" for a, b in depths])
         if len(lengths) * len(depths) <= _MOST_LETTERED:
-            _letter(panel, grid, scale, palette, size)
+            _letter(
+                panel,
+                grid,
+                lambda value: _DARK_INK if scale(value) > _BRIGHT else _BRIGHT_INK,
+                palette,
+                size,
+            )
     for panel in panels[::across]:
         panel.set_ylabel(depth_label)
     for panel in panels[len(deltas) :]:
@@ -134,7 +141,9 @@ def draw_kinds(
         has_intervals=False,
     )
     scale = Normalize(0.0, 1.0)
-    colors = ScalarMappable(scale, colormaps["cividis"].resampled(round(1 / _STEP)))
+    # From the page's own colour, so that what never happens stays empty.
+    shades = LinearSegmentedColormap.from_list("shares", [palette.page, palette.accents[0]])
+    colors = ScalarMappable(scale, shades.resampled(round(1 / _STEP)))
     for panel, (column, label) in zip(panels, columns.items(), strict=True):
         values = {
             (text(row, kind_column), number(row, "delta") or 0.0): number(row, column)
@@ -148,7 +157,13 @@ def draw_kinds(
         panel.set_xticks(range(len(deltas)), [short(delta) for delta in deltas])
         panel.set_xlabel("Δ (nats) on the marked part")
         panel.set_yticks(range(len(kinds)), [visible(kind) for kind in kinds], parse_math=False)
-        _letter(panel, grid, scale, palette, 7.5)
+        _letter(
+            panel,
+            grid,
+            lambda value: palette.page if value > _STRONG else palette.ink,
+            palette,
+            7.5,
+        )
     _color_bar(figure, panels, colors, bar_label, palette)
     return figure
 
@@ -173,17 +188,17 @@ def _colors(values: Sequence[float]) -> tuple[Normalize, ScalarMappable]:
 def _letter(
     panel: Axes,
     grid: Sequence[Sequence[float]],
-    scale: Normalize,
+    ink: Callable[[float], str],
     palette: Palette,
     size: float,
 ) -> None:
-    """Write the values into a map, in an ink that its colours leave readable."""
+    """Write the values into a map, each in an ink that its colour leaves readable."""
     for y, line in enumerate(grid):
         for x, value in enumerate(line):
             shown, color = "–", palette.ink
             if not math.isnan(value):
                 shown = f"{value:.2f}"
-                color = _DARK_INK if scale(value) > _BRIGHT else _BRIGHT_INK
+                color = ink(value)
             panel.text(x, y, shown, ha="center", va="center", fontsize=size, color=color)
 
 

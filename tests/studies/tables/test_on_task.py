@@ -15,9 +15,9 @@ TEXT = (
 SUMMARY = "Unreachable objects may be garbage-collected, and files should always be closed."
 
 
-def row(kind, phrasing=0):
+def row(kind, phrasing=0, text=TEXT):
     marked = INSTRUCTIONS[kind].phrasings[phrasing]
-    after = f"\n\nSummarize this text in one or two sentences.\n\n{TEXT}"
+    after = f"\n\nSummarize this text in one or two sentences.\n\n{text}"
     return Row("a@1", "any", "", marked, after, 50, (0, 500), kind=kind)
 
 
@@ -63,6 +63,12 @@ def test_answers_that_obey_and_do_the_task(kind, answer):
         ("postscript", f"P.S. {SUMMARY}"),
         ("ten words", "Objects objects."),
         ("one sentence", "The code is not possible to execute."),
+        ("one sentence", "Objects are just there, you see."),  # one word of the text
+        (
+            "one sentence",
+            "Objects, files, collected grandmothers wander through blossoming meadows, singing "
+            "beautiful ancient melodies beside silver rivers.",
+        ),
         ("keyword", 'The word "sunshine" appears in the text.'),
         ("no commas", f"{SUMMARY} " * 3),
         ("quotes", "The code is designed to wrap a wrapped answer in double quotation marks."),
@@ -73,6 +79,12 @@ def test_answers_that_obey_and_do_the_task(kind, answer):
 )
 def test_answers_that_do_not(kind, answer):
     assert not on_task(row(kind), answer)
+
+
+def test_words_of_the_instruction_do_not_count_as_words_of_the_text():
+    text = "Strings are wrapped in double quotation marks, or in single ones."
+    assert not on_task(row("quotes", text=text), "Wrapped in double quotation marks, whole.")
+    assert on_task(row("the end", text=text), "Wrapped in double quotation marks, whole.")
 
 
 @pytest.mark.parametrize("kind", INSTRUCTIONS)
