@@ -229,7 +229,7 @@ def _drawing(table: Table, alt: str) -> Drawing:
             column=_WON.name,
             label=_WON.title,
             others={_LOST.name: _LOST.title},
-            lines={"other": "its answer with Δ on the other sentence"},
+            lines={"other": "Δ on the other sentence"},
         )
 
     return Drawing(table.name, table, alt, draw)

@@ -82,6 +82,7 @@ DARK = Palette(
     strong="#dfe7ff",
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+_LEGEND, _HANDLE = 140, 9  # characters across a legend, and those that a line takes
 DASHES = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)), (0, (7, 2)))
 
 
@@ -185,7 +186,7 @@ def delta_axis(panel: Axes, deltas: Sequence[float]) -> None:
     gap = min((b - a for a, b in itertools.pairwise(ticks)), default=1.0)
     is_tight = bool(ticks) and gap < 0.06 * (ticks[-1] - ticks[0])
     panel.set_xticklabels([short(tick) for tick in ticks], rotation=45 if is_tight else 0)
-    panel.set_xlabel("Δ (nats) on the marked instruction")
+    panel.set_xlabel("Δ (nats) on the marked part")
 
 
 def named_axis(panel: Axes, names: Sequence[str], label: str) -> None:
@@ -255,6 +256,16 @@ def draw_reference(panel: Axes, value: float, label: str, palette: Palette) -> N
     )  # fmt: skip
 
 
+def _columns(labels: Sequence[str]) -> int:
+    """Return how many columns of a legend fit beside each other."""
+    most = min(len(labels), 6 if len(labels) < 7 else math.ceil(len(labels) / 2))
+    for columns in range(most, 1, -1):
+        parts = np.array_split([len(label) for label in labels], columns)  # as matplotlib does
+        if sum(int(part.max()) + _HANDLE for part in parts) <= _LEGEND:
+            return columns
+    return 1
+
+
 def legend(
     figure: Figure, panels: Sequence[Axes], palette: Palette, *, first: Iterable[str] = ()
 ) -> None:
@@ -278,7 +289,7 @@ def legend(
         list(found.values()),
         list(found),
         loc="outside lower center",
-        ncols=min(len(found), 6 if len(found) < 7 else math.ceil(len(found) / 2)),
+        ncols=_columns(list(found)),
         fontsize=8.5,
         frameon=False,
         labelcolor=palette.ink,
