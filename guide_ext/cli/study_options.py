@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 
+
 def parse_deltas(text: str | None) -> tuple[float, ...] | None:
     """Read a list of strengths such as ``0,0.5,2``.
 

@@ -164,8 +164,8 @@ def _check_complete(model: PreTrainedModel, header: Header) -> None:
     rope = getattr(config, "rope_parameters", None) or {}
     if scaling != "none" and rope.get("rope_type", "default") == "default":
         raise OSError(
-            f"model must be a GGUF file whose positions transformers reads, got {str(header.path)!r} "
-            f"with the scaling {scaling!r}, which transformers drops for {header.architecture!r}"
+            "model must be a GGUF file whose positions transformers reads, got "
+            f"{str(header.path)!r} with the scaling {scaling!r}, which transformers drops for {header.architecture!r}"
         )
     layers = getattr(config, "num_hidden_layers", None)
     held = sum(prod(shape) for name, shape in header.tensors.items() if _is_used(name, layers))
@@ -215,13 +215,15 @@ def read_header(path: Path) -> Header:
     size = path.stat().st_size
     with path.open("rb") as file:
         if file.read(4) != _MAGIC:
-            raise OSError(f"model must be a GGUF file, got {str(path)!r}, which holds something else")
+            raise OSError(
+                f"model must be a GGUF file, got {str(path)!r}, which holds something else"
+            )
         try:
             header, needed = _read_header(path, file)
         except (struct.error, EOFError):
             raise OSError(
-                f"model must be a whole GGUF file, got {str(path)!r}, whose header is cut off after "
-                f"{size} bytes"
+                f"model must be a whole GGUF file, got {str(path)!r}, whose header is cut off "
+                f"after {size} bytes"
             ) from None
         except (KeyError, UnicodeDecodeError, OverflowError, MemoryError) as error:
             raise OSError(

@@ -121,9 +121,10 @@ def cache_home() -> Path:
         return Path(os.path.abspath(os.path.expanduser(home)))
     if (base := os.environ.get("XDG_CACHE_HOME", "")) and os.path.isabs(base):
         return Path(base, "guide_ext")
-    user = os.path.expanduser("~")
+    # An empty HOME would be the root of all folders; for an unset one, the system's list is asked.
+    user = os.environ.get("HOME", os.path.expanduser("~"))
     if not os.path.isabs(user):
-        raise OSError(f"home must be known for the cache of models, got none; set {HOME} to a folder")
+        raise OSError(f"HOME must be a folder to cache models in, got none; set {HOME} to one")
     return Path(user, ".cache", "guide_ext")
 
 

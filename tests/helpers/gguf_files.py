@@ -101,7 +101,7 @@ def write_gguf(
     writer.add_eos_token_id(len(TOKENS) - 1)
     for name, tensor in model.state_dict().items():
         short = _name(name)
-        if name == "lm_head.weight" and config.tie_word_embeddings or short == left_out:
+        if (name == "lm_head.weight" and config.tie_word_embeddings) or short == left_out:
             continue
         values = _permuted(short, tensor, config).numpy()
         if values.ndim == 2 and kind is not gguf.GGMLQuantizationType.F32:

