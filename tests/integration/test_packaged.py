@@ -180,6 +180,24 @@ def test_too_little_room_is_told_before_anything_is_written(model, tmp_path):
     assert _visible(tmp_path / "home" / "models") == []
 
 
+@pytest.mark.parametrize("largest", [1_000, 50_000])  # bytes: a small file fails, or the weights
+def test_a_disk_that_fills_midway_leaves_nothing(model, tmp_path, largest):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    models = tmp_path / "home" / "models"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, before[1]))
+    try:
+        with pytest.raises(
+            OSError, match="File too large.*; set GUIDE_HOME to another one$"
+        ) as caught:
+            packaged.cached(model)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(caught.value).startswith("GUIDE_HOME must be a folder with room for a model")
+    assert _visible(models) == _scratch(models) == []
+    assert packaged.damage(packaged.cached(model)) is None
+
+
 @pytest.mark.parametrize("folder", ["tiny", EMBEDDED])
 def test_a_folder_of_the_same_name_does_not_shadow(model, monkeypatch, tmp_path, folder):
     (tmp_path / "here" / folder).mkdir(parents=True)
