@@ -145,10 +145,10 @@ def cached(model: Packaged, on_note: OnNote | None = None) -> Path:
     """
     note = on_note or (lambda text: None)
     folder = cache_home() / "models" / f"{model.slug}-{model.sha256[:12]}"
-    if folder.is_dir() and damage(folder) is None:
-        return folder
-    source = _source(model)
     with _says_where_to_write(folder):
+        if folder.is_dir() and damage(folder) is None:
+            return folder
+        source = _source(model)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder, lambda: note(f"waiting for another process, which makes {folder}")):
             if os.path.lexists(folder):

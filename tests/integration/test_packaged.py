@@ -188,7 +188,7 @@ def test_a_disk_that_fills_midway_leaves_nothing(model, tmp_path, largest):
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, before[1]))
     try:
         with pytest.raises(
-            OSError, match="File too large.*; set GUIDE_HOME to another one$"
+            OSError, match=r"File too large.*; set GUIDE_HOME to another one$"
         ) as caught:
             packaged.cached(model)
     finally:
