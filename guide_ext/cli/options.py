@@ -11,8 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
+from guide_ext.cli.complete import complete_model
 from guide_ext.cli.progress import on_terminal, progress
-from guide_ext.embedded import EMBEDDED, model_path
+from guide_ext.report.console import say
 
 MAX_SEED = (1 << 63) - 1
 
@@ -21,7 +22,9 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="A local checkpoint folder, a hub id, or 'embedded' (ships with this).",
+        autocompletion=complete_model,
+        help="A checkpoint folder, a .gguf file, a hub id, 'embedded' (ships with this) or "
+        "'smollm2' (SmolLM2-135M-Instruct, from a package).",
     ),
 ]
 FileOption = Annotated[
@@ -131,11 +134,6 @@ def _read_stdin(*, is_asked_for: bool) -> str:
         ) from None
 
 
-def model_name(name: str) -> str:
-    """Return the value of ``--model`` as a name for `guide_ext.integration.load`."""
-    return str(model_path()) if name == EMBEDDED else name
-
-
 def load_model(name: str, *, dtype: str, device: str | None) -> tuple[Any, Any]:
     """Load the model that ``--model`` names and its tokenizer, enable it, and show the progress.
 
@@ -147,12 +145,13 @@ def load_model(name: str, *, dtype: str, device: str | None) -> tuple[Any, Any]:
     from guide_ext import integration
     from guide_ext.integration.checkpoint import without_bars
 
-    load = functools.partial(integration.load, model_name(name), dtype=dtype, device=device)
+    load = functools.partial(integration.load, name, dtype=dtype, device=device)
     if on_terminal():
-        return load()  # the libraries below draw their own bars
+        # The libraries below draw their own bars.
+        return load(on_note=lambda text: say(f"note: {text}", err=True))
     with progress() as shown, without_bars():
         shown.begin(f"loading the model {name}")
-        return load()
+        return load(on_note=lambda text: shown.note(f"note: {text}"))
 
 
 def checked_text(name: str, text: str) -> str:

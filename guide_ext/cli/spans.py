@@ -16,11 +16,10 @@ from guide_ext.cli.options import (
     PromptArgument,
     SystemOption,
     checked_text,
-    model_name,
     read_prompt,
 )
 from guide_ext.embedded import EMBEDDED
-from guide_ext.report.console import console
+from guide_ext.report.console import console, say
 
 
 def spans(
@@ -41,7 +40,9 @@ def spans(
 
     text = read_prompt(prompt, file)
     system = None if system is None else checked_text("--system", system)
-    tokenizer = integration.load_tokenizer(model_name(model))
+    tokenizer = integration.load_tokenizer(
+        model, on_note=lambda text: say(f"note: {text}", err=True)
+    )
     wrapped = integration.as_prompt(tokenizer, text, system=system, chat=chat)
     if isinstance(wrapped, str):
         encoding = encode_text(tokenizer, wrapped)

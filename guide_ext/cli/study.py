@@ -11,16 +11,18 @@ from typing import Annotated, Any
 
 import typer
 
+from guide_ext.cli.complete import complete_data
 from guide_ext.cli.options import (
     MAX_SEED,
     ChatOption,
     DeviceOption,
     DtypeOption,
     JsonOption,
+    ModelOption,
     read_file,
 )
 from guide_ext.cli.progress import progress
-from guide_ext.cli.study_options import complete_data, parse_deltas, parse_heads
+from guide_ext.cli.study_options import parse_deltas, parse_heads
 from guide_ext.embedded import EMBEDDED
 from guide_ext.report.console import console, say
 
@@ -49,9 +51,7 @@ def run(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the run; the same one goes on with it.")
     ] = Path("study_results"),
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="A checkpoint folder, a hub id, or 'embedded'.")
-    ] = EMBEDDED,
+    model: ModelOption = EMBEDDED,
     data: Annotated[
         str | None,
         typer.Option(

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Values of the options of ``guide-ext study run``: how they are read, and completed in shells."""
+"""Values of the options of ``guide-ext study run``: how they are read."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 
 def parse_deltas(text: str | None) -> tuple[float, ...] | None:
@@ -54,29 +53,3 @@ def _index(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise TypeError("not a whole number from 0")
     return value
-
-
-def complete_data(incomplete: str) -> list[str]:
-    """Complete what ``--data`` takes: names, files of texts, and folders on the way to them.
-
-    Example:
-        >>> complete_data("pyth")
-        ['python-docs']
-
-    """
-    from guide_ext.studies.data.documents import HUB, PYTHON_DOCS, SUFFIXES
-
-    folder = incomplete[: incomplete.rfind("/") + 1]
-    shows_hidden = incomplete[len(folder) :].startswith(".")
-    found = [PYTHON_DOCS, HUB]
-    try:
-        for path in sorted(Path(folder or ".").iterdir()):
-            if path.name.startswith(".") and not shows_hidden:
-                continue
-            if path.is_dir():
-                found.append(f"{folder}{path.name}/")
-            elif path.suffix in SUFFIXES:
-                found.append(f"{folder}{path.name}")
-    except OSError:
-        pass  # nothing to offer there
-    return [name for name in found if name.startswith(incomplete)]

@@ -19,11 +19,21 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from guide_ext.integration.gguf import (
+    Header,
+    check_gguf,
+    gguf_file,
+    ordinary,
+    without_gguf_bars,
+)
 from guide_ext.machine.processor import why_slow
 
 T = TypeVar("T")
 
 _EXPECTED = "model must be a checkpoint folder or a hub id"
+_EXPECTED_NAME = (
+    "model must be a checkpoint folder, a .gguf file, a hub id, 'embedded' or 'smollm2'"
+)
 # Every folder that a tokenizer was saved to has one of these.
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json",
                     "vocab.txt", "spiece.model", "tekken.json")  # fmt: skip
@@ -33,12 +43,17 @@ def read_tokenizer(name: str) -> Any:
     """Load a tokenizer with padding on the left.
 
     Args:
-        name: A local folder or a hub id.
+        name: A local folder, a GGUF file or a hub id.
 
     Raises:
         OSError: If it cannot be found or read; the message is one sentence.
+        MissingPackageError: If it is a GGUF file and gguf is not installed.
 
     """
+    if header := _header(name):
+        return _read(name, "tokenizer", lambda: AutoTokenizer.from_pretrained(
+            header.path.parent, gguf_file=header.path.name, padding_side="left"
+        ))  # fmt: skip
     _check_place(name)
     folder = Path(name)
     if folder.is_dir() and not any((folder / file).is_file() for file in _TOKENIZER_FILES):
@@ -55,26 +70,25 @@ def read_model(name: str, *, dtype: str, device: torch.device) -> PreTrainedMode
     """Load a causal language model into main memory.
 
     Args:
-        name: A local folder or a hub id.
+        name: A local folder, a GGUF file or a hub id.
         dtype: Dtype of the weights. ``"auto"`` is the one that they are stored in, or float32 if
-            the model is to run on a processor that is slow in that dtype.
+            the model is to run on a processor that is slow in that dtype, or is a GGUF file.
         device: Where the model is to run.
 
     Raises:
         OSError: If it cannot be found or read, or weights are missing or of another size; the
             message is one sentence.
         ValueError: If it is not a causal language model.
+        MissingPackageError: If it is a GGUF file and gguf is not installed.
 
     """
+    if header := _header(name):
+        return _load_gguf(name, header, "float32" if dtype == "auto" else dtype)
     check_model(name)
     chosen = dtype
     if not _is_adapter(name):
         config = _read(name, "configuration", lambda: AutoConfig.from_pretrained(name))
-        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not hasattr(config, "auto_map"):
-            raise ValueError(
-                f"{_EXPECTED} of a causal language model, got {name!r}, whose model type "
-                f"{config.model_type!r} is none"
-            )
+        _check_causal(name, config)
         if dtype == "auto" and device.type == "cpu" and _is_slow(config, _stored(config)):
             chosen = "float32"
     model = _load(name, chosen)
@@ -101,14 +115,22 @@ def without_bars() -> Iterator[None]:
 
 
 def check_model(name: str) -> None:
-    """Raise OSError if a name cannot be that of a model, before anything is read."""
+    """Raise OSError if a name cannot be that of a model, before its weights are read."""
+    if _header(name):
+        return
     _check_place(name)
     folder = Path(name)
     if folder.is_dir() and not _is_adapter(name) and not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"{_EXPECTED}, got the folder {name!r}, which has no config.json; save a model there "
-            "with model.save_pretrained()"
+            "with model.save_pretrained(), or put one .gguf file there"
         )
+
+
+def _header(name: str) -> Header | None:
+    """Return the header of the GGUF file that a name means, checked; None if it means none."""
+    path = gguf_file(name)
+    return None if path is None else check_gguf(path)
 
 
 def _is_adapter(name: str) -> bool:
@@ -117,11 +139,31 @@ def _is_adapter(name: str) -> bool:
     return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
 
 
-def _load(name: str, dtype: str) -> PreTrainedModel:
+def _check_causal(name: str, config: Any) -> None:
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not hasattr(config, "auto_map"):
+        raise ValueError(
+            f"{_EXPECTED} of a causal language model, got {name!r}, whose model type "
+            f"{config.model_type!r} is none"
+        )
+
+
+def _load_gguf(name: str, header: Header, dtype: str) -> PreTrainedModel:
+    folder, file = str(header.path.parent), header.path.name
+    config = _read(
+        name, "configuration", lambda: AutoConfig.from_pretrained(folder, gguf_file=file)
+    )
+    _check_causal(name, config)
+    with without_gguf_bars():
+        model = _load(name, "float32", folder, gguf_file=file)
+    return ordinary(model, header, getattr(torch, dtype))
+
+
+def _load(name: str, dtype: str, place: str | None = None, **source: str) -> PreTrainedModel:
     def load() -> tuple[PreTrainedModel, dict[str, Any]]:
         found: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
-        )
+            place or name, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True,
+            **source,
+        )  # fmt: skip
         return found
 
     model, report = _read(name, "weights", load)
@@ -171,10 +213,10 @@ def _check_place(name: str) -> None:
     if name and path.is_dir():
         return
     if name and path.exists():
-        raise NotADirectoryError(f"{_EXPECTED}, got the file {name!r}")
+        raise NotADirectoryError(f"{_EXPECTED_NAME}, got the file {name!r}")
     # "a/b" may be either; a name that cannot be an id was meant as a path.
     if not name or name.count("/") > 1 or name.startswith((".", "~", "/")) or name.endswith("/"):
-        raise FileNotFoundError(f"{_EXPECTED}, got {name!r}: there is no such folder")
+        raise FileNotFoundError(f"{_EXPECTED_NAME}, got {name!r}: there is no such folder")
 
 
 def _read(name: str, what: str, load: Callable[[], T]) -> T:
@@ -188,9 +230,10 @@ def _read(name: str, what: str, load: Callable[[], T]) -> T:
         raise
     except Exception as error:
         reason = _reason(error)
-        if os.path.isdir(name):
+        if os.path.exists(name):
+            kind = "folder" if os.path.isdir(name) else "file"
             raise OSError(
-                f"{_EXPECTED}, got the folder {name!r}, whose {what} cannot be read: {reason}"
+                f"{_EXPECTED}, got the {kind} {name!r}, whose {what} cannot be read: {reason}"
             ) from error
         raise OSError(
             f"{_EXPECTED}, got {name!r}, which is no folder here, and whose {what} cannot be had "

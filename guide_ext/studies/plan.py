@@ -36,7 +36,7 @@ class RunSettings:
     Attributes:
         studies: Names of studies. None stand for all studies that the data allow; the attribute
             then names them.
-        model: A checkpoint folder, a hub id, or ``"embedded"``.
+        model: As for ``guide_ext.integration.load``.
         data: A ``.jsonl`` or ``.parquet`` file, ``hub:NAME``, or ``"python-docs"`` for the prose of
             Python's own documentation; None for the embedded world.
         text_column: Column of the texts.

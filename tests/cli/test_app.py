@@ -32,6 +32,45 @@ def run():
     return invoke
 
 
+@pytest.mark.parametrize("command", ["generate", "influence", "spans", "calibrate", "study run"])
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("emb", ["embedded"]),
+        ("", ["embedded", "smollm2", "checkpoint/", "tiny.gguf"]),
+        ("check", ["checkpoint/"]),
+        ("checkpoint/", ["checkpoint/b.gguf", "checkpoint/more/"]),
+        (".hid", [".hidden/"]),
+        ("none/", []),
+    ],
+)
+def test_the_shell_completes_models(run, tmp_path, monkeypatch, command, typed, offered):
+    monkeypatch.chdir(tmp_path)
+    for name in ("checkpoint/more", ".hidden"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("tiny.gguf", "notes.txt", "checkpoint/b.gguf", "checkpoint/config.json"):
+        (tmp_path / name).touch()
+    line = f"guide-ext {command} --model {typed}"
+    completed = CliRunner().invoke(
+        app.app,
+        prog_name="guide-ext",
+        env={
+            "_GUIDE_EXT_COMPLETE": "complete_bash",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(line.count(" ")),
+        },
+    )
+    assert completed.output.split() == offered
+
+
+def test_completing_a_model_loads_no_torch():
+    program = (
+        "import sys; from guide_ext.cli.complete import complete_model; complete_model('s'); "
+        "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
 def test_help_names_every_command_and_shows_a_tag(run):
     result = run("--help")
     assert result.exit_code == 0

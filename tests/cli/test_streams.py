@@ -155,5 +155,5 @@ def test_models_that_are_none(tmp_path, command, kind):
         words = ["run", "json", "--data", str(tmp_path / "x.jsonl"), "--out", str(tmp_path / "o")]
     result = CliRunner().invoke(app.app, [command, *words, "--model", str(tmp_path / kind)])
     assert result.exit_code == app.BAD_INPUT, result.output
-    assert "error: model must be a checkpoint folder or a hub id" in result.stderr
+    assert "error: model must be a checkpoint folder" in result.stderr
     assert str(tmp_path / kind) in result.stderr

@@ -6,7 +6,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from guide_ext.cli import app, study_options
+from guide_ext.cli import app, complete
 from guide_ext.studies.registry import STUDIES
 from guide_ext.studies.run.folder import RunFolder
 
@@ -86,7 +86,7 @@ def test_the_shell_completes_data(tmp_path, monkeypatch, typed, offered):
         (tmp_path / name).mkdir()
     for name in ("texts.jsonl", "notes.txt", "more/b.parquet"):
         (tmp_path / name).touch()
-    assert study_options.complete_data(typed) == offered
+    assert complete.complete_data(typed) == offered
     command = f"guide-ext study run --data {typed}"
     completed = CliRunner().invoke(
         app.app,

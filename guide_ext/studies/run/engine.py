@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,8 +13,9 @@ from typing import Any, Protocol
 import torch
 
 from guide_ext import integration
-from guide_ext.embedded import EMBEDDED, model_path
+from guide_ext.embedded import EMBEDDED
 from guide_ext.integration.model.state import table_size
+from guide_ext.integration.packaged import LICENCE, ORIGIN, PACKAGED, resolved
 from guide_ext.integration.rows import answer_rows
 from guide_ext.marking.spans import MarkedText, Span
 from guide_ext.marking.tags import DEFAULT_GROUP
@@ -137,21 +138,35 @@ def model_of_run(settings: RunSettings, device: str | None = None) -> tuple[Any,
     """Load the model of a run, enabled for steering, and its tokenizer."""
     if settings.model == EMBEDDED:
         dtype = "float32" if settings.dtype == "auto" else settings.dtype
-        return integration.load(str(model_path()), dtype=dtype, device=device or "cpu")
+        return integration.load(settings.model, dtype=dtype, device=device or "cpu")
     return integration.load(settings.model, dtype=settings.dtype, device=device)
 
 
 def tokenizer_of_run(settings: RunSettings) -> Any:
     """Load the tokenizer of a run without its model."""
-    return integration.load_tokenizer(
-        str(model_path()) if settings.model == EMBEDDED else settings.model
-    )
+    return integration.load_tokenizer(settings.model)
 
 
-def model_folder(settings: RunSettings) -> Path | None:
-    """Return the folder of the model of a run; None if the model is named by a hub id."""
-    path = model_path() if settings.model == EMBEDDED else Path(settings.model)
-    return path if path.is_dir() else None
+def model_files(
+    settings: RunSettings, on_note: Callable[[str], None] | None = None
+) -> list[Path] | None:
+    """Return the files of the model of a run; None if the model is named by a hub id.
+
+    Args:
+        settings: Settings of the run.
+        on_note: Called with remarks, as by ``load``: a packaged model may have to be converted.
+
+    Raises:
+        OSError: If the model cannot be converted.
+        MissingPackageError: If its package is not installed.
+
+    """
+    path = Path(resolved(settings.model, on_note))
+    if path.is_dir():
+        # How a packaged model was made is not what it is.
+        made = (LICENCE, ORIGIN) if settings.model in PACKAGED else ()
+        return sorted(file for file in path.iterdir() if file.is_file() and file.name not in made)
+    return [path] if path.is_file() else None
 
 
 class Marks(Enum):

@@ -31,7 +31,7 @@ from guide_ext.studies.data import python_docs
 from guide_ext.studies.data.documents import PYTHON_DOCS, BadDocument
 from guide_ext.studies.plan import RunSettings
 from guide_ext.studies.registry import STUDIES
-from guide_ext.studies.run.engine import model_folder
+from guide_ext.studies.run.engine import model_files
 from guide_ext.studies.run.shards import (
     CorruptShardError,
     read_shard,
@@ -301,13 +301,12 @@ def _lock(descriptor: int) -> None:
 
 def model_hash(settings: RunSettings) -> str:
     """Hash the files of the model; of a hub id, only the name."""
-    folder = model_folder(settings)
-    if folder is None:
+    files = model_files(settings)
+    if files is None:
         return hashlib.sha256(settings.model.encode()).hexdigest()
     whole = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.is_file():
-            _hash_file(path, whole.update)
+    for path in files:
+        _hash_file(path, whole.update)
     return whole.hexdigest()
 
 

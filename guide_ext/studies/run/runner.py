@@ -15,6 +15,7 @@ from guide_ext.studies.run.batch import run_batch
 from guide_ext.studies.run.engine import (
     Engine,
     TransformersEngine,
+    model_files,
     tokenizer_of_run,
 )
 from guide_ext.studies.run.folder import RunFolder
@@ -114,6 +115,7 @@ def _begun(
     folder: RunFolder, settings: RunSettings, retry_failed: bool, note: Callable[[str], None]
 ) -> Plan:
     """Begin a run or go on with it: write its manifest and documents, and plan it."""
+    model_files(settings, note)  # a packaged model may have to be converted first
     settings = folder.agreed(settings)
     documents, is_new = documents_of_run(folder, settings, tokenizer_of_run(settings), note)
     _check_kinds(settings, documents.rows)
