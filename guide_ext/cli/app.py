@@ -19,6 +19,7 @@ from guide_ext.cli.calibrate import calibrate
 from guide_ext.cli.demo import demo
 from guide_ext.cli.doctor import doctor
 from guide_ext.cli.generate import generate
+from guide_ext.cli.heads import heads
 from guide_ext.cli.influence import influence
 from guide_ext.cli.spans import spans
 from guide_ext.cli.streams import Commands, open_what_is_closed, tame_libraries, told
@@ -113,7 +114,7 @@ for _function in (demo, generate, calibrate, influence, spans, doctor):
 study_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Run the paper's studies on any model: list, run, status, report, answers.",
+    help="Run the paper's studies on any model: list, run, status, report, answers, heads.",
 )
 app.add_typer(study_app, name="study")
 _command(study.list_studies, on=study_app, name="list")
@@ -121,6 +122,7 @@ _command(study.run, on=study_app)
 _command(study.status, on=study_app)
 _command(study.report, on=study_app)
 _command(answers, on=study_app)
+_command(heads, on=study_app)
 
 
 def main() -> None:

@@ -107,7 +107,10 @@ def run(
     ] = True,
     heads: Annotated[
         Path | None,
-        typer.Option(help="JSON file of [layer, head] pairs for methods that act in some heads."),
+        typer.Option(
+            help="JSON file of [layer, head] pairs for methods that act in some heads; 'study "
+            "heads' makes one."
+        ),
     ] = None,
     ray: Annotated[
         int | None, typer.Option(min=1, help="Run on Ray with so many workers, one model each.")
@@ -138,9 +141,11 @@ def run(
     from guide_ext.studies.plan import RunSettings
     from guide_ext.studies.registry import SECTIONS
     from guide_ext.studies.report.terminal import study_table
+    from guide_ext.studies.run.heads import check_held_out
     from guide_ext.studies.run.runner import run_studies
     from guide_ext.studies.training.train import Step
 
+    chosen = None if heads is None else read_file(heads, "--heads")
     settings = RunSettings(
         studies=tuple(studies or ()),
         model=model,
@@ -161,8 +166,10 @@ def run(
         max_new_tokens=max_new_tokens,
         kinds=() if kinds is None else tuple(name.strip() for name in kinds.split(",")),
         baselines=baselines,
-        heads=() if heads is None else parse_heads(read_file(heads, "--heads")),
+        heads=() if chosen is None else parse_heads(chosen),
     )
+    for remark in () if chosen is None else check_held_out(chosen, settings):
+        say(f"note: {remark}", err=True)
     with progress() as shown, without_bars(), _says_how_to_go_on():
         shown.begin("preparing the run")
         train = shown.counted("fine-tuning steps")

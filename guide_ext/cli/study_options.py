@@ -27,7 +27,7 @@ def parse_deltas(text: str | None) -> tuple[float, ...] | None:
 
 
 def parse_heads(text: str) -> tuple[tuple[int, int], ...]:
-    """Read JSON pairs of a layer and a head.
+    """Read JSON pairs of a layer and a head: a list, or what ``guide-ext study heads`` saved.
 
     Raises:
         ValueError: If the text holds something else, or nothing.
@@ -35,15 +35,20 @@ def parse_heads(text: str) -> tuple[tuple[int, int], ...]:
     Example:
         >>> parse_heads("[[0, 1], [2, 0]]")
         ((0, 1), (2, 0))
+        >>> parse_heads('{"heads": [[2, 0]], "seed": 7}')
+        ((2, 0),)
 
     """
     try:
-        found = [(_index(layer), _index(head)) for layer, head in json.loads(text)]
-    except (ValueError, TypeError):
+        value = json.loads(text)
+        pairs = value["heads"] if isinstance(value, dict) else value
+        found = [(_index(layer), _index(head)) for layer, head in pairs]
+    except (ValueError, TypeError, KeyError):
         found = []
     if not found:
         raise ValueError(
-            "--heads must be a JSON list of pairs [layer, head], counted from 0, got something else"
+            "--heads must be a JSON list of pairs [layer, head], counted from 0, or what 'study "
+            "heads' saved, got something else"
         )
     return tuple(found)
 

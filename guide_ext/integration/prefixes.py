@@ -84,7 +84,32 @@ def generate(model: Any, inputs: dict[str, Tensor], **how: Any) -> Tensor:
         return _tensor(model.generate(**inputs, **{_cache_name(model): cache}, **how))
     part = torch.tensor(beginnings.first, device=inputs["input_ids"].device)
     ids = inputs["input_ids"][part, : beginnings.length]
-    mask = inputs["attention_mask"][part, : beginnings.length]
+    _fill(cache, model, ids, inputs["attention_mask"][part, : beginnings.length])
+    cache.batch_select_indices(torch.tensor(beginnings.of_row, device=part.device))
+    return _tensor(model.generate(**inputs, **{_cache_name(model): cache}, **how))
+
+
+def begun(model: Any, ids: Tensor, mask: Tensor) -> dict[str, DynamicCache] | None:
+    """Compute what rows begin with, for a forward pass over what follows.
+
+    Args:
+        model: An enabled model.
+        ids: Token ids, ``[batch, tokens]``, none of them marked.
+        mask: 1 on tokens and 0 on padding, of the same shape.
+
+    Returns:
+        The argument of ``forward`` that carries the cache; None if the model needs a kind of cache
+        that cannot be repeated for several rows.
+
+    """
+    cache = _empty_cache(model)
+    if cache is None:
+        return None
+    _fill(cache, model, ids, mask)
+    return {_cache_name(model): cache}
+
+
+def _fill(cache: DynamicCache, model: Any, ids: Tensor, mask: Tensor) -> None:
     model(
         input_ids=ids,
         attention_mask=mask,
@@ -93,8 +118,6 @@ def generate(model: Any, inputs: dict[str, Tensor], **how: Any) -> Tensor:
         logits_to_keep=1,
         **{_cache_name(model): cache},
     )
-    cache.batch_select_indices(torch.tensor(beginnings.of_row, device=part.device))
-    return _tensor(model.generate(**inputs, **{_cache_name(model): cache}, **how))
 
 
 def beginnings_of(inputs: dict[str, Tensor]) -> Beginnings:

@@ -113,10 +113,7 @@ class TransformersEngine:
         }
 
     def _prompt(self, tokenizer: Any, cell: Cell, marks: Marks | None = None) -> Any:
-        text = marked_prompt(cell, marks)
-        if self._settings.chat and getattr(tokenizer, "chat_template", None):
-            return [{"role": "user", "content": text}]
-        return text
+        return prompt_of(self._settings, tokenizer, cell, marks)
 
     def _model(self, adapter: int | None) -> tuple[Any, Any]:
         if self._loaded is None or self._loaded[0] != adapter:
@@ -174,6 +171,16 @@ class Marks(Enum):
 
     GROUP = "the group whose Influence is measured"
     EMPHASIS = "level 2, for whoever chooses what that means"
+
+
+def prompt_of(
+    settings: RunSettings, tokenizer: Any, cell: Cell, marks: Marks | None = None
+) -> Any:
+    """Return what the model is asked: `marked_prompt`, as a chat where the settings say so."""
+    text = marked_prompt(cell, marks)
+    if settings.chat and getattr(tokenizer, "chat_template", None):
+        return [{"role": "user", "content": text}]
+    return text
 
 
 def marked_prompt(cell: Cell, marks: Marks | None = None) -> MarkedText:

@@ -44,7 +44,7 @@ def documents_of_run(
         note(f"damaged, so it is made again: {set_aside(folder.path / ROWS)}")
     new = [task for task in tasks_of(settings) if task.name not in found.tasks]
     for task in new:
-        rows, found.bad = _rows_of(task, settings, tokenizer, found.bad)
+        rows, found.bad = rows_of(task, settings, tokenizer, found.bad)
         found.rows += rows
         found.tasks.append(task.name)
     needs_adapters = training_study(settings) is not None and not found.adapters
@@ -53,9 +53,25 @@ def documents_of_run(
     return found, bool(new or needs_adapters)
 
 
-def _rows_of(
+def rows_of(
     task: Task, settings: RunSettings, tokenizer: Any, bad: list[BadDocument]
 ) -> tuple[list[Row], list[BadDocument]]:
+    """Make the rows of a task.
+
+    Args:
+        task: What is asked.
+        settings: Settings of the run.
+        tokenizer: Tokenizer of the model.
+        bad: What was left out for the tasks before.
+
+    Returns:
+        The rows; and what was left out: of data that are read, for this task.
+
+    Raises:
+        ValueError: If the data have no documents.
+        OSError: If they cannot be read.
+
+    """
     count = settings.documents_of(task)
     if settings.data is None:
         return embedded_rows(task, count, settings.seed, tokenizer=tokenizer), bad

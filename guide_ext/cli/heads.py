@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: MIT
+"""``guide-ext study heads``: choose heads by profiling; `guide_ext.cli.app` registers it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from guide_ext.cli.options import (
+    MAX_SEED,
+    ChatOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    checked_file,
+)
+from guide_ext.cli.progress import progress
+from guide_ext.cli.study_options import complete_data
+from guide_ext.embedded import EMBEDDED
+from guide_ext.report.console import say
+
+_SHOWN = 5  # of the best heads, in the terminal
+
+
+def heads(
+    studies: Annotated[
+        list[str],
+        typer.Argument(metavar="STUDY...", help="Whose questions have one right answer: needle."),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Save the heads here, for 'study run --heads'.")
+    ] = Path("heads.json"),
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="A checkpoint folder, a hub id, or 'embedded'.")
+    ] = EMBEDDED,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            autocompletion=complete_data,
+            help="Texts, as for 'study run'. Default: embedded world.",
+        ),
+    ] = None,
+    text_column: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
+    documents: Annotated[
+        int,
+        typer.Option(min=1, help="For each task; the embedded world has as many of six lengths."),
+    ] = 12,
+    window_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Longest document in tokens, with --data.  [default: 200]"),
+    ] = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0, max=MAX_SEED, help="Of the documents; must not be that of 'study run'."
+        ),
+    ] = 7,
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="How many heads to keep. Default: 9 % of all.")
+    ] = None,
+    delta: Annotated[float, typer.Option(help="Δ in the steered head, nats.")] = 2.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Heads that are measured together.")] = 32,
+    chat: ChatOption = True,
+    dtype: DtypeOption = "auto",
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Choose the heads in which steering helps most, for methods that act in some heads.
+
+    Each head is steered alone, on documents of another seed than those of the run, and ranked by
+    how much the log-likelihood of the right answer rises:
+
+    [bold]guide-ext study heads needle -m MODEL --data python-docs -o heads.json[/bold]
+
+    [bold]guide-ext study run needle -m MODEL --data python-docs --heads heads.json[/bold]
+    """
+    from guide_ext.integration.checkpoint import without_bars
+    from guide_ext.studies.plan import RunSettings
+    from guide_ext.studies.run.heads import profile_heads
+    from guide_ext.support.files import write_text
+
+    checked_file(out)  # before the work
+    window = {} if window_tokens is None and data is None else {"window": window_tokens or 200}
+    settings = RunSettings(
+        studies=tuple(studies),
+        model=model,
+        data=data,
+        text_column=text_column,
+        documents=documents,
+        windows=1,
+        seed=seed,
+        batch_size=batch_size,
+        dtype=dtype,
+        chat=chat,
+        **window,
+    )
+    with progress() as shown, without_bars():
+        shown.begin("loading the model")
+        found = profile_heads(
+            settings,
+            keep=keep,
+            delta=delta,
+            device=device,
+            on_progress=shown.counted("likelihoods of answers"),
+            on_note=lambda text: shown.note(f"note: {text}"),
+        )
+    text = found.to_json()
+    write_text(out, text)
+    if as_json:
+        typer.echo(text, nl=False)
+        return
+    count = sum(map(len, found.gains))
+    say(
+        f"{len(found.heads)} of {count} heads, Δ = {found.delta:g} in each alone; the right answer "
+        f"in {found.documents} documents: {found.plain:.2f} nats plain, "
+        f"{found.gain_everywhere:+.2f} with all heads"
+    )
+    for layer, head in found.heads[:_SHOWN]:
+        say(f"layer {layer:2} head {head:2}  {found.gains[layer][head]:+.3f} nats")
+    if len(found.heads) > _SHOWN:
+        layer, head = found.heads[-1]
+        say(f"the last kept: layer {layer} head {head}  {found.gains[layer][head]:+.3f} nats")
+    say(f"saved: {out}")

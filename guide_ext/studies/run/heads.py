@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: MIT
+"""Choose the heads for methods that act in some heads alone, on documents of their own.
+
+PASTA (Zhang et al. 2023, section 3.2, "multi-task model profiling") steers one head at a time, asks
+a sample of each task's training documents, and ranks the heads by the accuracy that each reaches.
+Here, too, each head is steered alone. What differs, so that a laptop can do it:
+
+* A head is ranked by how much the log-likelihood of the right answer rises, which shows small gains
+  on few documents. Accuracy is a step: with one head it mostly stays where it is.
+* The head is steered with GUIDE's Δ on the marked part, not by playing the rest down.
+* The gains of several tasks are averaged. PASTA intersects the best heads of each task.
+* There are a dozen documents, not a thousand, and the heads do not act together in the ranking.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from guide_ext.integration import table_size
+from guide_ext.integration.likelihood import log_likelihoods
+from guide_ext.steering.steering import Steering
+from guide_ext.studies.cells import ANSWER, Cell, Condition, Row
+from guide_ext.studies.data.task import Task
+from guide_ext.studies.plan import RunSettings, tasks_of
+from guide_ext.studies.run.engine import Marks, model_of_run, prompt_of
+from guide_ext.studies.run.preparation import rows_of
+from guide_ext.support.files import json_text
+
+_KEPT = 0.09  # of all heads, if nobody says how many
+_DIGITS = 4
+
+
+@dataclass(frozen=True)
+class HeadProfile:
+    """What each head does alone, and the heads that were chosen.
+
+    Attributes:
+        heads: The chosen heads as (layer, head), best first, both counted from 0.
+        gains: For each layer and head, by how many nats the log-likelihood of the right answer
+            rises, mean over the documents.
+        gain_everywhere: The same with all heads steered together.
+        plain: Mean log-likelihood of the right answer without steering, nats.
+        delta: Δ on the marked part, nats.
+        documents: How many documents were asked about.
+        studies: The studies whose tasks were asked.
+        model: The model.
+        data: Where the texts are from; None for the embedded world.
+        window: Longest document, in tokens; None for those of the embedded world.
+        seed: Seed of the documents.
+        dtype: Dtype of the weights, as it was asked for.
+
+    """
+
+    heads: tuple[tuple[int, int], ...]
+    gains: tuple[tuple[float, ...], ...]
+    gain_everywhere: float
+    plain: float
+    delta: float
+    documents: int
+    studies: tuple[str, ...]
+    model: str
+    data: str | None
+    window: int | None
+    seed: int
+    dtype: str
+
+    def to_json(self) -> str:
+        """Return it as JSON, with one layer a line."""
+        facts = asdict(self)
+        gains = ",\n    ".join(json_text(row) for row in facts.pop("gains"))
+        lines = [f"{json_text(name)}: {json_text(value)}" for name, value in facts.items()]
+        body = ",\n  ".join([*lines, f'"gains": [\n    {gains}\n  ]'])
+        return f"{{\n  {body}\n}}\n"
+
+
+def profile_heads(
+    settings: RunSettings,
+    *,
+    keep: int | None = None,
+    delta: float = 2.0,
+    device: str | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> HeadProfile:
+    """Steer each head alone, and keep those that raise the likelihood of the right answer most.
+
+    Each document is asked about once, in one of the ways that its task has; these take turns.
+    The documents must not be those on which the heads are used: give another seed. Documents of
+    ``python-docs`` are different with another seed, but share paragraphs, as the source is small;
+    of a file, another seed may draw some texts again.
+
+    Args:
+        settings: Model, texts and studies. Its `documents` are those of each range of lengths, for
+            each task.
+        keep: How many heads to keep; None for 9 %.
+        delta: Δ on the marked part, nats.
+        device: Device of the model; None for a GPU if there is one.
+        on_progress: Called with the number of likelihoods that are known and of all.
+        on_note: Called with remarks for the user.
+
+    Returns:
+        The chosen heads, and what each head does. The same arguments give the same result.
+
+    Raises:
+        ValueError: If a task has no right answers, `keep` or `delta` is out of range, or the model
+            cannot be steered by head or cannot take a prompt.
+
+    Example:
+        >>> settings = RunSettings(studies=("needle",), documents=1, seed=7)
+        >>> found = profile_heads(settings, keep=2)
+        >>> len(found.heads), found.documents
+        (2, 6)
+        >>> layer, head = found.heads[0]
+        >>> found.gains[layer][head] == max(max(row) for row in found.gains)
+        True
+
+    """
+    if not math.isfinite(delta) or delta == 0:
+        raise ValueError(f"delta must be a finite number of nats and not 0, got {delta!r}")
+    if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 1):
+        raise ValueError(f"keep must be a whole number from 1, got {keep!r}")
+    model, tokenizer = model_of_run(settings, device)
+    layers, heads = table_size(model)
+    places = [(layer, head) for layer in range(layers) for head in range(heads)]
+    keep = math.ceil(_KEPT * len(places)) if keep is None else keep
+    if keep > len(places):
+        raise ValueError(f"keep must be at most the model's {len(places)} heads, got {keep}")
+    rows = [
+        row
+        for task in tasks_of(settings)
+        for row in _rows(task, settings, tokenizer, on_note or (lambda text: None))
+    ]
+    alone = [Steering.guide(delta, heads={layer: [head]}) for layer, head in places]
+    steerings = [Steering.guide(0.0), Steering.guide(delta), *alone]
+    done, total = 0, len(rows) * len(steerings)
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if on_progress is not None:
+            on_progress(done, total)
+
+    advance(0)
+    of_rows = [
+        log_likelihoods(
+            model, tokenizer, prompt_of(settings, tokenizer, _cell(row), Marks.EMPHASIS),
+            row.answer, steerings, batch_size=settings.batch_size, on_rows=advance,
+        )
+        for row in rows
+    ]  # fmt: skip
+    plain, everywhere, *gains = _means(of_rows)
+    ranked = sorted(zip(places, gains, strict=True), key=lambda one: (-one[1], one[0]))
+    return HeadProfile(
+        heads=tuple(place for place, _ in ranked[:keep]),
+        gains=tuple(tuple(gains[start : start + heads]) for start in range(0, len(gains), heads)),
+        gain_everywhere=everywhere,
+        plain=plain,
+        delta=float(delta),
+        documents=len(rows),
+        studies=settings.studies,
+        model=settings.model,
+        data=settings.data,
+        window=None if settings.is_embedded else settings.window,
+        seed=settings.seed,
+        dtype=settings.dtype,
+    )
+
+
+def _rows(
+    task: Task, settings: RunSettings, tokenizer: Any, note: Callable[[str], None]
+) -> list[Row]:
+    """Return one row of each document; the ways to ask are drawn in equal shares."""
+    rows, bad = rows_of(task, settings, tokenizer, [])
+    if not all(row.answer for row in rows):
+        raise ValueError(
+            "studies must have tasks with one right answer, whose likelihood tells what a head "
+            f"does, such as needle and conflict, got {task.name}"
+        )
+    if bad:
+        note(f"left out: {len(bad)} texts, the first of them {bad[0].id}: {bad[0].error}")
+    ways: dict[str, list[Row]] = {}
+    for row in rows:
+        ways.setdefault(row.document, []).append(row)
+    # Drawn, because kinds of questions take turns as well, and would go with one way each.
+    turns = list(range(len(ways)))
+    random.Random(f"heads {settings.seed} {task.name}").shuffle(turns)
+    return [own[turn % len(own)] for own, turn in zip(ways.values(), turns, strict=True)]
+
+
+def _cell(row: Row) -> Cell:
+    return Cell(ANSWER, row, Condition())
+
+
+def _means(of_rows: Sequence[Sequence[float]]) -> list[float]:
+    """Return the mean of the first column, and of each other's difference from it."""
+    columns = [(0.0, *(value - row[0] for value in row[1:])) for row in of_rows]
+    means = [math.fsum(values) / len(values) for values in zip(*columns, strict=True)]
+    means[0] = math.fsum(row[0] for row in of_rows) / len(of_rows)
+    return [round(value, _DIGITS) for value in means]
+
+
+def check_held_out(text: str, settings: RunSettings) -> list[str]:
+    """Check that the heads of a file were not chosen on the very documents of a run.
+
+    Args:
+        text: The file: what `HeadProfile.to_json` wrote, or a bare list, of which nothing is known.
+        settings: Settings of the run.
+
+    Returns:
+        Remarks for the user.
+
+    Raises:
+        ValueError: If texts and seed of the run are those on which the heads were chosen.
+
+    Example:
+        >>> check_held_out('{"heads": [[0, 1]], "model": "a", "data": null, "seed": 42}',
+        ...                RunSettings(studies=("needle",)))
+        Traceback (most recent call last):
+        ...
+        ValueError: seed must differ from that of the documents on which the heads were chosen, 42,
+        or they are measured on what chose them, got 42
+
+    """
+    facts = json.loads(text)
+    if not isinstance(facts, dict):
+        return []
+    if "seed" in facts and (facts["seed"], facts.get("data")) == (settings.seed, settings.data):
+        raise ValueError(
+            "seed must differ from that of the documents on which the heads were chosen, "
+            f"{facts['seed']}, or they are measured on what chose them, got {settings.seed}"
+        )
+    chosen_on = facts.get("model")
+    if chosen_on is None or chosen_on == settings.model:
+        return []
+    return [f"the heads were chosen on the model {chosen_on}, and this is {settings.model}"]
