@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from guide_ext.cli.complete import complete_data
 from guide_ext.cli.options import (
     MAX_SEED,
     ChatOption,
@@ -17,7 +18,6 @@ from guide_ext.cli.options import (
     checked_file,
 )
 from guide_ext.cli.progress import progress
-from guide_ext.cli.study_options import complete_data
 from guide_ext.embedded import EMBEDDED
 from guide_ext.report.console import say
 
@@ -82,7 +82,9 @@ def heads(
     from guide_ext.support.files import write_text
 
     checked_file(out)  # before the work
-    window = {} if window_tokens is None and data is None else {"window": window_tokens or 200}
+    window: dict[str, Any] = (
+        {} if window_tokens is None and data is None else {"window": window_tokens or 200}
+    )
     settings = RunSettings(
         studies=tuple(studies),
         model=model,

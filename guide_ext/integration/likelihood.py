@@ -65,7 +65,9 @@ def log_likelihoods(
     target = tokenizer.encode(said, add_special_tokens=False) if answer.strip() else []
     if not target:
         raise ValueError(f"answer must have at least one token, got {answer!r}")
-    inputs = encode(model, tokenizer, [prompt] * len(steerings), steering=steerings)
+    inputs: dict[str, Tensor] = encode(
+        model, tokenizer, [prompt] * len(steerings), steering=steerings
+    )
     length = inputs["input_ids"].shape[1]
     _check_positions(model, length + len(target))
     inputs = _with_answer(inputs, target)

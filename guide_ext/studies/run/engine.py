@@ -173,9 +173,7 @@ class Marks(Enum):
     EMPHASIS = "level 2, for whoever chooses what that means"
 
 
-def prompt_of(
-    settings: RunSettings, tokenizer: Any, cell: Cell, marks: Marks | None = None
-) -> Any:
+def prompt_of(settings: RunSettings, tokenizer: Any, cell: Cell, marks: Marks | None = None) -> Any:
     """Return what the model is asked: `marked_prompt`, as a chat where the settings say so."""
     text = marked_prompt(cell, marks)
     if settings.chat and getattr(tokenizer, "chat_template", None):
