@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Put the tables and figures of a run of `make studies` into docs/reproduction.md.
+"""Put the tables and figures of runs into the pages that show them.
 
-    python docs/publish_studies.py study_results
+    python docs/publish_studies.py study_results                         # docs/reproduction.md
+    python docs/publish_studies.py smollm2_needle --real smollm2_needle  # docs/real_models.md
 
-The page names tables between comments; what stands between them is written anew from the run.
+A page names tables between comments; what stands between them is written anew from the run.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 DOCS = Path(__file__).resolve().parent
 PAGE, FOLDER = DOCS / "reproduction.md", DOCS / "studies"
 RESULT = FOLDER / "embedded.json"
+REAL_PAGE, REAL_RUNS = DOCS / "real_models.md", ("smollm2_needle", "smollm2_instruction")
 _BLOCK = re.compile(
     r"(<!-- table (\w+): ([\w ,]+?)(?: where (\w+)=(\S+))? -->\n).*?(<!-- end -->)", re.S
 )
@@ -25,10 +27,17 @@ _TITLES = {
     "condition": "", "in_french": "in French", "well_formed": "well-formed", "delta": "Δ",
     "right": "right in every word", "auc": "AUC", "auc_within": "AUC within one length",
     "jaccard": "Jaccard", "authors": "authors' score", "new_tokens": "tokens",
-    "tokens": "tokens trained on",
+    "tokens": "tokens trained on", "on_task": "does the task", "success": "both",
+    "difference": "difference from Δ = 0", "p_corrected": "p, corrected",
 }  # fmt: skip
 _PLAIN = {"delta", "tokens", "new_tokens", "layer", "answers", "auc", "auc_within", "correlation",
-          "median", "p5", "p95"}  # fmt: skip
+          "median", "p5", "p95", "p_corrected"}  # fmt: skip
+
+
+def real_result() -> dict[str, Any]:
+    """Return the tables of all runs on real models as one result."""
+    texts = [(FOLDER / f"{name}.json").read_text(encoding="utf-8") for name in REAL_RUNS]
+    return {"tables": [table for text in texts for table in json.loads(text)["tables"]]}
 
 
 def with_tables(text: str, result: dict[str, Any]) -> str:
@@ -72,11 +81,17 @@ def main() -> None:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("run", type=Path, help="folder of a finished run with its report")
-    run = parser.parse_args().run
+    parser.add_argument("--real", choices=REAL_RUNS, help="which run on a real model it is")
+    arguments = parser.parse_args()
+    run, real = arguments.run, arguments.real
     FOLDER.mkdir(exist_ok=True)
-    shutil.copy(run / "tables.json", RESULT)
+    shutil.copy(run / "tables.json", FOLDER / f"{real}.json" if real else RESULT)
     for figure in (run / "figures").glob("*.png"):
-        shutil.copy(figure, FOLDER / figure.name)
+        shutil.copy(figure, FOLDER / (f"smollm2_{figure.name}" if real else figure.name))
+    if real:
+        text = with_tables(REAL_PAGE.read_text(encoding="utf-8"), real_result())
+        REAL_PAGE.write_text(text, encoding="utf-8")
+        return
     result = json.loads(RESULT.read_text(encoding="utf-8"))
     PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), result), encoding="utf-8")
 

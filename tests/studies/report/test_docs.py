@@ -30,10 +30,15 @@ def test_every_study_is_described():
         assert f"| `{name}` |" in text
 
 
-def test_the_tables_of_the_page_are_those_of_the_run():
+def published():
     spec = importlib.util.spec_from_file_location("publish", ROOT / "docs" / "publish_studies.py")
     publish = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(publish)
+    return publish
+
+
+def test_the_tables_of_the_page_are_those_of_the_run():
+    publish = published()
     result = json.loads(publish.RESULT.read_text("utf-8"))
     text = publish.PAGE.read_text("utf-8")
     assert publish.with_tables(text, result) == text
@@ -42,6 +47,32 @@ def test_the_tables_of_the_page_are_those_of_the_run():
     for figure in re.findall(r"\(studies/(\w+)\.png\)", text):
         assert figure in made
         assert (publish.FOLDER / f"{figure}.png").exists()
+
+
+def test_the_page_of_real_models_has_the_tables_of_its_runs():
+    publish = published()
+    result, text = publish.real_result(), publish.REAL_PAGE.read_text("utf-8")
+    assert publish.with_tables(text, result) == text
+    assert text.count("<!-- table ") == 4
+    for figure in re.findall(r"\(studies/(\w+)\.png\)", text):
+        assert (publish.FOLDER / f"{figure}.png").exists()
+
+
+def test_what_the_page_of_real_models_says_of_its_tables():
+    rows = {
+        table["name"]: [dict(zip(table["columns"], r, strict=True)) for r in table["rows"]]
+        for table in published().real_result()["tables"]
+    }
+    found = {row["delta"]: row for row in rows["needle"]}
+    assert found[2.0]["found_low"] > found[0.0]["found_high"]
+    assert max(found, key=lambda delta: found[delta]["found"]) == 3
+    obeyed = {row["delta"]: row["obeys"] for row in rows["instruction"]}
+    assert max(obeyed, key=obeyed.get) == 1
+    changes = {row["delta"]: row for row in rows["instruction_differences"]}
+    assert all(changes[delta]["p_corrected"] > 0.05 for delta in (0.25, 0.5, 1.0))
+    assert changes[2.0]["difference_high"] < 0
+    assert all(row["p_corrected"] > 0.05 for row in rows["instruction_gains"])
+    assert sum(row["success_at_zero"] == 0 for row in rows["instruction_gains"]) == 8
 
 
 def test_what_the_page_says_of_its_tables():
