@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from guide_ext.studies import (
-    calibration,
+    chosen_delta,
     conflict,
     delta_limit,
     french,
@@ -28,7 +28,7 @@ STUDIES: dict[str, Study] = {
         instruction_sampled.STUDY,
         conflict.STUDY,
         predictor.STUDY,
-        calibration.STUDY,
+        chosen_delta.STUDY,
         norms.STUDY,
         delta_limit.STUDY,
         sft.STUDY,

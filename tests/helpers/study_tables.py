@@ -240,7 +240,7 @@ def _tables(embedded):
                 values = [delta, round(delta), 60, *rated(rate, 60), gain, gain - 0.1, gain + 0.1]
             choices.append([task, rule, 24, 3, *values])
     yield table(
-        "calibration", "A calibrated Δ",
+        "chosen_delta", "A calibrated Δ",
         "asked rule prompts refused delta nearest documents success success_low success_high "
         "change change_low change_high",
         choices,

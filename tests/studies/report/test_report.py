@@ -176,7 +176,7 @@ def test_only_what_was_measured_is_drawn():
     assert [one.name for _, one in all_drawings(record)] == ["norms"]
     every = all_drawings(StudyRecord.read(tables(), SECTIONS))
     details = ("_by_length", "_by_prompt", "_by_fact", "_by_order", "_by_variant", "_gains",
-               "_differences", "calibration")  # fmt: skip
+               "_differences", "chosen_delta")  # fmt: skip
     assert {one.name for _, one in every} == {
         name for name in COLUMNS if not name.endswith(details)
     } | {"norms_by_length"}

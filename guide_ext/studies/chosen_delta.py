@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The study `calibration`: is the Δ that calibration proposes a good one?
+"""The study `chosen_delta`: is the Δ that calibration proposes a good one?
 
 The documents are halved. On one half, Δ is chosen: by calibration, which asks for no answers, and
 by trying every Δ. On the other half, the choices are compared.
@@ -142,7 +142,7 @@ def _findings(rows: Sequence[TableRow]) -> list[str]:
 
 
 CHOICES = Table(
-    "calibration",
+    "chosen_delta",
     "A Δ that is calibrated beside the best",
     (
         _TASK_COLUMN,
@@ -162,12 +162,12 @@ CHOICES = Table(
 )
 
 STUDY = Study(
-    name="calibration",
+    name="chosen_delta",
     title="is the Δ that calibration proposes a good one? beside the best of several",
     paper="Section 2, which proposes it; not tried in the paper",
     tasks=_TASKS,
     deltas=(0.0, 0.5, 1.0, 2.0, 3.0, 5.0),
     measurements=(CALIBRATED,),
     measured=_measured,
-    sections=(Section("calibration", "Does calibration find a good Δ?", "", (CHOICES,)),),
+    sections=(Section("chosen_delta", "Does calibration find a good Δ?", "", (CHOICES,)),),
 )
