@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from guide_ext.integration import prefixes
-from guide_ext.integration.inputs import Prompt, encode, is_chat
+from guide_ext.integration.inputs import Prompt, encode
 from guide_ext.steering.steering import Steering
 
 
@@ -20,72 +21,70 @@ def log_likelihoods(
     model: Any,
     tokenizer: Any,
     prompt: Prompt,
-    answer: str,
+    answers: Sequence[str],
     steerings: Sequence[Steering],
     *,
     batch_size: int = 32,
     on_rows: Callable[[int], None] | None = None,
 ) -> list[float]:
-    """Return the log-likelihood of an answer to a prompt, once for each steering.
+    """Return how likely one of some answers to a prompt is, once for each steering.
 
-    The answer is given and not generated: one forward pass finds the probability of each of its
-    tokens behind those before. What stands before the first mark is computed once for all. The end
-    of the answer is not asked for, so what the model would add does not count.
+    Answers are given and not generated: a forward pass finds the probability of each of their
+    tokens behind those before. What stands before the first mark is computed once for all. An
+    answer counts with and without a space in front, as models differ in that. Its end is not asked
+    for, so it does not matter what the model would add.
 
     Args:
         model: An enabled model.
         tokenizer: Its fast tokenizer.
-        prompt: A text, a chat or a `MarkedText`, as for `encode`. The answer to a chat begins where
-            its template ends, the answer to a text behind a space.
-        answer: The answer.
+        prompt: A text, a chat or a `MarkedText`, as for `encode`.
+        answers: The ways to say the answer. Their probabilities are added.
         steerings: What marks mean.
         batch_size: Most steerings in one forward pass.
         on_rows: Called after each pass with the number of steerings in it.
 
     Returns:
-        Nats, one number for each steering.
+        The logarithm of the probability, one for each steering.
 
     Raises:
-        ValueError: If the answer has no tokens, there is no steering, or the model has too few
+        ValueError: If an answer is empty, there is none or no steering, or the model has too few
             positions or returns something that is no number.
 
     Example:
         >>> from guide_ext import integration as guide
         >>> model, tokenizer = guide.load_embedded()
         >>> prompt = guide.as_prompt(tokenizer, "<!!-> Summarize in French <-!!> The cat sleeps.")
-        >>> steerings = [Steering.guide(delta) for delta in (0.0, 2.0)]
-        >>> plain, guided = log_likelihoods(model, tokenizer, prompt, "Le chat dort.", steerings)
-        >>> plain < guided < 0
+        >>> steerings = [Steering.guide(delta) for delta in (-2.0, 0.0)]
+        >>> weak, plain = log_likelihoods(model, tokenizer, prompt, ["Le chat"], steerings)
+        >>> weak < plain < 0
         True
 
     """
-    if not steerings:
-        raise ValueError("steerings must be at least one, got none")
-    said = answer if is_chat(prompt) else f" {answer.lstrip()}"
-    target = tokenizer.encode(said, add_special_tokens=False) if answer.strip() else []
-    if not target:
-        raise ValueError(f"answer must have at least one token, got {answer!r}")
-    inputs: dict[str, Tensor] = encode(
-        model, tokenizer, [prompt] * len(steerings), steering=steerings
-    )
+    for name, values in (("answers", answers), ("steerings", steerings)):
+        if isinstance(values, str) or not values:
+            raise ValueError(f"{name} must be a list of at least one, got {values!r}")
+    targets = _targets(tokenizer, answers)
+    inputs = encode(model, tokenizer, [prompt] * len(steerings), steering=steerings)
+    inputs.pop("guide_seed", None)
     length = inputs["input_ids"].shape[1]
-    _check_positions(model, length + len(target))
-    inputs = _with_answer(inputs, target)
+    _check_positions(model, length + max(map(len, targets)))
     marked = (inputs["guide_bias"] != 0).any(0).nonzero()
-    # The last token of the prompt gives the logits of the first of the answer.
+    # The last token of the prompt gives the logits of the first of an answer.
     start = min(int(marked[0]) if len(marked) else length, length - 1)
+    found: list[float] = []
     with torch.inference_mode():
-        beginning = _beginning(model, inputs, start)
-        found: list[float] = []
+        ids, mask = inputs["input_ids"][:1, :start], inputs["attention_mask"][:1, :start]
+        beginning = prefixes.begun(model, ids, mask)
         for first in range(0, len(steerings), batch_size):
             part = {name: value[first : first + batch_size] for name, value in inputs.items()}
-            logits = _logits(model, part, start, beginning, len(target) + 1)
-            chances = logits[:, :-1].float().log_softmax(-1)
-            index = torch.tensor(target, device=chances.device).expand(len(chances), -1)
-            found += chances.gather(2, index[..., None]).sum((1, 2)).tolist()
+            if beginning is None:
+                chances = [_chance(_logits(model, part, target), target) for target in targets]
+            else:
+                chances = _chances(model, part, targets, beginning, start)
+            found += torch.stack(chances).logsumexp(0).tolist()
             if on_rows is not None:
-                on_rows(len(chances))
-    if not all(value <= 0 for value in found):  # also NaN
+                on_rows(len(chances[0]))
+    if not all(math.isfinite(value) for value in found):
         raise ValueError(
             "model must give the answer a probability, got logits that are no numbers; try dtype "
             "float32"
@@ -93,43 +92,73 @@ def log_likelihoods(
     return found
 
 
-def _with_answer(inputs: dict[str, Tensor], target: list[int]) -> dict[str, Tensor]:
-    """Append the answer, unmarked, to the prompt of every row."""
+def _targets(tokenizer: Any, answers: Sequence[str]) -> list[list[int]]:
+    """Return the different tokens of answers, without those that begin with another's."""
+    if not all(answer.strip() for answer in answers):
+        raise ValueError(f"answers must not be empty, got {list(answers)!r}")
+    told = [said for answer in answers for said in (answer.strip(), f" {answer.strip()}")]
+    tokens = sorted({tuple(tokenizer.encode(said, add_special_tokens=False)) for said in told})
+    # The longer of two is a case of the shorter, and would be counted twice.
+    return [
+        list(one)
+        for one in tokens
+        if not any(one != other and one[: len(other)] == other for other in tokens)
+    ]
+
+
+def _chances(
+    model: Any,
+    inputs: dict[str, Tensor],
+    targets: Sequence[list[int]],
+    beginning: dict[str, Any],
+    start: int,
+) -> list[Tensor]:
+    """Return `_chance` of each answer; the prompt is computed once for all of them."""
     ids = inputs["input_ids"]
-    answer = torch.tensor(target, device=ids.device).expand(len(ids), -1)
-    longer = dict(inputs)
-    longer["input_ids"] = torch.cat([ids, answer], 1)
+    rows, length = ids.shape
+    cached = {name: copy.deepcopy(cache) for name, cache in beginning.items()}
+    for cache in cached.values():
+        cache.batch_repeat_interleave(rows)
+    prompt = {**inputs, "input_ids": ids[:, start:]}
+    first = model(**prompt, **cached, use_cache=True, logits_to_keep=1).logits[:, -1:]
+    found = []
+    for target in targets:
+        logits = first
+        if len(target) > 1:
+            longer = _with_answer(inputs, target[:-1])
+            longer["input_ids"] = longer["input_ids"][:, length:]
+            logits = torch.cat([first, model(**longer, **cached, use_cache=True).logits], 1)
+            for cache in cached.values():
+                cache.crop(-len(target[:-1]))  # below 0: how many tokens to remove
+        found.append(_chance(logits, target))
+    return found
+
+
+def _logits(model: Any, inputs: dict[str, Tensor], target: list[int]) -> Tensor:
+    """Return the logits of the tokens of an answer, from a pass over all tokens."""
+    how: dict[str, Any] = dict(_with_answer(inputs, target[:-1]))
+    if "logits_to_keep" in inspect.signature(type(model).forward).parameters:
+        how["logits_to_keep"] = len(target)
+    logits = model(**how, use_cache=False).logits[:, -len(target) :]
+    assert isinstance(logits, Tensor)
+    return logits
+
+
+def _chance(logits: Tensor, target: list[int]) -> Tensor:
+    """Return the log-likelihood of the tokens of an answer, for each row."""
+    index = torch.tensor(target, device=logits.device).expand(len(logits), -1)
+    return logits.float().log_softmax(-1).gather(2, index[..., None]).sum((1, 2))
+
+
+def _with_answer(inputs: dict[str, Tensor], target: list[int]) -> dict[str, Tensor]:
+    """Append tokens of an answer, unmarked, to the prompt of every row."""
+    ids = inputs["input_ids"]
+    answer = torch.tensor(target, device=ids.device, dtype=ids.dtype).expand(len(ids), -1)
+    longer = {**inputs, "input_ids": torch.cat([ids, answer], 1)}
     for name, value in (("attention_mask", 1), ("guide_bias", 0)):
         fill = torch.full_like(answer, value, dtype=inputs[name].dtype)
         longer[name] = torch.cat([inputs[name], fill], 1)
-    longer.pop("guide_seed", None)
     return longer
-
-
-def _beginning(model: Any, inputs: dict[str, Tensor], start: int) -> dict[str, Any] | None:
-    if not start:
-        return None
-    ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    return prefixes.begun(model, ids[:1, :start], mask[:1, :start])
-
-
-def _logits(
-    model: Any, inputs: dict[str, Tensor], start: int, beginning: dict[str, Any] | None, keep: int
-) -> Tensor:
-    """Return the logits of the last `keep` tokens of each row."""
-    how: dict[str, Any] = dict(inputs)
-    if beginning is None:
-        how["use_cache"] = False
-    else:
-        how["input_ids"] = inputs["input_ids"][:, start:]
-        for name, cache in beginning.items():
-            how[name] = copy.deepcopy(cache)
-            how[name].batch_repeat_interleave(len(inputs["input_ids"]))
-    if "logits_to_keep" in inspect.signature(type(model).forward).parameters:
-        how["logits_to_keep"] = keep
-    logits = model(**how).logits[:, -keep:]
-    assert isinstance(logits, Tensor)
-    return logits
 
 
 def _check_positions(model: Any, tokens: int) -> None:

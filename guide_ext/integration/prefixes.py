@@ -94,7 +94,7 @@ def begun(model: Any, ids: Tensor, mask: Tensor) -> dict[str, DynamicCache] | No
 
     Args:
         model: An enabled model.
-        ids: Token ids, ``[batch, tokens]``, none of them marked.
+        ids: Token ids, ``[batch, tokens]``, none of them marked; there may be no tokens.
         mask: 1 on tokens and 0 on padding, of the same shape.
 
     Returns:
@@ -105,7 +105,8 @@ def begun(model: Any, ids: Tensor, mask: Tensor) -> dict[str, DynamicCache] | No
     cache = _empty_cache(model)
     if cache is None:
         return None
-    _fill(cache, model, ids, mask)
+    if ids.shape[1]:
+        _fill(cache, model, ids, mask)
     return {_cache_name(model): cache}
 
 

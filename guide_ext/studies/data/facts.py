@@ -43,6 +43,8 @@ class Fact:
         return self.sentence.format(answer), answer
 
 
+ASIDE = "By the way, "
+"""How a sentence begins that does not belong in its text; answers leave it out."""
 PAPERS_FACT = Fact(
     "the paper's",
     "The best thing to do in San Francisco is eat a sandwich and sit in {} Park on a sunny day.",
@@ -55,31 +57,31 @@ FACTS = (
     PAPERS_FACT,
     Fact(
         "password",
-        "By the way, the password of the blue door is {}.",
+        ASIDE + "the password of the blue door is {}.",
         "What is the password of the blue door?",
         ("falcon", "anchor", "maple", "lantern", "copper", "thunder", "velvet", "pebble"),
     ),
     Fact(
         "keeper",
-        "By the way, the keeper of the old lighthouse is called {}.",
+        ASIDE + "the keeper of the old lighthouse is called {}.",
         "What is the keeper of the old lighthouse called?",
         ("Marta", "Edgar", "Helena", "Oscar", "Ingrid", "Tobias", "Clara", "Viktor"),
     ),
     Fact(
         "city",
-        "By the way, the gardeners will hold their next meeting in {}.",
+        ASIDE + "the gardeners will hold their next meeting in {}.",
         "In which city will the gardeners hold their next meeting?",
         ("Lisbon", "Oslo", "Vienna", "Dublin", "Prague", "Athens", "Warsaw", "Helsinki"),
     ),
     Fact(
         "code",
-        "By the way, the code of the safe in the cellar is {}.",
+        ASIDE + "the code of the safe in the cellar is {}.",
         "What is the code of the safe in the cellar?",
         ("4172", "9306", "2581", "7649", "6035", "8214", "5093", "3860"),
     ),
     Fact(
         "colour",
-        "By the way, the boat of the fisherman is painted {}.",
+        ASIDE + "the boat of the fisherman is painted {}.",
         "Which colour is the boat of the fisherman painted?",
         ("red", "green", "yellow", "orange", "purple", "brown", "pink", "white"),
     ),

@@ -6,7 +6,9 @@ a sample of each task's training documents, and ranks the heads by the accuracy 
 Here, too, each head is steered alone. What differs, so that a laptop can do it:
 
 * A head is ranked by how much the log-likelihood of the right answer rises, which shows small gains
-  on few documents. Accuracy is a step: with one head it mostly stays where it is.
+  on few documents. Accuracy is a step: with one head it mostly stays where it is. The answer is
+  right in any of its ways (`ways_to_say`), whose probabilities are added: models repeat the marked
+  sentence more often than they say its one word.
 * The head is steered with GUIDE's Δ on the marked part, not by playing the rest down.
 * The gains of several tasks are averaged. PASTA intersects the best heads of each task.
 * There are a dozen documents, not a thousand, and the heads do not act together in the ranking.
@@ -25,6 +27,7 @@ from guide_ext.integration import table_size
 from guide_ext.integration.likelihood import log_likelihoods
 from guide_ext.steering.steering import Steering
 from guide_ext.studies.cells import ANSWER, Cell, Condition, Row
+from guide_ext.studies.data.facts import ASIDE, says
 from guide_ext.studies.data.task import Task
 from guide_ext.studies.plan import RunSettings, tasks_of
 from guide_ext.studies.run.engine import Marks, model_of_run, prompt_of
@@ -149,7 +152,7 @@ def profile_heads(
     of_rows = [
         log_likelihoods(
             model, tokenizer, prompt_of(settings, tokenizer, _cell(row), Marks.EMPHASIS),
-            row.answer, steerings, batch_size=settings.batch_size, on_rows=advance,
+            ways_to_say(row), steerings, batch_size=settings.batch_size, on_rows=advance,
         )
         for row in rows
     ]  # fmt: skip
@@ -190,6 +193,28 @@ def _rows(
     turns = list(range(len(ways)))
     random.Random(f"heads {settings.seed} {task.name}").shuffle(turns)
     return [own[turn % len(own)] for own, turn in zip(ways.values(), turns, strict=True)]
+
+
+def ways_to_say(row: Row) -> list[str]:
+    """Return ways to say the right answer: alone, and as the marked sentence says it.
+
+    Example:
+        >>> marked = "By the way, the boat of the fisherman is painted red."
+        >>> ways_to_say(Row("a", "needle", "", marked, "", 3, (0, 500), "red"))
+        ['red', 'By the way, the boat of the fisherman is painted red',
+        'The boat of the fisherman is painted red']
+
+    """
+    ways = [row.answer]
+    if not says(row.marked, row.answer):
+        return ways
+    # What comes behind the answer no longer matters.
+    sentence = row.marked[: row.marked.rindex(row.answer) + len(row.answer)]
+    ways.append(sentence)
+    if sentence.startswith(ASIDE):
+        rest = sentence.removeprefix(ASIDE)
+        ways.append(rest[0].upper() + rest[1:])
+    return ways
 
 
 def _cell(row: Row) -> Cell:
