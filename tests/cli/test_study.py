@@ -19,7 +19,7 @@ def run(monkeypatch):
 
 
 def test_help_and_list(run):
-    for command in ("list", "run", "status", "report"):
+    for command in ("list", "run", "status", "report", "heads"):
         result = run(command, "--help")
         assert result.exit_code == 0
         assert "--debug" in result.output
@@ -67,6 +67,37 @@ def test_python_docs_from_run_to_report(run, tmp_path):
     rows = RunFolder(folder).documents().rows
     assert [row.length for row in rows] == [(0, 150), (150, 300)]
     assert run("report", folder).exit_code == 0
+
+
+def test_heads_are_chosen_and_then_used(run, tmp_path):
+    file, texts = tmp_path / "heads.json", ("--data", "python-docs", "--documents", 1)
+    result = run("heads", "needle", *texts, "--window-tokens", 100, "--keep", 3, "--out", file)
+    assert result.exit_code == 0, result.output
+    assert "3 of 16 heads" in result.output
+    chosen = json.loads(file.read_text())["heads"]
+    printed = run("heads", "needle", *texts, "--window-tokens", 100, "--keep", 3, "--out", file,
+                  "--json")  # fmt: skip
+    assert printed.stdout == file.read_text()
+    short = ("--windows", 1, "--window-tokens", 100, "--deltas", "0", "--max-new-tokens", 2)
+    folder = tmp_path / "run"
+    used = run("run", "needle", *texts, *short, "--heads", file, "--out", folder)
+    assert used.exit_code == 0, used.output
+    settings = RunFolder(folder).settings()
+    assert [list(place) for place in settings.heads] == chosen
+    rows = next(
+        table["rows"]
+        for table in json.loads((folder / "tables.json").read_text())["tables"]
+        if table["name"] == "needle"
+    )
+    assert {"Δ = 2, chosen heads", "Δ = 2, PASTA, chosen heads"} <= {
+        value for row in rows for value in (row.values() if isinstance(row, dict) else row)
+    }
+    refused = run(
+        "run", "needle", *texts, *short, "--heads", file, "--seed", 7, "--out", tmp_path / "none"
+    )
+    assert refused.exit_code == 2
+    assert "seed must differ" in " ".join(refused.output.split())
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(
@@ -126,12 +157,17 @@ def test_failures_show_in_the_exit_code(run, tmp_path):
         (["run", "--model", "x/y"], "data must be given"),
         (["run", "--data", "none.jsonl", "--out", "{out}"], "must be a file that exists"),
         (["run", "sft", "--data", "x.jsonl"], "reference_column must be given for the study sft"),
+        (["heads", "frnch"], "study must be one of french"),
+        (["heads", "json", "--data", "python-docs"], "one right answer"),
+        (["heads", "needle", "--model", "x/y"], "data must be given"),
+        (["heads", "needle", "--keep", 99, "--documents", 1], "keep must be at most"),
+        (["heads", "needle", "--out", "{out}/a.json"], "--out must be in a folder that exists"),
         (["status", "{out}"], "must be a folder with a manifest.json"),
         (["report", "{out}"], "must be a folder with a manifest.json"),
     ],
 )
 def test_errors_are_clean(run, tmp_path, arguments, message):
-    result = run(*(argument.format(out=tmp_path / "none") for argument in arguments))
+    result = run(*(str(argument).format(out=tmp_path / "none") for argument in arguments))
     assert result.exit_code == 2
     assert message in " ".join(result.output.split())
     assert "Traceback" not in result.output

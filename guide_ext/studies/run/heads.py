@@ -11,7 +11,7 @@ Here, too, each head is steered alone. What differs, so that a laptop can do it:
   sentence more often than they say its one word.
 * The head is steered with GUIDE's Δ on the marked part, not by playing the rest down.
 * The gains of several tasks are averaged. PASTA intersects the best heads of each task.
-* There are a dozen documents, not a thousand, and the heads do not act together in the ranking.
+* A dozen documents must do.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from guide_ext.integration import table_size
 from guide_ext.integration.likelihood import log_likelihoods
 from guide_ext.steering.steering import Steering
 from guide_ext.studies.cells import ANSWER, Cell, Condition, Row
-from guide_ext.studies.data.facts import ASIDE, says
+from guide_ext.studies.data.facts import ASIDE
 from guide_ext.studies.data.task import Task
 from guide_ext.studies.plan import RunSettings, tasks_of
 from guide_ext.studies.run.engine import Marks, model_of_run, prompt_of
@@ -201,20 +201,14 @@ def ways_to_say(row: Row) -> list[str]:
     Example:
         >>> marked = "By the way, the boat of the fisherman is painted red."
         >>> ways_to_say(Row("a", "needle", "", marked, "", 3, (0, 500), "red"))
-        ['red', 'By the way, the boat of the fisherman is painted red',
-        'The boat of the fisherman is painted red']
+        ['red', 'The boat of the fisherman is painted red']
 
     """
-    ways = [row.answer]
-    if not says(row.marked, row.answer):
-        return ways
+    if row.answer not in row.marked:
+        return [row.answer]
     # What comes behind the answer no longer matters.
-    sentence = row.marked[: row.marked.rindex(row.answer) + len(row.answer)]
-    ways.append(sentence)
-    if sentence.startswith(ASIDE):
-        rest = sentence.removeprefix(ASIDE)
-        ways.append(rest[0].upper() + rest[1:])
-    return ways
+    sentence = row.marked[: row.marked.rindex(row.answer) + len(row.answer)].removeprefix(ASIDE)
+    return [row.answer, sentence[0].upper() + sentence[1:]]
 
 
 def _cell(row: Row) -> Cell:
