@@ -16,6 +16,7 @@ STEERINGS = [
     Steering.guide(2.0),
     Steering.guide(-1.5),
     Steering.guide(2.0, heads={1: [2]}),
+    # It plays down what is not marked, from the first token on: nothing is left to share.
     Steering.pasta(0.1, {0: [1], 3: [0]}),
 ]
 ANSWERS = ["Le chat dort.", "banana", "The secret word"]
@@ -55,19 +56,20 @@ def by_whole_passes(model, tokenizer, prompt, answers, steering):
 
 @pytest.mark.parametrize("name", ["embedded", "sliding"])
 @pytest.mark.parametrize("batch_size", [1, 2, 32])
+@pytest.mark.parametrize("steerings", [STEERINGS[:-1], STEERINGS])
 @pytest.mark.parametrize("text", [TEXT, TEXT.partition("key. ")[2]])
-def test_equal_to_whole_passes(request, name, batch_size, text):
+def test_equal_to_whole_passes(request, name, batch_size, text, steerings):
     model, tokenizer = request.getfixturevalue(name)
     prompt = guide.as_prompt(tokenizer, text)
     assert (prefixes.begun(model, *[torch.ones(1, 2).long()] * 2) is None) == (name == "sliding")
     counts = []
     found = log_likelihoods(
-        model, tokenizer, prompt, ANSWERS, STEERINGS, batch_size=batch_size, on_rows=counts.append
+        model, tokenizer, prompt, ANSWERS, steerings, batch_size=batch_size, on_rows=counts.append
     )
-    wanted = [by_whole_passes(model, tokenizer, prompt, ANSWERS, one) for one in STEERINGS]
+    wanted = [by_whole_passes(model, tokenizer, prompt, ANSWERS, one) for one in steerings]
     assert found == pytest.approx(wanted, abs=1e-3)
-    assert len({round(value, 3) for value in found}) == len(STEERINGS)  # each steering acts
-    assert sum(counts) == len(STEERINGS)
+    assert len({round(value, 3) for value in found}) == len(steerings)  # each steering acts
+    assert sum(counts) == len(steerings)
     assert max(counts) <= batch_size
 
 
