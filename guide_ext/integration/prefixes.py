@@ -21,6 +21,8 @@ from guide_ext.integration.roomy import roomy_cache
 # What says which tokens are marked; 0 on the others.
 _MARKS = ("guide_bias", "guide_share")
 
+# transformers' kinds of rotary positions whose frequencies change with the length of a text.
+_ROPE_BY_LENGTH = {"dynamic", "longrope"}
 # Below it, one more call of the model costs more than it saves.
 _LEAST_SAVED = 0.05
 
@@ -156,15 +158,25 @@ def _empty_cache(model: Any) -> DynamicCache | None:
     """Return a cache that can be repeated for several rows; None if the model needs another kind.
 
     A sliding window, a recurrent state or a compressed cache keeps only a part of what it has seen,
-    or keeps it otherwise.
+    or keeps it otherwise. Where the frequencies of positions depend on how long a text is, a
+    beginning alone would get others than within the whole.
     """
     config = model.config
+    if _rope_types(config.get_text_config()) & _ROPE_BY_LENGTH:
+        return None
     names = inspect.signature(type(model).forward).parameters
     if config.is_encoder_decoder or not {"position_ids", "logits_to_keep"} <= set(names):
         return None
     if not model._supports_default_dynamic_cache() or _cache_name(model) is None:
         return None
     return roomy_cache(config)
+
+
+def _rope_types(config: Any) -> set[str]:
+    """Return the kinds of rotary positions of a model, which may differ between its layers."""
+    known = getattr(config, "rope_parameters", None) or {}
+    of_layers = [part for part in known.values() if isinstance(part, dict)]
+    return {part["rope_type"] for part in (known, *of_layers) if "rope_type" in part}
 
 
 def _cache_name(model: Any) -> Any:

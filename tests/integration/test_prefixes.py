@@ -10,7 +10,7 @@ import guide_ext.integration as guide
 from guide_ext.integration import prefixes
 
 ROWS, TOKENS, START = 6, 14, 8
-SHARING = ("llama", "qwen2", "qwen3", "gpt2", "gpt_neox", "phi")
+SHARING = ("llama", "qwen2", "qwen3", "gpt2", "gpt_neox", "phi", "doge")
 
 
 def batch(start=START, padding=(0, 0, 0, 3, 3, 3)):
@@ -96,6 +96,31 @@ def test_a_model_that_forgets_begins_each_row_anew(name, monkeypatch, calls):
     counted = calls(model)
     assert_same_generation(shared(monkeypatch, model, inputs), wanted)
     assert counted[0] == ROWS * TOKENS
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_positions_that_depend_on_the_length_are_computed_over_the_whole(kind, monkeypatch):
+    """The beginning alone is short enough for other frequencies than the whole prompt."""
+    factors = {"long_factor": [4.0] * 4, "short_factor": [1.0] * 4} if kind == "longrope" else {}
+    rope = {"rope_type": kind, "rope_theta": 10000.0, "factor": 4.0, **factors}
+    rope["original_max_position_embeddings"] = START + 2
+    pair = [  # two, because the dynamic kind remembers the longest text
+        guide.enable(make("llama", rope_parameters=rope, max_position_embeddings=START + 2))
+        for _ in range(2)
+    ]
+    inputs = batch(padding=(0,) * ROWS)
+    assert_same_generation(
+        shared(monkeypatch, pair[0], inputs, max_new_tokens=2),
+        generated(pair[1], inputs, max_new_tokens=2),
+    )
+
+
+def test_a_row_may_begin_behind_the_cut(monkeypatch):
+    model = guide.enable(make("llama"))
+    inputs = batch(start=10, padding=(0, 0, 0, 11, 11, 11))
+    inputs["guide_bias"] *= inputs["attention_mask"]
+    assert prefixes.beginnings_of(inputs).of_row == (0, 0, 0, 1, 1, 1)
+    assert_same_generation(shared(monkeypatch, model, inputs), generated(model, inputs))
 
 
 class TestBeginnings:
