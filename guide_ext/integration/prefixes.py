@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from guide_ext.integration.model.state import state_of
-from guide_ext.integration.roomy import roomy_cache
+from guide_ext.integration.roomy import repeat_rows, roomy_cache
 
 # What says which tokens are marked; 0 on the others.
 _MARKS = ("guide_bias", "guide_share")
@@ -29,12 +29,15 @@ _LEAST_SAVED = 0.05
 
 @dataclass(frozen=True)
 class Beginnings:
-    """The different beginnings of the rows of a batch.
+    """What the rows of a batch begin with.
+
+    The beginning of one row can be that of another and go on: then it serves both.
 
     Attributes:
         length: Number of slots that every row begins with, padding included.
-        first: For each beginning, the number of a row that has it.
-        of_row: For each row, the number of its beginning.
+        first: The rows whose beginnings are computed; no two of them begin alike.
+        of_row: For each row, the number in `first` of the row that begins as it does.
+        further: For each row, how many tokens further that beginning goes than its own.
         tokens: Number of slots of a whole row.
 
     """
@@ -42,6 +45,7 @@ class Beginnings:
     length: int
     first: tuple[int, ...]
     of_row: tuple[int, ...]
+    further: tuple[int, ...]
     tokens: int
 
     @property
@@ -87,7 +91,11 @@ def generate(model: Any, inputs: dict[str, Tensor], **how: Any) -> Tensor:
     part = torch.tensor(beginnings.first, device=inputs["input_ids"].device)
     ids = inputs["input_ids"][part, : beginnings.length]
     _fill(cache, model, ids, inputs["attention_mask"][part, : beginnings.length])
-    cache.batch_select_indices(torch.tensor(beginnings.of_row, device=part.device))
+    repeat_rows(
+        cache,
+        torch.tensor(beginnings.of_row, device=part.device),
+        torch.tensor(beginnings.further, device=part.device),
+    )
     return _tensor(model.generate(**inputs, **{_cache_name(model): cache}, **how))
 
 
@@ -126,32 +134,68 @@ def _fill(cache: DynamicCache, model: Any, ids: Tensor, mask: Tensor) -> None:
 def beginnings_of(inputs: dict[str, Tensor]) -> Beginnings:
     """Find what rows of a left-padded batch have in common before the first mark of any.
 
-    All rows are cut at the same slot, so that what follows is a rectangle.
+    All rows are cut at the same slot, so that what follows is a rectangle: at the one, up to that
+    mark, that leaves the fewest tokens to compute.
 
     Args:
         inputs: What `guide_ext.integration.encode` returned.
 
     """
-    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    ids, mask = inputs["input_ids"].cpu(), inputs["attention_mask"].cpu()
+    rows, tokens = ids.shape
     marked = torch.zeros_like(ids, dtype=torch.bool)
     for name in _MARKS:
         if inputs.get(name) is not None:
-            marked |= inputs[name] != 0
+            marked |= inputs[name].cpu() != 0
     some = marked.any(0).nonzero()
     # At least one token must be left, whose logits give the first new one.
-    length = min(int(some[0]) if len(some) else ids.shape[1], ids.shape[1] - 1)
-    seen: dict[tuple[int, ...], int] = {}
-    first: list[int] = []
-    of_row: list[int] = []
-    for row, (own, own_mask) in enumerate(
-        zip(ids[:, :length].tolist(), mask[:, :length].tolist(), strict=True)
-    ):
-        key = (sum(own_mask), *own[length - sum(own_mask) :])
-        if key not in seen:
-            seen[key] = len(first)
-            first.append(row)
-        of_row.append(seen[key])
-    return Beginnings(length, tuple(first), tuple(of_row), ids.shape[1])
+    latest = min(int(some[0]) if len(some) else tokens, tokens - 1)
+    padding = tokens - mask.sum(-1)
+    common = _common(ids, padding)
+    # Beginnings part company where two rows do; between these slots, a later cut is better.
+    cuts = (padding[:, None] + common).clamp(max=latest).unique().tolist()
+    owners = [_owners(common, (cut - padding).clamp(min=0)) for cut in cuts]
+    best = min(
+        range(len(cuts)),
+        key=lambda i: len(owners[i].unique()) * cuts[i] + rows * (tokens - cuts[i]),
+    )
+    own = (cuts[best] - padding).clamp(min=0)
+    first, of_row = owners[best].unique(return_inverse=True)
+    further = own[owners[best]] - own
+    return Beginnings(
+        cuts[best],
+        tuple(first.tolist()),
+        tuple(of_row.tolist()),
+        tuple(further.tolist()),
+        tokens,
+    )
+
+
+def _common(ids: Tensor, padding: Tensor) -> Tensor:
+    """Return with how many equal tokens each pair of rows begins, ``[batch, batch]``."""
+    rows, tokens = ids.shape
+    slots = torch.arange(tokens)
+    # Without the padding on the left, and with another number on the right of each row.
+    moved = ids.gather(1, (slots + padding[:, None]).clamp(max=tokens - 1))
+    moved = torch.where(slots < tokens - padding[:, None], moved, -1 - torch.arange(rows)[:, None])
+    ends = torch.full((rows, 1), True)
+    return torch.stack(
+        [torch.cat((moved != row, ends), 1).int().argmax(1) for row in moved]
+    )  # the first slot that differs
+
+
+def _owners(common: Tensor, own: Tensor) -> Tensor:
+    """Return for each row the one that begins as it does, and goes on the longest.
+
+    Args:
+        common: What `_common` returned.
+        own: Number of tokens in the beginning of each row.
+
+    """
+    rows = len(own)
+    # Of several that go on as long, the first; so whoever owns a beginning owns itself.
+    rank = own * rows + torch.arange(rows - 1, -1, -1)
+    return torch.where(common >= own[:, None], rank, -1).argmax(1)
 
 
 def _empty_cache(model: Any) -> DynamicCache | None:

@@ -60,6 +60,26 @@ def roomy_cache(config: Any) -> DynamicCache | None:
     return cache
 
 
+def repeat_rows(cache: DynamicCache, rows: Tensor, further: Tensor) -> None:
+    """Let a cache hold rows of its own in another order and number, and shorter if need be.
+
+    Args:
+        cache: What `roomy_cache` returned, filled with rows that end in the same slot.
+        rows: Of each row that it is to hold, the number of the one it holds now, ``[batch]``.
+        further: How many of its last tokens are left out, ``[batch]``. The others move to the
+            right in their place; what stands before them is meaningless, and must be masked.
+
+    """
+    if not further.any():
+        cache.batch_select_indices(rows)
+        return
+    for layer in cache.layers:
+        slots = torch.arange(layer.keys.shape[-2], device=rows.device)
+        slots = (slots - further[:, None]).clamp(min=0)
+        layer.keys = layer.keys.transpose(1, 2)[rows[:, None], slots].transpose(1, 2)
+        layer.values = layer.values.transpose(1, 2)[rows[:, None], slots].transpose(1, 2)
+
+
 def _appended(room: Tensor | None, held: Tensor, new: Tensor, start: int) -> tuple[Tensor, Tensor]:
     """Write new tokens behind those that are held; return the room and the part of it in use."""
     end = start + new.shape[-2]

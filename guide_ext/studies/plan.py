@@ -314,8 +314,8 @@ def _order(cell: Cell) -> tuple[Any, ...]:
     if cell.kind != ANSWER or start == 0:
         return 0, row.tokens, "", row.id, cell.key
     rest = len(row.before) + len(row.marked) + len(row.after) - start
-    # In steps of half an octave, because documents should not be torn apart.
-    return 1, round(2 * math.log2(rest + _FEW_CHARACTERS)), row.document, row.id, cell.key
+    # In steps of a quarter of an octave, because documents should not be torn apart.
+    return 1, round(4 * math.log2(rest + _FEW_CHARACTERS)), row.document, row.id, cell.key
 
 
 def all_cells(

@@ -119,14 +119,86 @@ def test_a_row_may_begin_behind_the_cut(monkeypatch):
     model = guide.enable(make("llama"))
     inputs = batch(start=10, padding=(0, 0, 0, 11, 11, 11))
     inputs["guide_bias"] *= inputs["attention_mask"]
-    assert prefixes.beginnings_of(inputs).of_row == (0, 0, 0, 1, 1, 1)
+    found = prefixes.beginnings_of(inputs)
+    assert (found.first, found.further) == ((0,), (0, 0, 0, 10, 10, 10))  # of no tokens
     assert_same_generation(shared(monkeypatch, model, inputs), generated(model, inputs))
 
 
+def ends(lengths=(4, 6, 4, 9, 4, 5), beginning=12, marked=3):
+    """Prompts with one beginning and ends of some lengths, every other one marked; left-padded."""
+    generator = torch.Generator().manual_seed(5)
+    tokens = beginning + max(lengths)
+    ids = torch.randint(1, models.VOCABULARY, (len(lengths), tokens), generator=generator)
+    mask, bias = torch.ones_like(ids), torch.zeros(ids.shape)
+    for row, length in enumerate(lengths):
+        start = tokens - length - beginning
+        ids[row, start : start + beginning] = ids[0, -lengths[0] - beginning : -lengths[0]]
+        ids[row, :start] = mask[row, :start] = 0
+        bias[row, -length : tokens - length + marked] = row % 2 * 2.0
+        ids[row, -length] = row + 1  # ends differ from their first token on
+    return {"input_ids": ids, "attention_mask": mask, "guide_bias": bias}
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_ends_of_other_lengths_share_a_beginning(name, monkeypatch, calls):
+    """All are cut before the longest end, so what is before the cut is the longest there."""
+    model = guide.enable(make(name))
+    inputs = ends()
+    found = prefixes.beginnings_of(inputs)
+    assert (found.length, found.first, found.of_row) == (12, (3,), (0,) * 6)
+    assert found.further == (5, 3, 5, 0, 5, 4)
+    wanted = generated(model, inputs)
+    counted = calls(model)
+    assert_same_generation(shared(monkeypatch, model, inputs), wanted)
+    assert counted[:2] == [12, 6 * 9]
+
+
 class TestBeginnings:
+    def test_two_of_them_one_the_start_of_the_other(self):
+        inputs = ends(lengths=(4, 4, 6, 6), beginning=12, marked=1)
+        inputs["input_ids"][3, 2:4] = 90  # row 3 begins otherwise
+        found = prefixes.beginnings_of(inputs)
+        assert (found.first, found.of_row) == ((2, 3), (0, 0, 0, 1))
+        assert found.further == (2, 2, 0, 0)
+
+    def test_a_cut_before_the_mark_where_that_leaves_less_to_compute(self):
+        inputs = ends(lengths=(5,) * 6)
+        inputs["input_ids"][:, 11] = torch.arange(1, 7)  # so all ends are of 6 tokens
+        found = prefixes.beginnings_of(inputs)
+        assert (found.length, found.first) == (11, (0,))
+        assert found.saved == pytest.approx(5 * 11 / (6 * 17))
+
+    def test_the_fewest_tokens_of_all_cuts(self):
+        """Beside counting beginnings out for every slot."""
+        generator = torch.Generator().manual_seed(6)
+        for _ in range(50):
+            ids = torch.randint(1, 3, (5, 9), generator=generator)
+            mask = torch.ones_like(ids)
+            for row in range(4):
+                mask[row, : int(torch.randint(0, 5, (), generator=generator))] = 0
+            ids *= mask
+            found = prefixes.beginnings_of({"input_ids": ids, "attention_mask": mask})
+            texts = [row[own.bool()].tolist() for row, own in zip(ids, mask, strict=True)]
+
+            def computed(cut, texts=texts):
+                own = [text[: max(0, cut - 9 + len(text))] for text in texts]
+                alone = {
+                    tuple(one) for one in own
+                    if not any(len(o) > len(one) and o[: len(one)] == one for o in own)
+                }  # fmt: skip
+                return len(alone) * cut + 5 * (9 - cut)
+
+            assert len(found.first) * found.length + 5 * (9 - found.length) == min(
+                map(computed, range(9))
+            )
+            own = [text[: max(0, found.length - 9 + len(text))] for text in texts]
+            for row, number in enumerate(found.of_row):
+                whole = own[found.first[number]]
+                assert whole[: len(whole) - found.further[row]] == own[row]
+
     def test_of_equal_rows(self):
         found = prefixes.beginnings_of(batch())
-        assert found == prefixes.Beginnings(START, (0, 3), (0, 0, 0, 1, 1, 1), TOKENS)
+        assert found == prefixes.Beginnings(START, (0, 3), (0, 0, 0, 1, 1, 1), (0,) * 6, TOKENS)
         assert found.saved == pytest.approx(4 * START / (ROWS * TOKENS))
 
     def test_padding_is_a_part_of_a_beginning(self):
