@@ -8,7 +8,7 @@ is padded with, and with it the last bits of its logits.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -288,7 +288,7 @@ def batches_of(cells: Sequence[Cell], batch_size: int) -> list[list[Cell]]:
     What stands before the first stressed part is computed once for all prompts of a batch that
     begin so (`guide_ext.integration.prefixes`), and all prompts are computed from the same number
     of tokens before their end. So batches are of similar length behind that place, and prompts
-    about one document come together. Prompts that begin with the stressed part go by length.
+    about one document come together. Prompts that begin as no other does go by length.
 
     Args:
         cells: The cells of all studies of a run; repeated cells count once.
@@ -303,15 +303,24 @@ def batches_of(cells: Sequence[Cell], batch_size: int) -> list[list[Cell]]:
         groups[adapter, cell.kind, cell.decoding, cell.condition.share][cell.key] = cell
     batches = []
     for group in sorted(groups, key=repr):
-        ordered = sorted(groups[group].values(), key=_order)
+        found = groups[group].values()
+        alike = Counter(_beginning(cell) for cell in found)
+        ordered = sorted(found, key=lambda cell: _order(cell, alike[_beginning(cell)]))
         batches += [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
     return batches
 
 
-def _order(cell: Cell) -> tuple[Any, ...]:
+def _beginning(cell: Cell) -> str:
+    """Return what stands before the first stressed part; nothing where no answer is asked for."""
     row = cell.row
-    start = row.first_of(cell.condition.parts)
-    if cell.kind != ANSWER or start == 0:
+    start = row.first_of(cell.condition.parts) if cell.kind == ANSWER else 0
+    return f"{row.before}{row.marked}{row.after}"[:start]
+
+
+def _order(cell: Cell, alike: int) -> tuple[Any, ...]:
+    """Return the place of a cell among others; `alike` is how many begin as it does."""
+    row, start = cell.row, len(_beginning(cell))
+    if start == 0 or alike == 1:
         return 0, row.tokens, "", row.id, cell.key
     rest = len(row.before) + len(row.marked) + len(row.after) - start
     # In steps of a quarter of an octave, because documents should not be torn apart.
