@@ -25,6 +25,7 @@ import report_generate
 import report_growth
 import report_headlines
 import report_influence
+import report_study
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -36,12 +37,14 @@ KINDS: dict[str, ModuleType] = {
     "generate": report_generate,
     "growth": report_growth,
     "influence": report_influence,
+    "study": report_study,
 }
 TITLES = {
     "attention": "The op on a CPU",
     "generate": "Whole models on a CPU",
     "growth": "How time and memory grow",
     "influence": "Influence in a forward pass on a CPU",
+    "study": "A study of a real model on a CPU",
 }
 IDLE_LOAD = 0.5  # above, the tables say so
 _MARKED = re.compile(r"<!-- bench (\w+): ([^>]+?) -->\n.*?<!-- /bench -->", re.DOTALL)

@@ -11,12 +11,15 @@ import report
 import report_growth
 import report_headlines
 import sampling
+import study_speed
 import torch
 from problems import Problem
 from smoke_problems import CPU, DECODE
 
 
-@pytest.mark.parametrize("module", [ceilings, sampling, report, report_growth, report_headlines])
+@pytest.mark.parametrize(
+    "module", [ceilings, sampling, report, report_growth, report_headlines, study_speed]
+)
 def test_examples(module):
     found = doctest.testmod(module)
     assert found.failed == 0 < found.attempted

@@ -12,6 +12,7 @@ import report
 import report_generate
 import report_growth
 import report_influence
+import report_study
 import sampling
 from smoke_problems import CAUSAL
 from sources import ROOT
@@ -171,3 +172,39 @@ class TestGrowth:
         assert fit["keys"] == sizes[2:]
         assert fit["ms_exponent"] == pytest.approx(2.0, abs=0.05)
         assert fit["MiB_exponent"] == pytest.approx(1.0)
+
+
+class TestStudySpeed:
+    @pytest.mark.long
+    def test_all_ways_answer_alike_and_are_timed(self, tmp_path):
+        paths = os.pathsep.join(str(ROOT / name) for name in ("tests/helpers", "benchmarks"))
+        done = subprocess.run(
+            [sys.executable, "benchmarks/study_speed.py", "--model", "embedded", "--documents", "1",
+             "--rounds", "1", "--threads", "1", "--out", str(tmp_path)],
+            cwd=ROOT, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        result = json.loads((tmp_path / "study.json").read_text())
+        (record,) = result["records"]
+        ways = [report_study.OURS, report_study.GENERATE, report_study.SDPA]
+        assert [row["implementation"] for row in record["rows"]] == ways
+        assert (record["answers"], record["different"]) == (7, 0)
+        # Seven prompts about one document: what is before the mark counts once.
+        assert record["prompt_tokens"] / 7 < record["least_tokens"] < record["prompt_tokens"]
+        assert (tmp_path / "study.md").read_text() == report.page(result)
+
+    def test_the_floor_and_the_rates_are_those_of_the_whole(self):
+        times = {report_study.OURS: 10.0, report_study.SDPA: 25.0}
+        rows = [{"implementation": name, "samples_s": [seconds], "median_s": seconds}
+                for name, seconds in times.items()]  # fmt: skip
+        record = {
+            "problem": "needle", "dtype": "fp32", "threads": 2, "prompt_tokens": 900,
+            "new_tokens": 100, "floor_s": 4.0, "rows": rows,
+        }  # fmt: skip
+        ours, sdpa = report_study.summary({"records": [record]})[2:]
+        assert ours == "| needle | fp32 | 2 | study run | 10 | 100 | 1.00 | 4 | 40% |"
+        assert sdpa.endswith("| 25 | 40 | 2.50 | 4 | 16% |")
+        assert report_study.short_table({"records": [record]})[2] == (
+            "| fp32, needle | 10 s | 100 | 40% | – | 2.50 |"
+        )
