@@ -46,37 +46,37 @@ ROWS = (
 HEADS = ((0, 1), (0, 2), (2, 0), (2, 3))
 BY_LAYER = {0: [1, 2], 2: [0, 3]}
 DELTA, TOKENS = 5.0, 12
-BESIDE = Condition(delta=DELTA, parts=("other",))
-# The text of a prompt with level-2 marks, and what these mean: said without the code of the runs.
+_THE_MARKED = "{before}<!!->{marked}<-!!>{after}"
+_THE_OTHER = "{before}{marked}{until}<!!->{other}<-!!>"
+_BOTH = "{before}<!!->{marked}<-!!>{until}<!!->{other}<-!!>"
+# The prompt of each condition, and what its level-2 marks mean: said without the code of the runs.
 WAYS = {
-    Condition(): ("{before}<!!->{marked}<-!!>{after}", {"delta": 0.0}),
-    Condition(delta=1.0): ("{before}<!!->{marked}<-!!>{after}", {"delta": 1.0}),
-    Condition(delta=DELTA): ("{before}<!!->{marked}<-!!>{after}", {"delta": DELTA}),
-    BESIDE: ("{before}{marked}{until}<!!->{other}<-!!>", {"delta": DELTA}),
-    Condition(delta=DELTA, parts=("marked", "other")): (
-        "{before}<!!->{marked}<-!!>{until}<!!->{other}<-!!>", {"delta": DELTA},
-    ),
+    Condition(): (_THE_MARKED, {"delta": 0.0}),
+    Condition(delta=1.0): (_THE_MARKED, {"delta": 1.0}),
+    Condition(delta=DELTA): (_THE_MARKED, {"delta": DELTA}),
+    Condition(delta=DELTA, parts=("other",)): (_THE_OTHER, {"delta": DELTA}),
+    Condition(delta=DELTA, parts=("marked", "other")): (_BOTH, {"delta": DELTA}),
     Condition(Style.UPPER): ("{before}{upper}{after}", {}),
     Condition(Style.IMPORTANT): ("{before}Important: {marked}{after}", {}),
     Condition(delta=DELTA, where=Where.EARLY): (
-        "{before}<!!->{marked}<-!!>{after}", {"steering": Steering.guide(DELTA, layers=[0])},
+        _THE_MARKED, {"steering": Steering.guide(DELTA, layers=[0])},
     ),
     Condition(delta=DELTA, where=Where.MIDDLE): (
-        "{before}<!!->{marked}<-!!>{after}", {"steering": Steering.guide(DELTA, layers=[1, 2])},
+        _THE_MARKED, {"steering": Steering.guide(DELTA, layers=[1, 2])},
     ),
     Condition(delta=DELTA, where=Where.LATE): (
-        "{before}<!!->{marked}<-!!>{after}", {"steering": Steering.guide(DELTA, layers=[3])},
+        _THE_MARKED, {"steering": Steering.guide(DELTA, layers=[3])},
     ),
     Condition(delta=DELTA, where=Where.HEADS): (
-        "{before}<!!->{marked}<-!!>{after}", {"steering": Steering.guide(DELTA, heads=BY_LAYER)},
+        _THE_MARKED, {"steering": Steering.guide(DELTA, heads=BY_LAYER)},
     ),
-    # PASTA plays the rest down by as many nats.
+    # PASTA plays the rest of the prompt down by as many nats.
     Condition(delta=DELTA, where=Where.PASTA): (
-        "{before}<!!->{marked}<-!!>{after}",
+        _THE_MARKED,
         {"steering": Steering(None, on_others=-DELTA, heads_by_layer=((0, (1, 2)), (2, (0, 3))))},
     ),
-    Condition(share=0.2): ("{before}<!!->{marked}<-!!>{after}", {"min_share": 0.2}),
-    Condition(share=0.5): ("{before}<!!->{marked}<-!!>{after}", {"min_share": 0.5}),
+    Condition(share=0.2): (_THE_MARKED, {"min_share": 0.2}),
+    Condition(share=0.5): (_THE_MARKED, {"min_share": 0.5}),
 }  # fmt: skip
 
 
@@ -173,4 +173,7 @@ def test_a_target_that_no_delta_meets_costs_the_others_nothing(engine):
     assert None not in before["deltas"].values()
     assert "refused" not in before
     assert [target for target, delta in found["deltas"].items() if delta is None] == ["3.0"]
-    assert found["refused"] == {"3.0": "target must be an Influence between 0 and 1, got 1.14811"}
+    assert list(found["refused"]) == ["3.0"]
+    assert found["refused"]["3.0"].startswith(
+        "target must be an Influence between 0 and 1, got 1.1"
+    )
