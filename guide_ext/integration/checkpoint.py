@@ -31,6 +31,7 @@ from guide_ext.machine.processor import why_slow
 T = TypeVar("T")
 
 _EXPECTED = "model must be a checkpoint folder or a hub id"
+_EXPECTED_GGUF = "model must be a GGUF file"
 _EXPECTED_NAME = (
     "model must be a checkpoint folder, a .gguf file, a hub id, 'embedded' or 'smollm2'"
 )
@@ -51,7 +52,7 @@ def read_tokenizer(name: str) -> Any:
 
     """
     if header := _header(name):
-        return _read(name, "tokenizer", lambda: AutoTokenizer.from_pretrained(
+        return _read(str(header.path), "tokenizer", lambda: AutoTokenizer.from_pretrained(
             header.path.parent, gguf_file=header.path.name, padding_side="left"
         ))  # fmt: skip
     _check_place(name)
@@ -83,7 +84,7 @@ def read_model(name: str, *, dtype: str, device: torch.device) -> PreTrainedMode
 
     """
     if header := _header(name):
-        return _load_gguf(name, header, "float32" if dtype == "auto" else dtype)
+        return _load_gguf(header, "float32" if dtype == "auto" else dtype)
     check_model(name)
     chosen = dtype
     if not _is_adapter(name):
@@ -142,13 +143,13 @@ def _is_adapter(name: str) -> bool:
 def _check_causal(name: str, config: Any) -> None:
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not hasattr(config, "auto_map"):
         raise ValueError(
-            f"{_EXPECTED} of a causal language model, got {name!r}, whose model type "
+            f"{_expected(name)} of a causal language model, got {name!r}, whose model type "
             f"{config.model_type!r} is none"
         )
 
 
-def _load_gguf(name: str, header: Header, dtype: str) -> PreTrainedModel:
-    folder, file = str(header.path.parent), header.path.name
+def _load_gguf(header: Header, dtype: str) -> PreTrainedModel:
+    name, folder, file = str(header.path), str(header.path.parent), header.path.name
     config = _read(
         name, "configuration", lambda: AutoConfig.from_pretrained(folder, gguf_file=file)
     )
@@ -171,16 +172,21 @@ def _load(name: str, dtype: str, place: str | None = None, **source: str) -> Pre
     missing = sorted(set(report["missing_keys"]) & {key for key, _ in model.named_parameters()})
     if missing:
         raise OSError(
-            f"{_EXPECTED} with all its weights, got {name!r}, in which {len(missing)} are missing, "
-            f"such as {missing[0]}"
+            f"{_expected(name)} with all its weights, got {name!r}, in which {len(missing)} are "
+            f"missing, such as {missing[0]}"
         )
     mismatched = sorted(key for key, *_ in report["mismatched_keys"])
     if mismatched:
         raise OSError(
-            f"{_EXPECTED} whose weights have the sizes of its configuration, got {name!r}, in "
-            f"which {len(mismatched)} have others, such as {mismatched[0]}"
+            f"{_expected(name)} whose weights have the sizes of its configuration, got {name!r}, "
+            f"in which {len(mismatched)} have others, such as {mismatched[0]}"
         )
     return model
+
+
+def _expected(name: str) -> str:
+    """Return what a model must be, for a message about one whose name is right."""
+    return _EXPECTED if gguf_file(name) is None else _EXPECTED_GGUF
 
 
 def _is_slow(config: Any, dtypes: set[torch.dtype]) -> bool:
@@ -233,7 +239,7 @@ def _read(name: str, what: str, load: Callable[[], T]) -> T:
         if os.path.exists(name):
             kind = "folder" if os.path.isdir(name) else "file"
             raise OSError(
-                f"{_EXPECTED}, got the {kind} {name!r}, whose {what} cannot be read: {reason}"
+                f"{_expected(name)}, got the {kind} {name!r}, whose {what} cannot be read: {reason}"
             ) from error
         raise OSError(
             f"{_EXPECTED}, got {name!r}, which is no folder here, and whose {what} cannot be had "

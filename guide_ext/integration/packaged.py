@@ -21,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from guide_ext.embedded import EMBEDDED, model_path
 from guide_ext.integration.checkpoint import read_model, read_tokenizer
@@ -302,10 +303,7 @@ def _says_where_to_write(folder: Path) -> Iterator[None]:
             f"{HOME} must be a folder with room for a model, got {str(folder.parent.parent)!r}: "
             f"{error.strerror}; set {HOME} to another one"
         ) from error
-    except Exception as error:
-        # safetensors has an error of its own, in which the system's is text.
-        if type(error).__name__ != "SafetensorError":
-            raise
+    except SafetensorError as error:  # in which the system's error is text
         raise OSError(
             f"{HOME} must be a folder with room for a model, got {str(folder.parent.parent)!r}: "
             f"{error}; set {HOME} to another one"

@@ -259,8 +259,7 @@ def study_cells(
     measured = {
         (row.task, row.id)
         for name in tasks
-        for own in [[row for row in rows if row.task == name]]
-        for row in (own if study.measured is None else study.measured(own))
+        for row in _measured(study, [row for row in rows if row.task == name])
     }
     for row in rows:
         decoding = settings.decoding_of(tasks[row.task])
@@ -280,6 +279,11 @@ def study_cells(
         if (row.task, row.id) in measured:
             cells += [Cell(one.kind, row, Condition(), 0, None, 0) for one in study.measurements]
     return cells
+
+
+def _measured(study: Study, of_task: Sequence[Row]) -> Sequence[Row]:
+    """Return those of the rows of a task that a study measures."""
+    return of_task if study.measured is None else study.measured(of_task)
 
 
 def batches_of(cells: Sequence[Cell], batch_size: int) -> list[list[Cell]]:

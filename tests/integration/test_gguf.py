@@ -137,8 +137,11 @@ def test_an_unknown_architecture_is_named_with_those_that_are_known(tmp_path):
 )
 def test_what_would_be_dropped_or_made_up_is_an_error(tmp_path, how, expected):
     file = write_gguf(tmp_path / "tiny.gguf", tiny_llama(), **how)
-    with pytest.raises(OSError, match=expected):
-        guide.load(str(file), device="cpu")
+    for name in (file, file.parent):
+        with pytest.raises(OSError, match=expected) as caught:
+            guide.load(str(name), device="cpu")
+        assert str(caught.value).startswith("model must be a GGUF file ")
+        assert f"got '{file}'" in str(caught.value)
 
 
 def test_blocks_that_only_guess_ahead_are_left_out(tmp_path):

@@ -7,10 +7,10 @@ import json
 
 import pytest
 
-from guide_ext.studies.cells import ANSWER, Row
+from guide_ext.studies.cells import ANSWER, Cell, Condition, Decoding, Row
 from guide_ext.studies.measurement import INFLUENCE
 from guide_ext.studies.plan import RunSettings, all_cells, batches_of, study_cells
-from guide_ext.studies.registry import STUDIES, studies_named
+from guide_ext.studies.registry import STUDIES, TASKS, studies_named
 
 ROW = Row("a@0.5", "french", "", "Summarize in French", " The cat.", 3, (0, 500))
 
@@ -64,6 +64,77 @@ class TestCells:
             if before[0].adapter == after[0].adapter:
                 assert before[-1].row.tokens <= after[0].row.tokens
 
+    def test_only_the_kinds_that_are_wanted_are_asked(self):
+        rows = [
+            dataclasses.replace(ROW, task="instruction", id=kind, after=f" {kind}.", kind=kind)
+            for kind in ("bullets", "commas", "capitals", "")
+        ]
+        study = STUDIES["instruction"]
+
+        def asked(*kinds):
+            settings = RunSettings(studies=("instruction",), data="x.jsonl", kinds=kinds)
+            return [cell.row.kind for cell in study_cells(study, settings, rows)]
+
+        of_all = asked()
+        assert set(of_all) == {"bullets", "commas", "capitals", ""}
+        some = asked("bullets", "capitals")  # a row of no kind is always asked
+        assert some == [kind for kind in of_all if kind != "commas"]
+
+
+def stressed(row, *conditions):
+    return [Cell(ANSWER, row, condition, 0, Decoding(30), 42) for condition in conditions]
+
+
+class TestBatches:
+    """Prompts that can share what they begin with come together."""
+
+    def test_a_share_is_one_for_a_whole_batch(self):
+        conditions = [Condition(), Condition(share=0.1), Condition(delta=2.0), Condition(share=0.2)]
+        rows = [dataclasses.replace(ROW, id=f"{n}", before=f"{n} ") for n in range(3)]
+        batches = batches_of([cell for row in rows for cell in stressed(row, *conditions)], 12)
+        shares = [{cell.condition.share for cell in batch} for batch in batches]
+        assert sorted(map(tuple, shares)) == [(0.0,), (0.1,), (0.2,)]
+        assert sorted(map(len, batches)) == [3, 3, 6]
+
+    def test_what_counts_is_the_length_behind_the_first_stressed_part(self):
+        """Here all prompts are of one length, and every document has one that begins late."""
+        deep = dataclasses.replace(
+            ROW, before=f"Read. Who? {'x' * 2000} ", after=" Who?", parts=(("question", "Who?"),)
+        )
+        rows = [dataclasses.replace(deep, id=f"a:{n}", marked=f"Marked {n}.") for n in range(4)]
+        late, early = Condition(delta=2.0), Condition(delta=2.0, parts=("marked", "question"))
+        batches = batches_of([cell for row in rows for cell in stressed(row, late, early)], 4)
+        assert [{cell.condition for cell in batch} for batch in batches] == [{late}, {early}]
+
+    def test_documents_are_not_torn_apart(self):
+        """Their prompts differ a little in length, as places and wordings do."""
+        conditions = [Condition(), Condition(delta=1.0), Condition(delta=2.0)]
+        cells = []
+        for number, lengths in enumerate([(2000, 2003), (2001, 2004), (2002, 2005)]):
+            for place, length in enumerate(lengths):
+                row = dataclasses.replace(
+                    ROW, id=f"a:{number}@{place}", before=f"Text {number}. ", after="x" * length
+                )
+                cells += stressed(row, *conditions)
+        batches = batches_of(cells, 6)
+        assert [{cell.row.document for cell in batch} for batch in batches] == [
+            {"a:0"}, {"a:1"}, {"a:2"}
+        ]  # fmt: skip
+        alone = batches_of(cells, 3)
+        assert all(len({cell.row.id for cell in batch}) == 1 for batch in alone)
+
+    def test_prompts_that_begin_with_the_stressed_part_go_by_length(self):
+        """Nothing can be shared, and what is longer costs more padding."""
+        rows = [
+            dataclasses.replace(ROW, id=f"a:{9 - n}", after=f" {n}.", tokens=tokens)
+            for n, tokens in enumerate((100, 101, 102, 103))
+        ]
+        cells = [cell for row in rows for cell in stressed(row, Condition(), Condition(delta=2.0))]
+        batches = batches_of(cells[::-1], 2)
+        assert [{cell.row.tokens for cell in batch} for batch in batches] == [
+            {100}, {101}, {102}, {103}
+        ]  # fmt: skip
+
 
 class TestSettings:
     @pytest.mark.parametrize(
@@ -104,6 +175,18 @@ class TestSettings:
         assert RunSettings.from_json(json.loads(json.dumps(settings.to_json()))) == settings
         with pytest.raises(ValueError, match="known names, got colour"):
             RunSettings.from_json({"colour": 1})
+
+    def test_answers_are_as_long_as_the_task_says_or_shorter(self):
+        task = TASKS["instruction_sampled"]
+        longest = task.decoding.max_new_tokens
+        for asked, wanted in ((None, longest), (longest + 1, longest), (5, 5)):
+            settings = RunSettings(studies=("french",), data="x.jsonl", max_new_tokens=asked)
+            assert settings.decoding_of(task) == Decoding(wanted, task.decoding.temperature)
+        assert RunSettings().decoding_of(TASKS["french"]).max_new_tokens == 40
+        assert RunSettings(max_new_tokens=999).decoding_of(TASKS["french"]).max_new_tokens == 40
+        assert RunSettings(max_new_tokens=7).decoding_of(TASKS["french"]).max_new_tokens == 7
+        cells = study_cells(STUDIES["french"], RunSettings(max_new_tokens=7), [ROW])
+        assert {cell.decoding.max_new_tokens for cell in cells} == {7}
 
     def test_windows(self):
         settings = RunSettings(data="x.jsonl", windows=2, window=100)

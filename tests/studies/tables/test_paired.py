@@ -5,7 +5,7 @@ import pytest
 
 from guide_ext.embedded.world import Style
 from guide_ext.studies.cells import ANSWER, Cell, Condition, Row, Where
-from guide_ext.studies.tables.paired import differences, holm, sign_flip
+from guide_ext.studies.tables.paired import differences, holm, paired, sign_flip
 from guide_ext.studies.tables.results import Answer
 
 PLAIN, TWO, UPPER = Condition(), Condition(delta=2.0), Condition(Style.UPPER)
@@ -32,6 +32,14 @@ def test_rows_without_a_plain_answer_are_left_out():
     ((_, _, _, pairs, documents, value, low, high, _, _),) = differences(answers, "found")
     assert (pairs, documents, value, low, high) == (1, 1, 1.0, None, None)
     assert differences([answer("a", TWO, 1)], "found") == []
+
+
+def test_each_sample_is_compared_with_the_plain_one_of_its_number():
+    """The samples of a number share their random numbers, and those of a row differ."""
+    plain = [answer("a", PLAIN, value, sample) for sample, value in enumerate((0, 1, 0))]
+    guided = [answer("a", TWO, value, sample) for sample, value in enumerate((0, 1, 1, 1))]
+    assert paired(guided, plain, "found") == [("a", 0.0), ("a", 0.0), ("a", 1.0)]
+    assert paired(guided[::-1], plain, "found") == [("a", 1.0), ("a", 0.0), ("a", 0.0)]
 
 
 def test_the_p_of_signs_is_that_of_all_flips_counted_out():
