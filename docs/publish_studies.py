@@ -19,10 +19,17 @@ from typing import Any
 DOCS = Path(__file__).resolve().parent
 PAGE, FOLDER = DOCS / "reproduction.md", DOCS / "studies"
 RESULT = FOLDER / "embedded.json"
-REAL_PAGE, REAL_RUNS = DOCS / "real_models.md", ("smollm2_needle", "smollm2_instruction")
+REAL_PAGE = DOCS / "real_models.md"
+REAL_RUNS = {  # and how the names of their figures begin
+    "smollm2_needle": "smollm2_",
+    "smollm2_needle_ways": "smollm2_ways_",
+    "smollm2_instruction": "smollm2_",
+}
 _BLOCK = re.compile(
-    r"(<!-- table (\w+): ([\w ,]+?)(?: where (\w+)=(\S+))? -->\n).*?(<!-- end -->)", re.S
+    r"(<!-- table ([\w/]+): ([\w ,]+?)(?: where (\w+)=(\S+))? -->\n).*?(<!-- end -->)", re.S
 )
+_BESIDE = re.compile(r"(<!-- beside needle -->\n).*?(<!-- end -->)", re.S)
+Tables = dict[str, list[dict[str, Any]]]
 _TITLES = {
     "condition": "", "in_french": "in French", "well_formed": "well-formed", "delta": "Δ",
     "right": "right in every word", "auc": "AUC", "auc_within": "AUC within one length",
@@ -34,31 +41,72 @@ _PLAIN = {"delta", "tokens", "new_tokens", "layer", "answers", "auc", "auc_withi
           "median", "p5", "p95", "p_corrected"}  # fmt: skip
 
 
-def real_result() -> dict[str, Any]:
-    """Return the tables of all runs on real models as one result."""
-    texts = [(FOLDER / f"{name}.json").read_text(encoding="utf-8") for name in REAL_RUNS]
-    return {"tables": [table for text in texts for table in json.loads(text)["tables"]]}
+def tables_of(path: Path) -> Tables:
+    """Return the rows of every table of a run."""
+    result = json.loads(path.read_text(encoding="utf-8"))
+    return {
+        table["name"]: [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+        for table in result["tables"]
+    }
 
 
-def with_tables(text: str, result: dict[str, Any]) -> str:
+def all_tables() -> Tables:
+    """Return the tables of the embedded model, and of each run on a real model as RUN/NAME."""
+    found = tables_of(RESULT)
+    for run in REAL_RUNS:
+        own = tables_of(FOLDER / f"{run}.json")
+        found |= {f"{run}/{name}": rows for name, rows in own.items()}
+    return found
+
+
+def with_tables(text: str, tables: Tables) -> str:
     """Return the page with its tables written anew."""
-    tables = {table["name"]: table for table in result["tables"]}
 
     def block(match: re.Match[str]) -> str:
         begin, name, columns, column, value, end = match.groups()
-        rows = [
-            dict(zip(tables[name]["columns"], row, strict=True)) for row in tables[name]["rows"]
-        ]
-        rows = [row for row in rows if column is None or str(row[column]) == value]
+        rows = [row for row in tables[name] if column is None or str(row[column]) == value]
         names = [part.strip() for part in columns.split(",")]
-        lines = [
-            f"| {' | '.join(_TITLES.get(n, n) for n in names)} |",
-            "|---|" + "---:|" * (len(names) - 1),
-        ]
-        lines += [f"| {' | '.join(_cell(row, n) for n in names)} |" for row in rows]
-        return f"{begin}\n{chr(10).join(lines)}\n\n{end}"
+        lines = _lines(
+            [_TITLES.get(n, n) for n in names], [[_cell(row, n) for n in names] for row in rows]
+        )
+        return f"{begin}\n{lines}\n\n{end}"
 
-    return _BLOCK.sub(block, text)
+    text = _BLOCK.sub(block, text)
+    return _BESIDE.sub(lambda match: f"{match[1]}\n{_needles(tables)}\n\n{match[2]}", text)
+
+
+def _needles(tables: Tables) -> str:
+    """Write what was found by the paper's model, the embedded and the real one, side by side."""
+    from guide_ext.studies.needle import PAPERS_PROMPT, STUDY
+    from guide_ext.studies.report.paper import PAPER
+
+    printed = {
+        dict(one.row)["delta"]: one.value
+        for section in STUDY.sections
+        for one in section.printed
+        if one.source == PAPER
+    }
+    real = {row["condition"]: row for row in tables["smollm2_needle/needle"]}
+    embedded = {row["condition"]: row for row in tables["needle"]}
+    papers = {
+        row["condition"]: row
+        for row in tables["smollm2_needle/needle_by_fact"]
+        if (row["fact"], row["prompt"]) == (PAPERS_PROMPT, PAPERS_PROMPT)
+    }
+    return _lines(
+        ["", "paper, Mistral-7B", "embedded", "SmolLM2, all", "SmolLM2, the paper's sentence"],
+        [
+            [name, f"{100 * printed[row['delta']]:.1f}%" if row["delta"] in printed else "–",
+             *(_cell(of[name], "found") if name in of else "–" for of in (embedded, real, papers))]
+            for name, row in real.items()
+        ],
+    )  # fmt: skip
+
+
+def _lines(titles: list[str], rows: list[list[str]]) -> str:
+    """Write a table in Markdown."""
+    lines = [f"| {' | '.join(titles)} |", "|---|" + "---:|" * (len(titles) - 1)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def _cell(row: dict[str, Any], name: str) -> str:
@@ -87,13 +135,9 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     shutil.copy(run / "tables.json", FOLDER / f"{real}.json" if real else RESULT)
     for figure in (run / "figures").glob("*.png"):
-        shutil.copy(figure, FOLDER / (f"smollm2_{figure.name}" if real else figure.name))
-    if real:
-        text = with_tables(REAL_PAGE.read_text(encoding="utf-8"), real_result())
-        REAL_PAGE.write_text(text, encoding="utf-8")
-        return
-    result = json.loads(RESULT.read_text(encoding="utf-8"))
-    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), result), encoding="utf-8")
+        shutil.copy(figure, FOLDER / f"{REAL_RUNS[real] if real else ''}{figure.name}")
+    for page in (PAGE, REAL_PAGE):  # reproduction.md shows runs on the real model, too
+        page.write_text(with_tables(page.read_text("utf-8"), all_tables()), encoding="utf-8")
 
 
 if __name__ == "__main__":
