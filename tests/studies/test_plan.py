@@ -135,6 +135,19 @@ class TestBatches:
             {100}, {101}, {102}, {103}
         ]  # fmt: skip
 
+    def test_so_do_prompts_that_begin_as_no_other_does(self):
+        """Those that share their beginning with others come behind them."""
+        late = {"before": "Read. ", "after": "x" * 900}
+        rows = [
+            dataclasses.replace(ROW, id=f"a:{n}", before=f"Text {n}. ", tokens=tokens, after=after)
+            for n, (tokens, after) in enumerate([(9, "x" * 70), (7, "x" * 90), (8, " x")])
+        ]
+        pair = [dataclasses.replace(ROW, id=f"b:{n}", marked=f"{n}", tokens=1, **late)
+                for n in range(2)]  # fmt: skip
+        cells = [cell for row in (*pair, *rows) for cell in stressed(row, Condition(delta=2.0))]
+        batches = batches_of(cells, 3)
+        assert [[cell.row.tokens for cell in batch] for batch in batches] == [[7, 8, 9], [1, 1]]
+
 
 class TestSettings:
     @pytest.mark.parametrize(
