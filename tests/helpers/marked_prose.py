@@ -17,6 +17,9 @@ from torch import Tensor, nn
 
 from guide_ext.studies.data.python_docs import documents
 
+# An end of text that no model writes, so that each row has all steps.
+ENDLESS = {"eos_token_id": -1}
+
 
 @dataclass(frozen=True)
 class Mark:
@@ -45,7 +48,8 @@ class Prose:
         """The text as a user writes it."""
         pieces, cursor = [], 0
         for mark in self.marks:
-            pieces += [self.text[cursor : mark.start], mark.around(self.text[mark.start : mark.end])]
+            pieces.append(self.text[cursor : mark.start])
+            pieces.append(mark.around(self.text[mark.start : mark.end]))
             cursor = mark.end
         return "".join([*pieces, self.text[cursor:]])
 

@@ -26,3 +26,19 @@ def smollm2():
     from guide_ext import integration as guide
 
     return guide.load("smollm2", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def eager(smollm2):
+    """Return the same weights in transformers' own model, under its eager attention."""
+    from guide_ext import integration as guide
+
+    model, _ = guide.load("smollm2", device="cpu", steerable=False)
+    model.set_attn_implementation("eager")
+    return model
+
+
+@pytest.fixture(scope="session")
+def seed(request):
+    """The number that random texts and marks are drawn with."""
+    return request.config.getoption("--seed")
