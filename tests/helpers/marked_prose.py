@@ -82,7 +82,7 @@ def by_hand(tokenizer: Any, proses: list[Prose], groups: list[str] | None = None
         return nn.functional.pad(tensor, (width - tensor.shape[-1], 0), value=fill)
 
     made = {
-        "input_ids": torch.stack([padded(ids, tokenizer.pad_token_id) for ids, _, _ in rows]),
+        "input_ids": torch.stack([padded(ids, tokenizer.pad_token_id or 0) for ids, _, _ in rows]),
         "attention_mask": torch.stack([padded([1] * len(ids)) for ids, _, _ in rows]),
         "guide_bias": torch.stack([padded(bias) for _, bias, _ in rows]),
     }
