@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Whatever keeps the keys of SmolLM2, a steered answer is that of eager attention without a cache."""
+"""Whatever keeps the keys of SmolLM2, steered answers are those of eager attention without."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from marked_prose import ENDLESS, assert_greedy, by_hand, draw, eager_logits, wh
 from models import CACHE, assert_same_generation, generation, reference_generation
 from transformers import DynamicCache, StaticCache
 
-from guide_ext import integration as guide
 from guide_ext.integration import prefixes
 from guide_ext.integration.likelihood import log_likelihoods
 from guide_ext.steering.steering import Steering

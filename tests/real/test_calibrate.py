@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A Δ that was calibrated on SmolLM2, measured anew: by eager attention with the bias in its mask."""
+"""A Δ that was calibrated on SmolLM2, measured anew by eager attention with it in the mask."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from guide_ext import integration as guide
 
 RULE = "Answer in one word"
 TEXTS = (
-    f"{RULE}: which animal sleeps in the barn? The old cat sleeps in the barn, and the dog outside.",
+    f"{RULE}: which animal sleeps in the barn? The old cat sleeps there, and the dog outside.",
     f"The river is wide in spring and narrow in summer. {RULE}, when is it wide?",
 )
 END = 10
 
 
 def chats(texts):
-    return [[{"role": "user", "content": text.replace(RULE, f"<!!->{RULE}<-!!>")}] for text in texts]
+    marked = (text.replace(RULE, f"<!!->{RULE}<-!!>") for text in texts)
+    return [[{"role": "user", "content": text}] for text in marked]
 
 
 def measured(eager, tokenizer, texts, delta, rule=RULE, last_tokens=END):

@@ -52,7 +52,8 @@ class TestGenerate:
         assert (found["model"], found["delta"], found["prompt"]) == ("smollm2", 3.0, PROMPT)
 
     def test_streamed_from_standard_input(self, run, smollm2):
-        assert run("generate", "--max-new-tokens", NEW, stdin=PROMPT).strip() == answer(smollm2, 2.0)
+        printed = run("generate", "--max-new-tokens", NEW, stdin=PROMPT)
+        assert printed.strip() == answer(smollm2, 2.0)
 
     def test_layers_and_a_system_message(self, run, smollm2):
         found = json.loads(run("generate", PROMPT, "--json", "--max-new-tokens", NEW, "--layers",

@@ -22,8 +22,8 @@ STEPS = 8
 def proses(smollm2, seed):
     """A group that steers, one that does not, and a mark of no group; then other marks."""
     rule, place = {"delta": 2.0, "group": "rule"}, {"group": "place"}
-    kinds = ([rule, place, {"delta": -1.0}], [place, rule])
-    return [draw(smollm2[1], tokens, marks, seed) for tokens, marks in zip((110, 70), kinds, strict=True)]
+    rows = ((110, [rule, place, {"delta": -1.0}]), (70, [place, rule]))
+    return [draw(smollm2[1], tokens, kinds, seed) for tokens, kinds in rows]
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +81,7 @@ def test_of_prompts_whose_marks_do_not_steer(smollm2, eager, encoded, inputs):
 def test_of_every_head(smollm2, eager, encoded, inputs):
     found = guide.influence(smollm2[0], encoded, form="raw", by_head=True).by_head
     prompt = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    wanted = reference_heads(
-        eager, "llama", prompt, inputs["guide_seed"], inputs["guide_bias"]
-    )
+    wanted = reference_heads(eager, "llama", prompt, inputs["guide_seed"], inputs["guide_bias"])
     for row, mask in enumerate(inputs["attention_mask"].bool()):
         difference = (found[row].double() - wanted[row])[..., mask].abs().max().item()
         assert difference <= INFLUENCE, f"{difference:.2e}"

@@ -20,7 +20,7 @@ from guide_ext.tokens import encode
 
 TEXTS = 2000
 BYTES = {char: byte for byte, char in bytes_to_unicode().items()}
-# Parts that byte-level tokens cut inside a character, join across characters, or begin with a space.
+# Byte-level tokens cut these inside a character, join them across characters, begin with a space.
 PARTS = [
     *("Summarize", "the", "un", "believ", "able", "3.14", "100000", "{", '"key":', ", ", "-", "…"),
     *("😀", "👋🏽", "👨‍👩‍👧‍👦", "🇫🇷", "\u200d", "\ufe0f", "𝔸", "𓂀"),
