@@ -20,7 +20,7 @@ from guide_ext.tokens import encode
 
 TEXTS = 2000
 BYTES = {char: byte for byte, char in bytes_to_unicode().items()}
-# Byte-level tokens cut these inside a character, join them across characters, begin with a space.
+# What byte-level tokens cut inside a character, or join across characters and spaces.
 PARTS = [
     *("Summarize", "the", "un", "believ", "able", "3.14", "100000", "{", '"key":', ", ", "-", "…"),
     *("😀", "👋🏽", "👨‍👩‍👧‍👦", "🇫🇷", "\u200d", "\ufe0f", "𝔸", "𓂀"),
