@@ -16,6 +16,7 @@ from models import (
     reference_logits,
 )
 from share_reference import put_under
+from tolerance import assert_accurate
 
 from guide_ext import integration as guide
 from guide_ext.machine.processor import why_slow
@@ -171,7 +172,7 @@ def test_share(smollm2, eager, short):
 @pytest.mark.skipif(
     why_slow(torch.bfloat16) is not None, reason=f"bfloat16: {why_slow(torch.bfloat16)}"
 )
-def test_bfloat16(short, assert_accurate):
+def test_bfloat16(short):
     """No further from float32 than twice as far as eager attention in bfloat16."""
     model, tokenizer = guide.load("smollm2", dtype="bfloat16", device="cpu")
     plain, _ = guide.load("smollm2", dtype="bfloat16", device="cpu", steerable=False)
