@@ -60,7 +60,7 @@ class Prose:
 
 def draw(tokenizer: Any, tokens: int, kinds: list[dict[str, Any]], seed: int) -> Prose:
     """Draw a document of about so many tokens, with some words of each of its parts marked."""
-    (document,) = documents([(tokens - 20, tokens)], 1, seed, tokenizer=tokenizer)
+    (document,) = documents([(tokens - tokens // 6, tokens)], 1, seed, tokenizer=tokenizer)
     text, rng = document.text, random.Random(f"marks {seed} {tokens}")
     starts = [0, *(place + 1 for place, char in enumerate(text) if char.isspace())]
     words = [place for place in starts if place < len(text) and not text[place].isspace()]

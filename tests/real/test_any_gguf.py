@@ -48,7 +48,7 @@ def enabled(model):
 def prompts(loaded, seed):
     """Return two marked texts as they are written, and what a model is to read of them."""
     tokenizer = loaded[1]
-    rows = ((130, (2.0, -1.5)), (70, (3.0,)))
+    rows = ((260, (2.0, -1.5)), (130, (3.0,)))  # paragraphs, even in a poor vocabulary
     proses = [
         draw(tokenizer, tokens, [{"delta": delta} for delta in deltas], seed)
         for tokens, deltas in rows
