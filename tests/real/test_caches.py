@@ -64,7 +64,7 @@ def test_a_row_alone_is_the_row_of_a_batch(smollm2, inputs, wanted):
 
 
 def test_beams(smollm2, eager, seed):
-    rows = [draw(smollm2[1], tokens, [{"delta": 2.5}], seed) for tokens in (85, 60)]
+    rows = [draw(smollm2[1], tokens, [{"delta": 2.5}], seed) for tokens in (90, 70)]
     inputs = by_hand(smollm2[1], rows)
     how = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 3, **ENDLESS}
     plain = {name: inputs[name] for name in ("input_ids", "attention_mask")}
