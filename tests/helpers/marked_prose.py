@@ -59,9 +59,11 @@ class Prose:
 
 
 def draw(tokenizer: Any, tokens: int, kinds: list[dict[str, Any]], seed: int) -> Prose:
-    """Draw a document of about so many tokens, with some words of each of its parts marked."""
-    (document,) = documents([(tokens - tokens // 6, tokens)], 1, seed, tokenizer=tokenizer)
-    text, rng = document.text, random.Random(f"marks {seed} {tokens}")
+    """Draw so many tokens of a document, with some words of each of its parts marked."""
+    (document,) = documents([(400, 600)], 1, 1000 * seed + tokens, tokenizer=tokenizer)
+    found = tokenizer(document.text, add_special_tokens=False, return_offsets_mapping=True)
+    text = document.text[: found["offset_mapping"][tokens][0]].rsplit(None, 1)[0]
+    rng = random.Random(f"marks {seed} {tokens}")
     starts = [0, *(place + 1 for place, char in enumerate(text) if char.isspace())]
     words = [place for place in starts if place < len(text) and not text[place].isspace()]
     part, marks = len(words) // len(kinds), []
