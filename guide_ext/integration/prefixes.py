@@ -153,14 +153,14 @@ def beginnings_of(inputs: dict[str, Tensor]) -> Beginnings:
     padding = tokens - mask.sum(-1)
     common = _common(ids, padding)
     # Beginnings part company where two rows do; between these slots, a later cut is better.
-    cuts = (padding[:, None] + common).clamp(max=latest).unique().tolist()
+    cuts = torch.unique((padding[:, None] + common).clamp(max=latest)).tolist()
     owners = [_owners(common, (cut - padding).clamp(min=0)) for cut in cuts]
     best = min(
         range(len(cuts)),
-        key=lambda i: len(owners[i].unique()) * cuts[i] + rows * (tokens - cuts[i]),
+        key=lambda i: len(torch.unique(owners[i])) * cuts[i] + rows * (tokens - cuts[i]),
     )
     own = (cuts[best] - padding).clamp(min=0)
-    first, of_row = owners[best].unique(return_inverse=True)
+    first, of_row = torch.unique(owners[best], return_inverse=True)
     further = own[owners[best]] - own
     return Beginnings(
         cuts[best],

@@ -68,7 +68,7 @@ def test_every_python_block_is_an_example_with_its_output():
 
 def test_the_first_screen_is_a_sentence_and_an_example():
     before, _, rest = README.partition("## ")
-    assert before.count("```python") == before.count("smollm2\")") == 1
+    assert before.count("```python") == before.count('smollm2")') == 1
     assert before.count("![") == 2
     assert len(before.splitlines()) <= 30
     assert rest.startswith("Installation")
