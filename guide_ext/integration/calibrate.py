@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from guide_ext.calibration.calibration import UPPERCASE, Calibration, Search, solve
+from guide_ext.calibration.search import CalibrationError
 from guide_ext.influence.forms import form_named
 from guide_ext.integration.influence.measure import influence
 from guide_ext.integration.inputs import encode, is_chat
@@ -115,6 +116,7 @@ def calibrate(
         targets = _of_upper_case(tokenizer, texts, meter)
     else:
         plain = meter(written, [0.0] * len(written))
+        _check_factor(float(goal), plain)
         at_zero = dict(enumerate(plain))
         targets = [float(goal) * value for value in plain]
 
@@ -200,6 +202,15 @@ def _goal(target: str | float) -> str | float:
             f"got {target!r}"
         )
     return factor
+
+
+def _check_factor(factor: float, plain: Sequence[float]) -> None:
+    mean = math.fsum(plain) / len(plain)
+    if factor * mean >= 1:
+        raise CalibrationError(
+            f"target must be a factor below {1 / mean:.4g} here, because the Influence at Δ = 0 is "
+            f"{mean:.4g} and none is above 1, got {factor:g}"
+        )
 
 
 def _listed(prompts: Any) -> list[Any]:

@@ -158,7 +158,7 @@ class TestModel:
             (3, {}, "prompts must be text, MarkedText or chats"),
             (TEXTS, {"tools": []}, "tools must go with a chat"),
             (["<!!->never closed"], {}, "never closed"),
-            (TEXTS, {"target": 1000.0}, "target must be an Influence between 0 and 1"),
+            (TEXTS, {"target": 1000.0}, "target must be a factor below .* here, .* got 1000"),
             (TEXTS, {"target": 0.5}, "only a negative Δ meets it"),
             (TEXTS, {"target": 3.0, "max_delta": 0.1}, r"reached up to max_delta=0\.1"),
         ],

@@ -164,9 +164,8 @@ def test_a_calibrated_delta_is_that_of_the_marked_part(engine, embedded):
 
 
 def test_a_target_that_no_delta_meets_costs_the_others_nothing(engine):
-    alone = dataclasses.replace(
-        ROWS[0], before="", after=""
-    )  # three times its Influence is above 1
+    # Three times its Influence is above 1.
+    alone = dataclasses.replace(ROWS[0], before="", after="")
     cells = [Cell(CALIBRATED.kind, row, Condition()) for row in (ROWS[1], alone, ROWS[1])]
     before, found, after = engine.run(cells)
     assert before == after
@@ -174,6 +173,4 @@ def test_a_target_that_no_delta_meets_costs_the_others_nothing(engine):
     assert "refused" not in before
     assert [target for target, delta in found["deltas"].items() if delta is None] == ["3.0"]
     assert list(found["refused"]) == ["3.0"]
-    assert found["refused"]["3.0"].startswith(
-        "target must be an Influence between 0 and 1, got 1.1"
-    )
+    assert found["refused"]["3.0"].startswith("target must be a factor below 2.6")
