@@ -22,7 +22,7 @@ from guide_ext.cli.options import (
     read_file,
 )
 from guide_ext.cli.progress import progress
-from guide_ext.cli.study_options import parse_deltas, parse_heads
+from guide_ext.cli.study_options import parse_deltas, parse_heads, parse_names
 from guide_ext.embedded import EMBEDDED
 from guide_ext.report.console import console, say
 
@@ -92,6 +92,10 @@ def run(
     max_new_tokens: Annotated[
         int | None,
         typer.Option(min=1, help="Longest answer in tokens, if shorter than the task's."),
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="Only these tasks, with commas between, where a study has several."),
     ] = None,
     kinds: Annotated[
         str | None,
@@ -164,7 +168,8 @@ def run(
         bertscore=bertscore,
         bertscore_layer=bertscore_layer,
         max_new_tokens=max_new_tokens,
-        kinds=() if kinds is None else tuple(name.strip() for name in kinds.split(",")),
+        tasks=parse_names(tasks),
+        kinds=parse_names(kinds),
         baselines=baselines,
         heads=() if chosen is None else parse_heads(chosen),
     )

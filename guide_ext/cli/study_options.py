@@ -26,6 +26,17 @@ def parse_deltas(text: str | None) -> tuple[float, ...] | None:
         raise ValueError(msg) from None
 
 
+def parse_names(text: str | None) -> tuple[str, ...]:
+    """Read a list of names with commas between; none for no text.
+
+    Example:
+        >>> parse_names("the code, city"), parse_names(None)
+        (('the code', 'city'), ())
+
+    """
+    return () if text is None else tuple(name.strip() for name in text.split(","))
+
+
 def parse_heads(text: str) -> tuple[tuple[int, int], ...]:
     """Read JSON pairs of a layer and a head: a list, or what ``guide-ext study heads`` saved.
 

@@ -55,7 +55,8 @@ class RunSettings:
         bertscore_layer: Layer of the encoder, where bert-score does not know one.
         max_new_tokens: Length of the longest answer, in tokens, where it is below that of the task;
             None for the task's.
-        kinds: Which kinds of questions are asked, where a study has several; none for all.
+        tasks: Which tasks are asked, where a study has several; none for all.
+        kinds: Which kinds of questions are asked, where a task has several; none for all.
         baselines: Whether studies have other conditions than Δ on the marked part: other wordings,
             other parts, other methods.
         heads: Layers and heads, counted from 0, for the methods that act in chosen heads alone;
@@ -89,6 +90,7 @@ class RunSettings:
     bertscore: str | None = None
     bertscore_layer: int | None = None
     max_new_tokens: int | None = None
+    tasks: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
     baselines: bool = True
     heads: tuple[tuple[int, int], ...] = ()
@@ -98,6 +100,7 @@ class RunSettings:
         if self.data == PYTHON_DOCS:
             self._check_no_columns()
         object.__setattr__(self, "studies", tuple(study.name for study in self._wanted()))
+        self._check_tasks()
         for name in (
             "documents", "samples", "windows", "window", "batch_size", "max_new_tokens"
         ):  # fmt: skip
@@ -144,6 +147,25 @@ class RunSettings:
                     f"data must have references for the study {study.name}, which trains on "
                     f"{study.trains_on}, got {PYTHON_DOCS!r}, which have none; name other data or "
                     "other studies"
+                )
+
+    def _check_tasks(self) -> None:
+        of_studies = {
+            study.name: [task.name for task in study.tasks_of(is_embedded=self.is_embedded)]
+            for study in studies_named(self.studies)
+        }
+        known = dict.fromkeys(name for names in of_studies.values() for name in names)
+        unknown = [name for name in self.tasks if name not in known]
+        if unknown:
+            raise ValueError(
+                f"tasks must be among those of the studies, {', '.join(known)}, "
+                f"got {', '.join(unknown)}"
+            )
+        for study, names in of_studies.items():
+            if self.tasks and not set(names) & set(self.tasks):
+                raise ValueError(
+                    f"tasks must have one of the study {study}, {', '.join(names)}, "
+                    f"got {', '.join(self.tasks)}"
                 )
 
     def _wanted(self) -> list[Study]:
@@ -225,8 +247,13 @@ def _tuples(value: Any) -> Any:
 def tasks_of(settings: RunSettings) -> list[Task]:
     """Return the tasks of the studies of a run, each once."""
     studies = studies_named(settings.studies)
-    tasks = [task for one in studies for task in one.tasks_of(is_embedded=settings.is_embedded)]
-    return list({task.name: task for task in tasks}.values())
+    return list({task.name: task for one in studies for task in _tasks(one, settings)}.values())
+
+
+def _tasks(study: Study, settings: RunSettings) -> list[Task]:
+    """Return the tasks of one study that a run asks."""
+    own = study.tasks_of(is_embedded=settings.is_embedded)
+    return [task for task in own if not settings.tasks or task.name in settings.tasks]
 
 
 def training_study(settings: RunSettings) -> Study | None:
@@ -246,8 +273,7 @@ def study_cells(
         adapters: Trained tokens after which models are saved; a study that fine-tunes asks them.
 
     """
-    own = study.tasks_of(is_embedded=settings.is_embedded)
-    tasks = {task.name: task for task in own}
+    tasks = {task.name: task for task in _tasks(study, settings)}
     conditions = study.conditions(
         settings.deltas,
         baselines=settings.baselines,

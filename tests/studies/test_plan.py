@@ -9,7 +9,7 @@ import pytest
 
 from guide_ext.studies.cells import ANSWER, Cell, Condition, Decoding, Row
 from guide_ext.studies.measurement import INFLUENCE
-from guide_ext.studies.plan import RunSettings, all_cells, batches_of, study_cells
+from guide_ext.studies.plan import RunSettings, all_cells, batches_of, study_cells, tasks_of
 from guide_ext.studies.registry import STUDIES, TASKS, studies_named
 
 ROW = Row("a@0.5", "french", "", "Summarize in French", " The cat.", 3, (0, 500))
@@ -38,6 +38,14 @@ class TestCells:
         for batch in batches:
             assert len(batch) <= 4
             assert len({(cell.kind, cell.decoding, cell.adapter) for cell in batch}) == 1
+
+    def test_only_the_tasks_that_are_wanted_are_asked(self):
+        settings = RunSettings(studies=("predictor", "needle"), tasks=("needle",))
+        rows = [dataclasses.replace(ROW, task=task) for task in ("french", "needle", "json")]
+        cells = all_cells(settings, rows)
+        assert all({cell.row.task for cell in own} == {"needle"} for own in cells.values())
+        assert {cell.kind for cell in cells["predictor"]} == {ANSWER, INFLUENCE.kind}
+        assert [task.name for task in tasks_of(settings)] == ["needle"]
 
     def test_deltas_replace_those_of_studies_that_sweep(self):
         settings = RunSettings(deltas=(1.5,))
@@ -162,6 +170,14 @@ class TestSettings:
             ({"data": "python-docs", "reference_column": "x"}, "reference_column must be left out"),
             ({"data": "python-docs", "studies": ("sft",)}, "data must have references for the st"),
             ({"bertscore": "x"}, "reference_column must be given with bertscore"),
+            (
+                {"studies": ("norms",), "tasks": ("nedle",)},
+                "tasks must be among .*french.*got nedl",
+            ),
+            (
+                {"studies": ("predictor", "json"), "tasks": ("needle",)},
+                "tasks must have one of the study json, json, got needle",
+            ),
         ],
     )
     def test_errors(self, wrong, message):
