@@ -28,6 +28,15 @@ def run_smoke(*arguments, kind="attention", **environment):
     )  # fmt: skip
 
 
+def run_script(name, *arguments):
+    paths = os.pathsep.join(str(ROOT / folder) for folder in ("tests/helpers", "benchmarks"))
+    return subprocess.run(
+        [sys.executable, f"benchmarks/{name}", *arguments],
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     """What a short run over tiny problems writes."""
@@ -147,12 +156,9 @@ class TestInfluence:
 
 class TestGrowth:
     def test_sizes_are_timed_fitted_and_drawn(self, tmp_path):
-        paths = os.pathsep.join(str(ROOT / name) for name in ("tests/helpers", "benchmarks"))
-        done = subprocess.run(
-            [sys.executable, "benchmarks/growth.py", "--smallest", "64", "--largest", "256",
-             "--seconds", "0", "--threads", "1", "--out", str(tmp_path)],
-            cwd=ROOT, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True,
-            check=False,
+        done = run_script(
+            "growth.py", "--smallest", "64", "--largest", "256", "--seconds", "0",
+            "--threads", "1", "--out", str(tmp_path),
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         result = json.loads((tmp_path / "growth.json").read_text())
@@ -177,12 +183,9 @@ class TestGrowth:
 class TestStudySpeed:
     @pytest.mark.long
     def test_all_ways_answer_alike_and_are_timed(self, tmp_path):
-        paths = os.pathsep.join(str(ROOT / name) for name in ("tests/helpers", "benchmarks"))
-        done = subprocess.run(
-            [sys.executable, "benchmarks/study_speed.py", "--model", "embedded", "--documents", "1",
-             "--rounds", "1", "--threads", "1", "--out", str(tmp_path)],
-            cwd=ROOT, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True,
-            check=False,
+        done = run_script(
+            "study_speed.py", "--model", "embedded", "--documents", "1", "--rounds", "1",
+            "--threads", "1", "--out", str(tmp_path),
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         result = json.loads((tmp_path / "study.json").read_text())
