@@ -7,6 +7,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from guide_ext.studies.registry import STUDIES
 
 ROOT = Path(__file__).parents[3]
@@ -52,7 +54,7 @@ def test_the_page_of_real_models_has_the_tables_of_its_runs():
     publish = published()
     text = publish.REAL_PAGE.read_text("utf-8")
     assert publish.with_tables(text, publish.all_tables()) == text
-    assert text.count("<!-- table ") == 4
+    assert text.count("<!-- table ") == 6
     for figure in re.findall(r"\(studies/(\w+)\.png\)", text):
         assert (publish.FOLDER / f"{figure}.png").exists()
 
@@ -75,6 +77,30 @@ def test_what_the_page_of_real_models_says_of_its_tables():
     assert changes[2.0]["difference_high"] < 0
     assert all(row["p_corrected"] > 0.05 for row in rows["instruction_gains"])
     assert sum(row["success_at_zero"] == 0 for row in rows["instruction_gains"]) == 8
+
+
+def test_what_the_pages_say_of_other_marks_and_wordings():
+    publish = published()
+    tables = publish.tables_of(publish.FOLDER / "smollm2_needle_ways.json")
+    found = {row["condition"]: round(100 * row["found"]) for row in tables["needle"]}
+    named = ("Δ = 0", "Δ = 2", "Δ = 2 on question", "Δ = 2 on other",
+             "Δ = 2, last third of the layers")  # fmt: skip
+    assert [found[name] for name in named] == [75, 95, 64, 53, 96]
+    changes = {row["condition"]: row for row in tables["needle_differences"]}
+    assert all(row["answers"] == 240 for row in changes.values())
+    none = {name for name, row in changes.items() if row["p_corrected"] > 0.05}
+    assert none == {
+        "“Important:”", "“Pay close attention to this:”", "“This is the most important part:”",
+        "Δ = 2, first third of the layers", "Δ = 2, middle third of the layers",
+    }  # fmt: skip
+    worse = {name for name, row in changes.items() if row["difference"] < 0} - none
+    assert worse == {"upper case", "Δ = 2 on question", "Δ = 1 on other", "Δ = 2 on other"}
+    twice, share, two = (
+        changes[name]["difference"] for name in ("said twice", "share ≥ 0.1", "Δ = 2")
+    )
+    assert 0 < twice < share < two
+    assert (round(100 * twice), round(100 * changes["upper case"]["difference"])) == (6, -52)
+    assert abs(changes["Δ = 2 on other"]["difference"]) == pytest.approx(two, abs=0.05)
 
 
 def test_what_the_page_says_of_its_tables():
