@@ -89,7 +89,8 @@ REAL_STUDIES = needle instruction -m smollm2 --data python-docs --seed 2026 --do
 demo-real: $(READY) $(VENV)/.real  ## a real model on real texts: what is found, what is obeyed, the answers (8 minutes, resumable)
 	$(BIN)/guide-ext study run $(REAL_STUDIES) --out demo_real_results
 	$(BIN)/guide-ext study report demo_real_results
-	$(BIN)/guide-ext study answers demo_real_results --pairs 3
+	$(BIN)/guide-ext study answers demo_real_results needle --delta 2 --pairs 2
+	$(BIN)/guide-ext study answers demo_real_results instruction --delta 1 --pairs 1
 
 studies: setup  ## the paper's studies on the embedded model, with report (some minutes, resumable)
 	$(BIN)/guide-ext study run --out study_results $(STUDY)
