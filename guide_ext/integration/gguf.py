@@ -92,6 +92,21 @@ def gguf_file(name: str) -> Path | None:
     return path
 
 
+def check_packages(purpose: str) -> None:
+    """Check that all packages are installed that a GGUF file needs.
+
+    Args:
+        purpose: What they are needed for; part of the error message.
+
+    Raises:
+        MissingPackageError: If one is not.
+
+    """
+    # For accelerate, transformers asks late and in passing.
+    for package in ("gguf", "accelerate"):
+        check_installed(package, purpose)
+
+
 def check_gguf(path: Path) -> Header:
     """Check that a file is a whole GGUF file of an architecture that transformers reads.
 
@@ -107,8 +122,7 @@ def check_gguf(path: Path) -> Header:
             sentence.
 
     """
-    require("gguf", _PURPOSE)
-    check_installed("accelerate", _PURPOSE)  # transformers asks for it, late and in passing
+    check_packages(_PURPOSE)
     header = read_header(path)
     known = readable_architectures()
     if _plain(header.architecture) not in map(_plain, known):

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 
 from guide_ext.embedded import EMBEDDED, model_path
 from guide_ext.integration.checkpoint import read_model, read_tokenizer
-from guide_ext.integration.gguf import SUFFIX
+from guide_ext.integration.gguf import SUFFIX, check_packages
 from guide_ext.support.extras import check_installed
 from guide_ext.support.files import json_text
 from guide_ext.support.version import VERSION
@@ -251,7 +251,7 @@ def _write(model: Packaged, source: Path, folder: Path) -> None:
 def _source(model: Packaged) -> Path:
     """Return the GGUF file of a package, without importing the package."""
     check_installed(model.module, f"for the model {model.title}")
-    check_installed("gguf", f"to convert the model {model.title}")
+    check_packages(f"to convert the model {model.title}")
     spec = importlib.util.find_spec(model.module)
     places = (spec.submodule_search_locations or []) if spec is not None else []
     found = sorted(path for place in places for path in Path(place).glob(f"*{SUFFIX}"))
