@@ -44,13 +44,14 @@ def details(result: dict[str, Any]) -> list[str]:
     """Write every sample, and what was counted."""
     lines: list[str] = []
     for record in result["records"]:
+        different = record["different"]
         lines += [
             "",
             f"{record['problem']}: {record['answers']} answers of {record['new_tokens']} tokens to "
             f"prompts of {record['prompt_tokens']}, of which any way must compute "
             f"{record['least_tokens']}. torch.mm at best {record['product_gflops']:.0f} GFLOP/s, "
             f"load {record['load']:.1f}. Answers that differ from those of `{GENERATE}`: "
-            f"{record['different']}.",
+            f"{'not compared' if different is None else different}.",
             "",
         ]
         for row in record["rows"]:

@@ -77,6 +77,7 @@ def with_tables(text: str, tables: Tables) -> str:
 
 def _needles(tables: Tables) -> str:
     """Write what was found by the paper's model, the embedded and the real one, side by side."""
+    from guide_ext.studies.data.facts import PAPERS_FACT
     from guide_ext.studies.needle import PAPERS_PROMPT, STUDY
     from guide_ext.studies.report.paper import PAPER
 
@@ -91,7 +92,7 @@ def _needles(tables: Tables) -> str:
     papers = {
         row["condition"]: row
         for row in tables["smollm2_needle/needle_by_fact"]
-        if (row["fact"], row["prompt"]) == (PAPERS_PROMPT, PAPERS_PROMPT)
+        if (row["fact"], row["prompt"]) == (PAPERS_FACT.name, PAPERS_PROMPT)
     }
     return _lines(
         ["", "paper, Mistral-7B", "embedded", "SmolLM2, all", "SmolLM2, the paper's sentence"],

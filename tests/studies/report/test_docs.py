@@ -45,6 +45,10 @@ def test_the_tables_of_the_page_are_those_of_the_run():
     assert publish.with_tables(text, publish.all_tables()) == text
     assert text.count("<!-- table ") == 8
     assert text.count("<!-- beside ") == 1
+    for name, points in (("needle", 10), ("smollm2_needle/needle", 14)):  # as the page says
+        found = {row["delta"]: row["found"] for row in publish.all_tables()[name]
+                 if row["style"] == "plain"}  # fmt: skip
+        assert round(100 * (found[1.0] - found[0.0])) == points
     for figure in re.findall(r"\(studies/(\w+)\.png\)", text):
         assert figure in made
         assert (publish.FOLDER / f"{figure}.png").exists()
@@ -72,6 +76,9 @@ def test_what_the_page_of_real_models_says_of_its_tables():
     assert max(found, key=lambda delta: found[delta]["found"]) == 3
     obeyed = {row["delta"]: row["obeys"] for row in rows["instruction"]}
     assert max(obeyed, key=obeyed.get) == 1
+    done = {row["delta"]: row["on_task"] for row in rows["instruction"]}
+    assert done[2.0] == pytest.approx(1 / 3, abs=0.03)  # docs/practice.md: two of three are none
+    assert found[5.0]["found"] < found[1.0]["found"]
     changes = {row["delta"]: row for row in rows["instruction_differences"]}
     assert all(changes[delta]["p_corrected"] > 0.05 for delta in (0.25, 0.5, 1.0))
     assert changes[2.0]["difference_high"] < 0
