@@ -15,6 +15,7 @@ from guide_ext.cli.options import (
     DeviceOption,
     DtypeOption,
     JsonOption,
+    ModelOption,
     checked_file,
 )
 from guide_ext.cli.progress import progress
@@ -27,14 +28,14 @@ _SHOWN = 5  # of the best heads, in the terminal
 def heads(
     studies: Annotated[
         list[str],
-        typer.Argument(metavar="STUDY...", help="Whose questions have one right answer: needle."),
+        typer.Argument(
+            metavar="STUDY...", help="Whose questions have one right answer: needle, conflict."
+        ),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Save the heads here, for 'study run --heads'.")
     ] = Path("heads.json"),
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="A checkpoint folder, a hub id, or 'embedded'.")
-    ] = EMBEDDED,
+    model: ModelOption = EMBEDDED,
     data: Annotated[
         str | None,
         typer.Option(

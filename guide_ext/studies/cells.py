@@ -42,7 +42,7 @@ class Row:
         keys: Keys that a JSON answer must have.
         depth: Where the needle is, from 0 at the start of the document to 1; None without one.
         parts: Other parts of the prompt that a condition can stress: names and texts. All places
-            are meant where a text stands in `before` or `after`.
+            are meant where a text stands in `before` or `after`. A part can have several texts.
         variant: How the prompt is put, where a task has several ways.
         kind: What is asked, where a task asks several things.
 
@@ -92,11 +92,20 @@ class Row:
             (4, 3)
 
         """
-        texts = dict(self.parts)
         whole = f"{self.before}{self.marked}{self.after}"
         return min(
-            len(self.before) if part == MARKED else whole.find(texts[part]) for part in parts
+            place
+            for part in parts
+            for place in (
+                [len(self.before)]
+                if part == MARKED
+                else [whole.index(text) for text in self.texts_of(part)]
+            )
         )
+
+    def texts_of(self, part: str) -> list[str]:
+        """Return the texts of one of `parts`; none if there is no such part."""
+        return [text for name, text in self.parts if name == part]
 
     @property
     def document(self) -> str:

@@ -2,7 +2,8 @@
 """The study `needle`: is a sentence found that is hidden in a text?
 
 The sentence is marked. It is hidden at several depths of texts of several lengths. In real texts, a
-second sentence is hidden elsewhere: marking that one, or the question, are the controls.
+second sentence is hidden elsewhere: marking that one, or the question, or more than the sentence,
+are the controls.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from guide_ext.embedded import evaluate
 from guide_ext.studies.cells import MARKED, Condition, Decoding, Row
 from guide_ext.studies.data.documents import Document
 from guide_ext.studies.data.facts import FACTS, PAPERS_FACT, says
-from guide_ext.studies.data.places import border_apart, border_at, hidden
+from guide_ext.studies.data.places import beside, border_apart, border_at, hidden
 from guide_ext.studies.data.task import Task
 from guide_ext.studies.differences import difference_table
 from guide_ext.studies.report.paper import (
@@ -75,6 +76,8 @@ Your objective is to answer the following question based on the context:
 Don't give information outside the document or repeat our findings
 </question>"""
 _READ = "Read this text.\n\n"
+_LONG_MARKS = {"a quarter of the text": 0.25, "the whole text": 1.0}
+"""Parts that are marked beside the sentence, so that the mark gets long."""
 _IN_ONE_WORD = " Answer with one word."
 
 
@@ -94,6 +97,9 @@ def _rows(document: Document, tokens: int, length: tuple[int, int], number: int)
     place = border_at(document.text, depth)
     other_place = border_apart(document.text, place, rng)
     before, after = hidden(document.text, place, other, other_place)
+    parts = [("question", fact.question), ("other", other)]
+    for name, share in _LONG_MARKS.items():
+        parts += [(name, side) for side in beside(before, after, share) if side]
     asked = _QUESTION.format(question=fact.question)
     brief = _IN_ONE_WORD if fact.in_one_word else ""
     prompts = {
@@ -103,8 +109,7 @@ def _rows(document: Document, tokens: int, length: tuple[int, int], number: int)
     return [
         Row(
             f"{document.id}@{index}", TASK.name, start, needle, end, tokens, length, answer,
-            depth=depth, parts=(("question", fact.question), ("other", other)), variant=variant,
-            kind=fact.name,
+            depth=depth, parts=tuple(parts), variant=variant, kind=fact.name,
         )
         for index, (variant, (start, end)) in enumerate(prompts.items(), 1)
     ]  # fmt: skip
@@ -295,6 +300,7 @@ def _draw_rates(record: StudyRecord, palette: Palette) -> Any:
             "question": "Δ on the question",
             "marked+question": "Δ on sentence and question",
             "other": "Δ on another sentence",
+            **{f"{MARKED}+{part}": f"Δ on {part}" for part in _LONG_MARKS},
         },
     )
 
@@ -335,6 +341,7 @@ STUDY = Study(
         Condition(delta=2.0, parts=(MARKED, "question")),
         Condition(delta=1.0, parts=("other",)),
         Condition(delta=2.0, parts=("other",)),
+        *(Condition(delta=2.0, parts=(MARKED, part)) for part in _LONG_MARKS),
         *SOME_LAYERS,
     ),
     sections=(

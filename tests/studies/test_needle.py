@@ -111,6 +111,30 @@ def test_sentences_stand_at_borders_apart_from_each_other(rows):
         assert apart >= 0.1 * len(text) - len("\n\n\n\n")
 
 
+QUARTER, WHOLE = "a quarter of the text", "the whole text"
+
+
+def around_it(row, part):
+    """Return the texts of a part with the marked sentence between them."""
+    sides = [text for name, text in row.parts if name == part]
+    left = [side for side in sides if side in row.before]
+    return [*left, row.marked, *(side for side in sides if side not in left)]
+
+
+def test_long_marks_are_of_the_text_alone_and_as_long_as_they_say(rows):
+    texts = {one.id: one.text for one in map(document, range(1, 131))}
+    for row in rows:
+        text, other = texts[row.document], dict(row.parts)["other"]
+        quarter, whole = (" ".join(around_it(row, part)) for part in (QUARTER, WHOLE))
+        plain = whole.replace(row.marked, "").replace(other, "")
+        assert " ".join(plain.split()) == " ".join(text.split())
+        # Whole sentences, on either side half of what there should be, as far as there is text.
+        before, after = whole.split(row.marked)
+        sides = [min(len(side), len(text) / 8) for side in (before, after)]
+        longest = max(len(sentence) for sentence in text.split(".")) + len(other)
+        assert sum(sides) - 5 <= len(quarter) - len(row.marked) <= sum(sides) + 3 * longest
+
+
 def test_every_part_that_is_stressed_is_found_in_the_prompt(rows):
     for row in rows[:40]:
         for condition in STUDY.conditions(on_texts=True):
@@ -122,6 +146,8 @@ def test_every_part_that_is_stressed_is_found_in_the_prompt(rows):
                 ("marked",): [condition.style.apply(row.marked)],
                 ("question",): [question] * (2 if row.variant == PAPERS_PROMPT else 1),
                 ("other",): [other],
+                ("marked", QUARTER): around_it(row, QUARTER),
+                ("marked", WHOLE): around_it(row, WHOLE),
             }.get(condition.parts)
             if wanted is None:
                 asked = [question] * (2 if row.variant == PAPERS_PROMPT else 1)

@@ -98,3 +98,25 @@ def hidden(text: str, place: int, other: str, other_place: int) -> tuple[str, st
         return f"{start}{other}{end}", after
     start, end = around(after, len(after) - (len(text) - other_place))
     return before, f"{start}{other}{end}"
+
+
+def beside(before: str, after: str, share: float) -> tuple[str, str]:
+    """Return the text on either side of a hidden sentence, in whole sentences.
+
+    Args:
+        before: What stands before the sentence.
+        after: What stands after it.
+        share: How much of all text the two make up, at least; half of it on either side, as far as
+            there is text. At 1, all of it.
+
+    Example:
+        >>> beside("One. Two. Three. ", " Four. Five. Six.", 0.3)
+        ('Three.', 'Four.')
+
+    """
+    if share >= 1:
+        return before.strip(), after.strip()
+    wanted = share / 2 * (len(before) + len(after))
+    start = max((end for end in [0, *borders(before)] if len(before) - end >= wanted), default=0)
+    stop = min((end for end in borders(after) if end >= wanted), default=len(after))
+    return before[start:].strip(), after[:stop].strip()

@@ -218,14 +218,15 @@ def marked_prompt(cell: Cell, marks: Marks | None = None) -> MarkedText:
 
 
 def _places(row: Row, part: str, marked: int) -> list[tuple[int, int]]:
-    """Return where the text of a part stands; `marked` is the length of what stands between."""
-    text = dict(row.parts).get(part, "")
+    """Return where the texts of a part stand; `marked` is the length of what stands between."""
+    texts = row.texts_of(part)
     found = [
         (offset + match.start(), offset + match.end())
+        for text in texts
         for offset, side in ((0, row.before), (len(row.before) + marked, row.after))
         for match in re.finditer(re.escape(text), side)
     ]
-    if not text or not found:
+    if not all(texts) or not found:
         raise ValueError(f"row must have the part {part!r} in its prompt, got none in {row.id!r}")
     return found
 
