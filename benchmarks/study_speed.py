@@ -33,6 +33,7 @@ from transformers import AutoModelForCausalLM
 import guide_ext.integration as guide
 from guide_ext.integration.checkpoint import without_bars
 from guide_ext.integration.packaged import resolved
+from guide_ext.machine.memory import keep_freed_memory
 from guide_ext.studies import needle
 from guide_ext.studies.cells import Cell
 from guide_ext.studies.plan import RunSettings, batches_of, study_cells
@@ -209,6 +210,7 @@ def main() -> int:
     parser.add_argument("--only-ours", action="store_true", help="nothing to compare with")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as study run; the ways it is compared with have it, too
     options.out.mkdir(parents=True, exist_ok=True)
     begin, machine = time.monotonic(), cpu_facts()
     with without_bars():

@@ -78,6 +78,7 @@ def heads(
     [bold]guide-ext study run needle -m MODEL --data python-docs --heads heads.json[/bold]
     """
     from guide_ext.integration.checkpoint import without_bars
+    from guide_ext.machine.memory import keep_freed_memory
     from guide_ext.studies.plan import RunSettings
     from guide_ext.studies.run.heads import profile_heads
     from guide_ext.support.files import write_text
@@ -99,6 +100,7 @@ def heads(
         chat=chat,
         **window,
     )
+    keep_freed_memory()
     with progress() as shown, without_bars():
         shown.begin("loading the model")
         found = profile_heads(

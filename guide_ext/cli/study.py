@@ -142,6 +142,7 @@ def run(
     [bold]guide-ext study run needle -m MODEL --data python-docs -o my_run[/bold]
     """
     from guide_ext.integration.checkpoint import without_bars
+    from guide_ext.machine.memory import keep_freed_memory
     from guide_ext.studies.plan import RunSettings
     from guide_ext.studies.registry import SECTIONS
     from guide_ext.studies.report.terminal import study_table
@@ -175,6 +176,7 @@ def run(
     )
     for remark in () if chosen is None else check_held_out(chosen, settings):
         say(f"note: {remark}", err=True)
+    keep_freed_memory()
     with progress() as shown, without_bars(), _says_how_to_go_on():
         shown.begin("preparing the run")
         train = shown.counted("fine-tuning steps")

@@ -32,7 +32,9 @@ def run():
     return invoke
 
 
-@pytest.mark.parametrize("command", ["generate", "influence", "spans", "calibrate", "study run"])
+@pytest.mark.parametrize(
+    "command", ["generate", "influence", "spans", "calibrate", "study run", "study heads"]
+)
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [

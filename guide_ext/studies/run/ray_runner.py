@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from guide_ext.machine.memory import keep_freed_memory
 from guide_ext.studies.run.batch import run_batch
 from guide_ext.studies.run.engine import TransformersEngine
 from guide_ext.studies.run.folder import RunFolder
@@ -96,6 +97,7 @@ class BatchWorker:
     ) -> None:
         # Nothing is loaded yet: an error raised here would reach the user as a traceback of Ray.
         torch.set_num_threads(threads)
+        keep_freed_memory()
         self._path, self._device, self._retry_failed = Path(path), device, retry_failed
 
     @cached_property
