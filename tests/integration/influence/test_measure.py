@@ -10,6 +10,7 @@ from tolerance import INFLUENCE
 from guide_ext import integration as guide
 from guide_ext.influence.forms import FORMS
 from guide_ext.integration.model.locate import locate
+from guide_ext.integration.model.verify import tiny_batch
 
 
 def measured(model, inputs, seed, **options):
@@ -92,6 +93,21 @@ def test_half_precision(architecture, dtype):
     wanted = measured(guide.enable(make(architecture)), inputs, seed)
     found = measured(guide.enable(make(architecture).to(dtype)), inputs, seed)
     assert (found.values - wanted.values).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_beside_a_token_with_a_huge_residual_stream(dtype):
+    """Rounding of the one must not hide what is added to the others."""
+    inputs, seed = prompts(), seeds()
+    wanted = measured(guide.enable(make("llama").to(dtype)), inputs, seed)
+    model = make("llama").to(dtype)
+    tried = tiny_batch(model)[0][1]
+    free = next(int(token) for token in tried if token not in inputs["input_ids"])
+    with torch.no_grad():
+        model.get_input_embeddings().weight[free] *= 1e4
+    found = measured(guide.enable(model), inputs, seed)
+    # The scale of the update is fitted, to other numbers.
+    assert (found.values - wanted.values).abs().max() < 1e-3
 
 
 def test_a_seed_without_a_measurement_is_ignored():
