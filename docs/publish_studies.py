@@ -24,6 +24,7 @@ REAL_RUNS = {  # and how the names of their figures begin
     "smollm2_needle": "smollm2_",
     "smollm2_needle_ways": "smollm2_ways_",
     "smollm2_instruction": "smollm2_",
+    "smollm2_conflict": "smollm2_",
 }
 _BLOCK = re.compile(
     r"(<!-- table ([\w/]+): ([\w ,]+?)(?: where (\w+)=(\S+))? -->\n).*?(<!-- end -->)", re.S
@@ -36,9 +37,12 @@ _TITLES = {
     "jaccard": "Jaccard", "authors": "authors' score", "new_tokens": "tokens",
     "tokens": "tokens trained on", "on_task": "does the task", "success": "both",
     "difference": "difference from Δ = 0", "p_corrected": "p, corrected",
+    "won": "the marked one's answer", "lost": "the other answer",
+    "marked_sentence": "marked sentence", "asked": "task", "rule": "Δ chosen by",
+    "change": "change from the best", "nearest": "nearest that was tried",
 }  # fmt: skip
 _PLAIN = {"delta", "tokens", "new_tokens", "layer", "answers", "auc", "auc_within", "correlation",
-          "median", "p5", "p95", "p_corrected"}  # fmt: skip
+          "median", "p5", "p95", "p_corrected", "nearest"}  # fmt: skip
 
 
 def tables_of(path: Path) -> Tables:

@@ -22,12 +22,15 @@ class Measurement:
         read: Measures it on a batch of prompts; returns plain data for the shard of each.
         of_emphasis: Whether the part that is marked is emphasised text of level 2; otherwise it is
             the group whose Influence is wanted.
+        most: How many prompts a batch has at most; None for as many as the run says. What takes
+            prompts one by one should be saved one by one, too.
 
     """
 
     kind: str
     read: Read
     of_emphasis: bool = False
+    most: int | None = None
 
 
 def _influences(
@@ -36,11 +39,11 @@ def _influences(
     """Measure every form of Influence for every level, averaged over the end of the prompt."""
     from guide_ext import integration  # these load torch, which listing studies does not need
     from guide_ext.influence.forms import FORMS
+    from guide_ext.integration.influence.measure import influence_in_forms
 
     inputs = integration.encode(model, tokenizer, prompts, delta=0.0)
     results: list[dict[str, Any]] = [{"levels": {}} for _ in end_tokens]
-    for form in FORMS:
-        measured = integration.influence(model, inputs, form=form)
+    for form, measured in influence_in_forms(model, inputs, list(FORMS)).items():
         for result, count, values in zip(
             results, end_tokens, measured.values[:, :, 0], strict=True
         ):
@@ -94,5 +97,5 @@ def _calibrated(
     return results
 
 
-CALIBRATED = Measurement("calibrated", _calibrated, of_emphasis=True)
+CALIBRATED = Measurement("calibrated", _calibrated, of_emphasis=True, most=1)
 """The Δ that calibration proposes for a prompt."""

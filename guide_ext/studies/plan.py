@@ -18,7 +18,7 @@ from guide_ext.integration.loading import DTYPES
 from guide_ext.studies.cells import ANSWER, Cell, Condition, Decoding, Row
 from guide_ext.studies.data.documents import PYTHON_DOCS
 from guide_ext.studies.data.task import Task
-from guide_ext.studies.registry import studies_named
+from guide_ext.studies.registry import MEASUREMENTS, studies_named
 from guide_ext.studies.study import Study
 
 _EMBEDDED_NEW_TOKENS = 40  # the longest right answer has 30
@@ -336,8 +336,15 @@ def batches_of(cells: Sequence[Cell], batch_size: int) -> list[list[Cell]]:
         found = groups[group].values()
         alike = Counter(_beginning(cell) for cell in found)
         ordered = sorted(found, key=lambda cell: _order(cell, alike[_beginning(cell)]))
-        batches += [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
+        size = _largest(group[1], batch_size)
+        batches += [ordered[i : i + size] for i in range(0, len(ordered), size)]
     return batches
+
+
+def _largest(kind: str, batch_size: int) -> int:
+    """Return how many cells of a kind a batch has at most."""
+    most = None if kind == ANSWER else MEASUREMENTS[kind].most
+    return batch_size if most is None else min(most, batch_size)
 
 
 def _beginning(cell: Cell) -> str:

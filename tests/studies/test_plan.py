@@ -8,7 +8,7 @@ import json
 import pytest
 
 from guide_ext.studies.cells import ANSWER, Cell, Condition, Decoding, Row
-from guide_ext.studies.measurement import INFLUENCE
+from guide_ext.studies.measurement import CALIBRATED, INFLUENCE
 from guide_ext.studies.plan import RunSettings, all_cells, batches_of, study_cells, tasks_of
 from guide_ext.studies.registry import STUDIES, TASKS, studies_named
 
@@ -113,6 +113,15 @@ class TestBatches:
         late, early = Condition(delta=2.0), Condition(delta=2.0, parts=("marked", "question"))
         batches = batches_of([cell for row in rows for cell in stressed(row, late, early)], 4)
         assert [{cell.condition for cell in batch} for batch in batches] == [{late}, {early}]
+
+    def test_what_takes_prompts_one_by_one_is_saved_one_by_one(self):
+        cells = [
+            Cell(kind, dataclasses.replace(ROW, id=f"{number}", after=f" {number}"), Condition())
+            for number in range(5)
+            for kind in (CALIBRATED.kind, INFLUENCE.kind)
+        ]
+        sizes = sorted((batch[0].kind, len(batch)) for batch in batches_of(cells, 4))
+        assert sizes == [("calibrated", 1)] * 5 + [("measure", 1), ("measure", 4)]
 
     def test_documents_are_not_torn_apart(self):
         """Their prompts differ a little in length, as places and wordings do."""

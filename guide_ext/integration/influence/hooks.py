@@ -96,8 +96,9 @@ def state_of_call(
             )
         layers, _ = table_size(model)
         state = InfluenceState.begin(
-            request.form, marked, layers, keeps_heads=request.keeps_heads, split=_split_of(model)
-        )
+            request.form, marked, layers, keeps_heads=request.keeps_heads, split=_split_of(model),
+            beside=request.beside,
+        )  # fmt: skip
         if cache is not None:
             state.follow(cache)
     if state is None:
@@ -143,38 +144,37 @@ def _watch(model: Any) -> None:
     forget_compiled_call(model)
 
 
-def _state() -> InfluenceState | None:
+def _states() -> list[InfluenceState]:
+    """Return the states of the running call, one for each form; none if it measures nothing."""
     frame = current()
     state = None if frame is None else frame.influence
-    return state if isinstance(state, InfluenceState) else None
+    return state.together if isinstance(state, InfluenceState) else []
 
 
 def _before_layer(
     index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
-    state = _state()
-    if state is not None and not state.form.reads_attention_input:
-        state.pending[index].residual = state.form.norms(_hidden_states(args, kwargs))
+    for state in _states():
+        if not state.form.reads_attention_input:
+            state.pending[index].residual = state.form.norms(_hidden_states(args, kwargs))
 
 
 def _before_attention(
     index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
-    state = _state()
-    if state is not None and state.form.reads_attention_input:
-        state.pending[index].attention_input = state.form.norms(_hidden_states(args, kwargs))
+    for state in _states():
+        if state.form.reads_attention_input:
+            state.pending[index].attention_input = state.form.norms(_hidden_states(args, kwargs))
 
 
 def _after_update(
     index: int, scale: float, module: nn.Module, args: tuple[Any, ...], output: object
 ) -> None:
-    state = _state()
-    if state is None:
-        return
-    update = output[0] if isinstance(output, tuple | list) else output
-    if not isinstance(update, Tensor):
-        raise RuntimeError(f"{type(module).__name__} must return a tensor, got {type(update)}")
-    state.step(index, state.form.norms(update, scale))
+    for state in _states():
+        update = output[0] if isinstance(output, tuple | list) else output
+        if not isinstance(update, Tensor):
+            raise RuntimeError(f"{type(module).__name__} must return a tensor, got {type(update)}")
+        state.step(index, state.form.norms(update, scale))
 
 
 def _hidden_states(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

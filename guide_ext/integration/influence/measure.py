@@ -60,7 +60,47 @@ def influence(
 
     """
     seed, names = _seed_of(inputs, groups)
-    return _measured(model, inputs, seed, names, Request(model, form_named(form), by_head))
+    return _measured(model, inputs, seed, names, Request(model, form_named(form), by_head))[0]
+
+
+def influence_in_forms(
+    model: Any,
+    inputs: Mapping[str, Any],
+    forms: Sequence[str],
+    *,
+    groups: Sequence[str] | None = None,
+) -> dict[str, Influence]:
+    """Measure several forms of Influence of a prompt in one forward pass.
+
+    The kernel reduces the channels of all forms at once. Each is what `influence` returns for it.
+
+    Args:
+        model: An enabled model.
+        inputs: See `influence`.
+        forms: Names of the recursions, see `guide_ext.influence.form_named`; at least one, each
+            once.
+        groups: Names of the groups; None for the names in the tags.
+
+    Raises:
+        UnsupportedModelError: As `influence` does.
+        ValueError: As `influence` does; or if there are no forms, or one comes twice.
+
+    Example:
+        >>> from guide_ext import integration as guide
+        >>> model, tokenizer = guide.load_embedded()
+        >>> inputs = guide.encode(model, tokenizer, "<?rule->Summarize in French<-?rule>: the cat")
+        >>> measured = influence_in_forms(model, inputs, ["paper", "rollout"])
+        >>> alone = guide.influence(model, inputs, form="rollout")
+        >>> bool((measured["rollout"].values == alone.values).all())
+        True
+
+    """
+    if isinstance(forms, str) or not forms or len(set(forms)) != len(forms):
+        raise ValueError(f"forms must be names of forms, each once, got {forms!r}")
+    seed, names = _seed_of(inputs, groups)
+    first, *others = (form_named(form) for form in forms)
+    found = _measured(model, inputs, seed, names, Request(model, first, beside=tuple(others)))
+    return {one.form: one for one in found}
 
 
 def norm_ratios(model: Any, inputs: Mapping[str, Any]) -> Tensor:
@@ -92,7 +132,7 @@ def norm_ratios(model: Any, inputs: Mapping[str, Any]) -> Tensor:
     """
     rows, tokens = inputs["input_ids"].shape
     nothing = torch.zeros(rows, 1, tokens, device=inputs["input_ids"].device)
-    measured = _measured(model, inputs, nothing, ("",), Request(model, _RATIO))
+    measured = _measured(model, inputs, nothing, ("",), Request(model, _RATIO))[0]
     found = measured.values[:, 1:, 0]
     return found.masked_fill(~measured.mask[:, None], float("nan"))
 
@@ -107,7 +147,8 @@ _RATIO = Form("ratio", 2, False, False, _ratio)
 
 def _measured(
     model: Any, inputs: Mapping[str, Any], seed: Tensor, names: tuple[str, ...], request: Request
-) -> Influence:
+) -> list[Influence]:
+    """Measure in one pass without a cache; return a result for each form."""
     forward = {name: value for name, value in inputs.items() if name != "guide_seed"}
     with requesting(request), torch.no_grad():
         model(**forward, **_without_logits(model), guide_seed=seed, use_cache=False)
@@ -115,7 +156,7 @@ def _measured(
     if state is None:
         raise RuntimeError("the model ran without its own forward(): nothing was measured")
     tokens = seed.shape[2]
-    return _result(state.stacked(tokens), state, names, forward, tokens, request)
+    return [_result(one.stacked(tokens), one, names, forward, tokens) for one in state.together]
 
 
 def generate_with_influence(
@@ -185,7 +226,7 @@ def generate_with_influence(
         ),
     }  # fmt: skip
     values = _of_sequences(state, beam_indices, sequences)
-    result = _result(values, state, names, described, seed.shape[2], request)
+    result = _result(values, state, names, described, seed.shape[2])
     return (output if wants_dict else sequences), result
 
 
@@ -278,7 +319,6 @@ def _result(
     names: tuple[str, ...],
     described: Mapping[str, Any],
     prompt_tokens: int,
-    request: Request,
 ) -> Influence:
     values = values.float().cpu()
     ids = described.get("input_ids")
@@ -287,14 +327,14 @@ def _result(
     if mask is not None:
         present = mask.bool().cpu()
     by_head = None
-    if request.keeps_heads:
+    if state.keeps_heads:
         by_head = torch.stack([torch.cat(parts, dim=3) for parts in state.by_head], dim=1)
         by_head = by_head[:, :, : len(names)].float().cpu()
         by_head = by_head * present[:, None, None, None]
     return Influence(
         values=values * present[:, None, None],
         groups=names,
-        form=request.form.name,
+        form=state.form.name,
         mask=present,
         prompt_tokens=prompt_tokens,
         token_ids=None if ids is None else ids.cpu(),

@@ -37,6 +37,7 @@ class Pending:
         residual: Norms of E, ``[rows, 1, tokens]``.
         attention_input: Norms of the input of the attention block, ``[rows, 1, tokens]``.
         slots: The slots of keys and queries.
+        channels: How many channels of the kernel this form has.
         reduced: What the kernel has reduced, ``[rows, channels, heads, tokens]``.
 
     """
@@ -44,6 +45,7 @@ class Pending:
     residual: Tensor | None = None
     attention_input: Tensor | None = None
     slots: Slots | None = None
+    channels: int = 0
     reduced: Tensor | None = None
 
 
@@ -56,6 +58,7 @@ class Request:
             measure.
         form: The recursion.
         keeps_heads: Whether to keep the attended Influence of each head.
+        beside: More recursions, measured in the same calls.
         state: The state of the last call that measured.
 
     """
@@ -63,6 +66,7 @@ class Request:
     model: Any
     form: Form
     keeps_heads: bool = False
+    beside: tuple[Form, ...] = ()
     state: InfluenceState | None = None
 
 
@@ -83,6 +87,7 @@ class InfluenceState:
         filled: Number of slots that are in use.
         history: One part for each reordering of the rows, ``[rows, levels, groups, slots]``, on the
             CPU: what was written since the reordering before. Only beam search reorders rows.
+        beside: The states of more recursions. The kernel reduces the channels of all in one pass.
 
     """
 
@@ -95,6 +100,7 @@ class InfluenceState:
     pending: list[Pending] = field(default_factory=list)
     filled: int = 0
     history: list[Tensor] = field(default_factory=list)
+    beside: list[InfluenceState] = field(default_factory=list)
 
     @classmethod
     def begin(
@@ -105,6 +111,7 @@ class InfluenceState:
         *,
         keeps_heads: bool = False,
         split: Split | None = None,
+        beside: tuple[Form, ...] = (),
     ) -> InfluenceState:
         """Return a state without tokens.
 
@@ -114,6 +121,7 @@ class InfluenceState:
             num_layers: Number of attention layers of the model.
             keeps_heads: Whether to keep the attended Influence of each head.
             split: How the heads are spread over processes; None if they are all here.
+            beside: More recursions, to be measured in the same calls.
 
         """
         rows, groups, _ = seed.shape
@@ -127,7 +135,16 @@ class InfluenceState:
             split,
             [[] for _ in range(num_layers)],
             [Pending() for _ in range(num_layers)],
+            beside=[
+                cls.begin(one, seed, num_layers, keeps_heads=keeps_heads, split=split)
+                for one in beside
+            ],
         )
+
+    @property
+    def together(self) -> list[InfluenceState]:
+        """The states of all recursions that are measured in the same calls, this one first."""
+        return [self, *self.beside]
 
     def extend(self, seed: Tensor, seen: int, tokens: int, capacity: int | None = None) -> None:
         """Make room for the tokens of a call, and write level 0 for them.
@@ -143,6 +160,8 @@ class InfluenceState:
         self.filled = max(self.filled, seen + tokens)
         marked = seed[:, :, seen : seen + tokens].to(self.levels[0].device, torch.float32)
         self.levels[0][:, :, seen : seen + tokens] = F.pad(marked, (0, tokens - marked.shape[2]))
+        for other in self.beside:
+            other.extend(seed, seen, tokens, capacity)
 
     def keys(self, layer: int, slots: Slots | None, seqlen_k: int) -> Tensor:
         """Return what the kernel is to reduce in a layer, ``[rows, channels, seqlen_k]``.
@@ -161,6 +180,12 @@ class InfluenceState:
                 "Influence must know which tokens the keys are, got a mask that the model did not "
                 "make itself; pass attention_mask as [batch, tokens]"
             )
+        of_forms = [state._own_keys(layer, slots, seqlen_k) for state in self.together]
+        for state, own in zip(self.together, of_forms, strict=True):
+            state.pending[layer].channels = own.shape[1]
+        return torch.cat(of_forms, dim=1) if self.beside else of_forms[0]
+
+    def _own_keys(self, layer: int, slots: Slots, seqlen_k: int) -> Tensor:
         pending = self.pending[layer]
         pending.slots = slots
         residual = pending.residual
@@ -176,7 +201,10 @@ class InfluenceState:
 
     def take(self, layer: int, reduced: Tensor) -> None:
         """Take what the kernel has reduced in a layer, ``[rows, channels, heads, tokens]``."""
-        self.pending[layer].reduced = reduced
+        pending = [state.pending[layer] for state in self.together]
+        parts = torch.split(reduced, [one.channels for one in pending], dim=1)
+        for one, part in zip(pending, parts, strict=True):
+            one.reduced = part
 
     def step(self, layer: int, update: Tensor | None) -> None:
         """Write the level after a layer for the tokens of this call.
@@ -225,6 +253,8 @@ class InfluenceState:
         known = sum(part.shape[3] for part in self.history)
         written = torch.stack([level[:, :, known : self.filled] for level in self.levels], dim=1)
         self.history.append(written.cpu())
+        for other in self.beside:
+            other.remember()
 
     def stacked(self, slots: int) -> Tensor:
         """Return all levels of the first slots, ``[rows, levels, groups, slots]``."""
@@ -246,6 +276,8 @@ class InfluenceState:
         self.levels = [change(level) for level in self.levels]
         self.residuals = [change(residual) for residual in self.residuals]
         self.by_head = [[change(part) for part in parts] for parts in self.by_head]
+        for other in self.beside:
+            other.map_rows(change)
 
     def _reserve(self, slots: int) -> None:
         present = self.levels[0].shape[2]

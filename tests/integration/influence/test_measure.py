@@ -9,6 +9,7 @@ from tolerance import INFLUENCE
 
 from guide_ext import integration as guide
 from guide_ext.influence.forms import FORMS
+from guide_ext.integration.influence.measure import influence_in_forms
 from guide_ext.integration.model.locate import locate
 from guide_ext.integration.model.verify import tiny_batch
 
@@ -40,6 +41,25 @@ def test_equal_to_eager_attention(architecture, form, steered):
     assert found.values.shape == (2, LAYERS + 1, 2, TOKENS)
     assert_close(found, wanted, inputs["attention_mask"])
     assert found.values[0, :, :, :3].eq(0).all()  # padding
+
+
+def test_several_forms_in_one_pass(architecture):
+    model = guide.enable(make(architecture))
+    inputs = {**prompts(), "guide_seed": seeds(), "guide_bias": marks()}
+    forms = [*FORMS][::-1]
+    found = influence_in_forms(model, inputs, forms, groups=["a", "b"])
+    assert [*found] == forms
+    for form, one in found.items():
+        alone = guide.influence(model, inputs, form=form, groups=["a", "b"])
+        assert (one.form, one.groups) == (form, ("a", "b"))
+        assert torch.equal(one.values, alone.values)
+
+
+@pytest.mark.parametrize("forms", [[], "paper", ["paper", "raw", "paper"], ["papr"]])
+def test_wrong_forms(forms):
+    model, inputs = guide.enable(make("llama")), {**prompts(), "guide_seed": seeds()}
+    with pytest.raises(ValueError, match="form"):
+        influence_in_forms(model, inputs, forms)
 
 
 @pytest.mark.parametrize("name", DENSE)

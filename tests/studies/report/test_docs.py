@@ -58,7 +58,7 @@ def test_the_page_of_real_models_has_the_tables_of_its_runs():
     publish = published()
     text = publish.REAL_PAGE.read_text("utf-8")
     assert publish.with_tables(text, publish.all_tables()) == text
-    assert text.count("<!-- table ") == 6
+    assert text.count("<!-- table ") == 8
     for figure in re.findall(r"\(studies/(\w+)\.png\)", text):
         assert (publish.FOLDER / f"{figure}.png").exists()
 
@@ -69,7 +69,7 @@ def test_what_the_page_of_real_models_says_of_its_tables():
         name: own
         for run in publish.REAL_RUNS
         for name, own in publish.tables_of(publish.FOLDER / f"{run}.json").items()
-        if run != "smollm2_needle_ways"
+        if run in ("smollm2_needle", "smollm2_instruction")
     }
     found = {row["delta"]: row for row in rows["needle"]}
     assert found[2.0]["found_low"] > found[0.0]["found_high"]
@@ -108,6 +108,30 @@ def test_what_the_pages_say_of_other_marks_and_wordings():
     assert 0 < twice < share < two
     assert (round(100 * twice), round(100 * changes["upper case"]["difference"])) == (6, -52)
     assert abs(changes["Δ = 2 on other"]["difference"]) == pytest.approx(two, abs=0.05)
+
+
+def test_what_the_pages_say_of_sentences_that_contradict():
+    publish = published()
+    tables = publish.tables_of(publish.FOLDER / "smollm2_conflict.json")
+    won = {
+        name: {row["condition"]: round(100 * row["won"]) for row in tables[name]}
+        for name in ("conflict_known", "conflict_two")
+    }
+    assert [won["conflict_known"][name] for name in ("Δ = 0", "Δ = 2")] == [63, 88]
+    assert [won["conflict_two"][name] for name in ("Δ = 0", "Δ = 2")] == [46, 92]
+    for name in won:
+        changes = {row["condition"]: row for row in tables[f"{name}_differences"]}
+        assert all(row["answers"] == 120 for row in changes.values())
+        beyond = {name for name, row in changes.items() if row["p_corrected"] <= 0.05}
+        assert beyond - {"Δ = 1", "Δ = 2", "Δ = 3"} <= {"upper case", "Δ = 2 on other"}
+        assert {"upper case", "Δ = 2"} <= beyond
+        assert changes["upper case"]["difference"] < 0 < changes["Δ = 2"]["difference"]
+    other = next(row for row in tables["conflict_two"] if row["condition"] == "Δ = 2 on other")
+    assert round(100 * other["lost"]) == 93
+    by_order = {(row["marked_sentence"], row["delta"]): round(100 * row["won"])
+                for row in tables["conflict_by_order"] if row["style"] == "plain"}  # fmt: skip
+    keys = (("second", 0.0), ("first", 0.0), ("second", 2.0), ("first", 2.0))
+    assert [by_order[key] for key in keys] == [70, 22, 97, 87]
 
 
 def test_what_the_page_says_of_its_tables():
