@@ -48,14 +48,26 @@ def _influences(
             results, end_tokens, measured.values[:, :, 0], strict=True
         ):
             end = values[:, -count:].mean(1)
-            result["levels"][form] = [_rounded(value) for value in end.tolist()]
+            result["levels"][form] = [rounded(value) for value in end.tolist()]
     return results
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
+    """Return a number with as many significant digits as float32 has.
+
+    Not with as many decimals: in deep models, rollout ends in millionths.
+
+    Raises:
+        ValueError: If it is no finite number.
+
+    Example:
+        >>> rounded(0.123456789), rounded(1.23456789e-9)
+        (0.1234568, 1.234568e-09)
+
+    """
     if not math.isfinite(value):
         raise ValueError(f"Influence must be finite, got {value}: the model computes no numbers")
-    return round(value, 7)
+    return float(f"{value:.7g}")
 
 
 INFLUENCE = Measurement("measure", _influences)
@@ -93,7 +105,7 @@ def _calibrated(
                 result["deltas"][str(target)] = None
                 result.setdefault("refused", {})[str(target)] = str(error)
             else:
-                result["deltas"][str(target)] = _rounded(found.delta)
+                result["deltas"][str(target)] = rounded(found.delta)
     return results
 
 

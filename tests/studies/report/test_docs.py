@@ -90,24 +90,45 @@ def test_what_the_pages_say_of_other_marks_and_wordings():
     publish = published()
     tables = publish.tables_of(publish.FOLDER / "smollm2_needle_ways.json")
     found = {row["condition"]: round(100 * row["found"]) for row in tables["needle"]}
-    named = ("Δ = 0", "Δ = 2", "Δ = 2 on question", "Δ = 2 on other",
-             "Δ = 2, last third of the layers")  # fmt: skip
-    assert [found[name] for name in named] == [75, 95, 64, 53, 96]
+    assert {name: found[name] for name in NAMED} == NAMED
     changes = {row["condition"]: row for row in tables["needle_differences"]}
     assert all(row["answers"] == 240 for row in changes.values())
     none = {name for name, row in changes.items() if row["p_corrected"] > 0.05}
     assert none == {
         "“Important:”", "“Pay close attention to this:”", "“This is the most important part:”",
-        "Δ = 2, first third of the layers", "Δ = 2, middle third of the layers",
+        "said twice", "Δ = 2, middle third of the layers",
+        "Δ = 2 on marked and a quarter of the text",
     }  # fmt: skip
     worse = {name for name, row in changes.items() if row["difference"] < 0} - none
-    assert worse == {"upper case", "Δ = 2 on question", "Δ = 1 on other", "Δ = 2 on other"}
+    assert worse == {
+        "upper case", "Δ = 2 on question", "Δ = 1 on other", "Δ = 2 on other",
+        "Δ = 2 on marked and the whole text", "Δ = 2, first third of the layers",
+    }  # fmt: skip
+    assert -0.1 < changes["Δ = 2, first third of the layers"]["difference"]
     twice, share, two = (
         changes[name]["difference"] for name in ("said twice", "share ≥ 0.1", "Δ = 2")
     )
     assert 0 < twice < share < two
-    assert (round(100 * twice), round(100 * changes["upper case"]["difference"])) == (6, -52)
+    assert round(100 * changes["upper case"]["difference"]) == -54
     assert abs(changes["Δ = 2 on other"]["difference"]) == pytest.approx(two, abs=0.05)
+
+
+NAMED = {
+    "Δ = 0": 75, "Δ = 2": 95, "Δ = 2 on question": 61, "Δ = 2 on other": 53,
+    "Δ = 2, last third of the layers": 96, "Δ = 2 on marked and a quarter of the text": 78,
+    "Δ = 2 on marked and the whole text": 34, "Δ = 2, chosen heads": 100,
+    "Δ = 2, PASTA, chosen heads": 100,
+}  # fmt: skip
+"""Shares found that docs/practice.md and docs/real_models.md name."""
+
+
+def test_the_heads_of_the_page_are_those_of_its_run():
+    profile = json.loads((ROOT / "docs" / "studies" / "smollm2_heads.json").read_text("utf-8"))
+    assert (len(profile["heads"]), sum(map(len, profile["gains"]))) == (25, 270)
+    assert (profile["documents"], profile["delta"], profile["model"]) == (12, 2.0, "smollm2")
+    run = json.loads((published().FOLDER / "smollm2_needle_ways.json").read_text("utf-8"))
+    assert run["settings"]["heads"] == profile["heads"]
+    assert run["settings"]["seed"] != profile["seed"]
 
 
 def test_what_the_pages_say_of_sentences_that_contradict():
