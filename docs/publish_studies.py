@@ -24,6 +24,7 @@ REAL_RUNS = {  # and how the names of their figures begin
     "smollm2_needle": "smollm2_",
     "smollm2_needle_ways": "smollm2_ways_",
     "smollm2_instruction": "smollm2_",
+    "smollm2_instruction_choices": "smollm2_choices_",
     "smollm2_conflict": "smollm2_",
 }
 _BLOCK = re.compile(
@@ -40,6 +41,11 @@ _TITLES = {
     "won": "the marked one's answer", "lost": "the other answer",
     "marked_sentence": "marked sentence", "asked": "task", "rule": "Δ chosen by",
     "change": "change from the best", "nearest": "nearest that was tried",
+}  # fmt: skip
+_TITLES_OF_CHOICES = {"success": "success", "delta": "Δ"}
+_RULES = {
+    "plain": "nobody", "best": "the best on the other half", "uppercase": "upper case",
+    "1.5": "1.5 × Influence", "2.0": "2 × Influence", "3.0": "3 × Influence",
 }  # fmt: skip
 _PLAIN = {"delta", "tokens", "new_tokens", "layer", "answers", "auc", "auc_within", "correlation",
           "median", "p5", "p95", "p_corrected", "nearest"}  # fmt: skip
@@ -70,8 +76,9 @@ def with_tables(text: str, tables: Tables) -> str:
         begin, name, columns, column, value, end = match.groups()
         rows = [row for row in tables[name] if column is None or str(row[column]) == value]
         names = [part.strip() for part in columns.split(",")]
+        titles = _TITLES | (_TITLES_OF_CHOICES if "rule" in names else {})
         lines = _lines(
-            [_TITLES.get(n, n) for n in names], [[_cell(row, n) for n in names] for row in rows]
+            [titles.get(n, n) for n in names], [[_cell(row, n) for n in names] for row in rows]
         )
         return f"{begin}\n{lines}\n\n{end}"
 
@@ -119,10 +126,11 @@ def _cell(row: dict[str, Any], name: str) -> str:
     if value is None:
         return "–"
     if isinstance(value, str):
-        return value
+        return _RULES.get(value, value) if name == "rule" else value
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
     if name in _PLAIN:
-        digits = "g" if name in ("delta", "tokens", "layer", "answers") else ".3g"
+        digits = "g" if name in ("tokens", "layer", "answers", "nearest") else ".3g"
+        digits = ".3g" if name == "delta" else digits
         digits = ".2f" if name in ("auc", "auc_within", "correlation") else digits
         shown = f"{value:,}" if name == "tokens" else f"{value:{digits}}"
         return shown if low is None else f"{shown} ({low:{digits}} – {high:{digits}})"
@@ -139,8 +147,11 @@ def main() -> None:
     run, real = arguments.run, arguments.real
     FOLDER.mkdir(exist_ok=True)
     shutil.copy(run / "tables.json", FOLDER / f"{real}.json" if real else RESULT)
+    shown = "".join(page.read_text("utf-8") for page in (PAGE, REAL_PAGE))
     for figure in (run / "figures").glob("*.png"):
-        shutil.copy(figure, FOLDER / f"{REAL_RUNS[real] if real else ''}{figure.name}")
+        name = f"{REAL_RUNS[real] if real else ''}{figure.name}"
+        if f"(studies/{name})" in shown:
+            shutil.copy(figure, FOLDER / name)
     for page in (PAGE, REAL_PAGE):  # reproduction.md shows runs on the real model, too
         page.write_text(with_tables(page.read_text("utf-8"), all_tables()), encoding="utf-8")
 
