@@ -26,6 +26,7 @@ REAL_RUNS = {  # and how the names of their figures begin
     "smollm2_instruction": "smollm2_",
     "smollm2_instruction_choices": "smollm2_choices_",
     "smollm2_conflict": "smollm2_",
+    "smollm2_json": "smollm2_",
 }
 _BLOCK = re.compile(
     r"(<!-- table ([\w/]+): ([\w ,]+?)(?: where (\w+)=(\S+))? -->\n).*?(<!-- end -->)", re.S

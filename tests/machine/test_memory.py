@@ -43,11 +43,10 @@ def run(how, **variables):
 
 @pytest.mark.skipif(not IS_GLIBC, reason="another C library")
 def test_what_is_freed_is_used_again():
+    """Five times two tensors of 40 MB, in whatever pages; the place of one may be new."""
     kept, faults = run("keep")
     assert kept
-    assert faults < 1000
-    # Five times two tensors of 40 MB, in pages of 4 KB; fewer where pages are larger.
-    assert run("not")[1] > 3 * max(faults, 50)
+    assert run("not")[1] > 4 * max(faults, 50)
 
 
 @pytest.mark.skipif(not IS_GLIBC, reason="another C library")

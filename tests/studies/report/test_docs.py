@@ -186,6 +186,20 @@ def test_what_the_page_says_of_calibration_and_of_predictors():
     assert all(row["auc_low"] < 0.5 for row in areas.values())
 
 
+def test_what_the_pages_say_of_json_and_of_norms():
+    publish = published()
+    tables = publish.tables_of(publish.FOLDER / "smollm2_json.json")
+    rows = {row["condition"]: row for row in tables["json"]}
+    assert all(row["answers"] == 40 and row["exact"] == 0 for row in rows.values())
+    assert all(row["jaccard"] < 0.02 for row in rows.values())
+    assert rows["Δ = 1"]["jaccard"] == rows["Δ = 2"]["jaccard"] == 0
+    medians = [row["median"] for row in tables["norms"]]
+    assert len(medians) == 30
+    assert [round(median) for median in medians[:2]] == [1, 1]
+    assert (round(min(medians[2:])), round(max(medians))) == (2, 9)
+    assert tables["norms"][0]["tokens"] == pytest.approx(20_000, abs=500)
+
+
 def test_what_the_page_says_of_its_tables():
     """The sentences that a new run could make untrue."""
     publish = published()
