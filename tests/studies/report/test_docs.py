@@ -43,7 +43,7 @@ def test_the_tables_of_the_page_are_those_of_the_run():
     publish = published()
     made, text = publish.tables_of(publish.RESULT), publish.PAGE.read_text("utf-8")
     assert publish.with_tables(text, publish.all_tables()) == text
-    assert text.count("<!-- table ") == 9
+    assert text.count("<!-- table ") == 10
     assert text.count("<!-- beside ") == 1
     for name, points in (("needle", 10), ("smollm2_needle/needle", 13)):  # as the page says
         found = {row["delta"]: row["found"] for row in publish.all_tables()[name]
@@ -205,9 +205,14 @@ def test_what_the_page_says_of_its_tables():
     publish = published()
     rows = publish.tables_of(publish.RESULT)
     assert json.loads(publish.RESULT.read_text("utf-8"))["failures"] == []
-    for name, score in (("french", "in_french"), ("needle", "found")):
+    for name, score, delta in (("french", "in_french", 2), ("needle", "found", 3)):
         best = max((r for r in rows[name] if r["style"] == "plain"), key=lambda r: r[score])
-        assert best["delta"] == 2
+        assert best["delta"] == delta
+    choices = {(row["asked"], row["rule"]): row for row in rows["chosen_delta"]}
+    gain, lost = (-choices["needle", rule]["change"] for rule in ("plain", "uppercase"))
+    assert 1 - lost / gain == pytest.approx(1 / 3, abs=0.03)
+    json_rules = [choices["json", rule]["success"] for rule in ("plain", "uppercase")]
+    assert json_rules[0] == json_rules[1]
     for row in rows["predictor"]:
         length = next(
             r for r in rows["predictor"]
