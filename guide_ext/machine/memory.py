@@ -19,7 +19,7 @@ def keep_freed_memory() -> bool:
     setting of the whole process, which from then on needs as much memory as it once did at most.
     The GNU C library gives large blocks back to the system as soon as they are free, and the system
     clears each page when it hands it out again; with activations of some 100 MB a layer, that takes
-    a fifth of the time of a study.
+    a sixth of the time of a study.
 
     Returns:
         Whether it does. Not where the user has set the allocator by its environment variables, and
