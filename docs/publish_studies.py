@@ -43,7 +43,6 @@ _TITLES = {
     "marked_sentence": "marked sentence", "asked": "task", "rule": "Δ chosen by",
     "change": "change from the best", "nearest": "nearest that was tried",
 }  # fmt: skip
-_TITLES_OF_CHOICES = {"success": "success", "delta": "Δ"}
 _RULES = {
     "plain": "nobody", "best": "the best on the other half", "uppercase": "upper case",
     "1.5": "1.5 × Influence", "2.0": "2 × Influence", "3.0": "3 × Influence",
@@ -77,7 +76,7 @@ def with_tables(text: str, tables: Tables) -> str:
         begin, name, columns, column, value, end = match.groups()
         rows = [row for row in tables[name] if column is None or str(row[column]) == value]
         names = [part.strip() for part in columns.split(",")]
-        titles = _TITLES | (_TITLES_OF_CHOICES if "rule" in names else {})
+        titles = {**_TITLES, "success": "success"} if "rule" in names else _TITLES
         lines = _lines(
             [titles.get(n, n) for n in names], [[_cell(row, n) for n in names] for row in rows]
         )
@@ -131,7 +130,6 @@ def _cell(row: dict[str, Any], name: str) -> str:
     low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
     if name in _PLAIN:
         digits = "g" if name in ("tokens", "layer", "answers", "nearest") else ".3g"
-        digits = ".3g" if name == "delta" else digits
         digits = ".2f" if name in ("auc", "auc_within", "correlation") else digits
         shown = f"{value:,}" if name == "tokens" else f"{value:{digits}}"
         return shown if low is None else f"{shown} ({low:{digits}} – {high:{digits}})"

@@ -18,8 +18,7 @@ def keep_freed_memory() -> bool:
     For a process of our own that computes one batch after the other, not for a library: it is a
     setting of the whole process, which from then on needs as much memory as it once did at most.
     The GNU C library gives large blocks back to the system as soon as they are free, and the system
-    clears each page when it hands it out again; with activations of some 100 MB a layer, that takes
-    a sixth of the time of a study.
+    clears each page when it hands it out again (docs/benchmarks.md, “A study of a real model”).
 
     Returns:
         Whether it does. Not where the user has set the allocator by its environment variables, and

@@ -12,7 +12,15 @@ from guide_ext.studies.run.folder import RunFolder
 
 
 @pytest.fixture
-def run(monkeypatch):
+def kept(monkeypatch):
+    """Record that memory is to be kept, a setting that would outlive the test."""
+    calls = []
+    monkeypatch.setattr("guide_ext.machine.memory.keep_freed_memory", lambda: calls.append(1))
+    return calls
+
+
+@pytest.fixture
+def run(monkeypatch, kept):
     monkeypatch.setenv("COLUMNS", "120")
     runner = CliRunner()
     return lambda *arguments: runner.invoke(app.app, ["study", *map(str, arguments)])
@@ -69,11 +77,12 @@ def test_python_docs_from_run_to_report(run, tmp_path):
     assert run("report", folder).exit_code == 0
 
 
-def test_heads_are_chosen_and_then_used(run, tmp_path):
+def test_heads_are_chosen_and_then_used(run, kept, tmp_path):
     file, texts = tmp_path / "heads.json", ("--data", "python-docs", "--documents", 1)
     result = run("heads", "needle", *texts, "--window-tokens", 100, "--keep", 3, "--out", file)
     assert result.exit_code == 0, result.output
     assert "3 of 16 heads" in result.output
+    assert kept == [1]
     chosen = json.loads(file.read_text())["heads"]
     printed = run("heads", "needle", *texts, "--window-tokens", 100, "--keep", 3, "--out", file,
                   "--json")  # fmt: skip
@@ -82,6 +91,7 @@ def test_heads_are_chosen_and_then_used(run, tmp_path):
     folder = tmp_path / "run"
     used = run("run", "needle", *texts, *short, "--heads", file, "--out", folder)
     assert used.exit_code == 0, used.output
+    assert len(kept) == 3
     settings = RunFolder(folder).settings()
     assert [list(place) for place in settings.heads] == chosen
     rows = next(

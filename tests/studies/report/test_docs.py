@@ -13,6 +13,13 @@ from guide_ext.studies.registry import STUDIES
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "studies.md"
+NAMED = {
+    "Δ = 0": 75, "Δ = 2": 95, "Δ = 2 on question": 61, "Δ = 2 on other": 53,
+    "Δ = 2, last third of the layers": 96, "Δ = 2 on marked and a quarter of the text": 78,
+    "Δ = 2 on marked and the whole text": 34, "Δ = 2, chosen heads": 100,
+    "Δ = 2, PASTA, chosen heads": 100,
+}  # fmt: skip
+"""Shares found that docs/practice.md and docs/real_models.md name."""
 
 
 def test_examples():
@@ -52,6 +59,14 @@ def test_the_tables_of_the_page_are_those_of_the_run():
     for figure in re.findall(r"\(studies/(\w+)\.png\)", text):
         assert figure in made
         assert (publish.FOLDER / f"{figure}.png").exists()
+
+
+def test_every_figure_and_result_is_named_in_a_page():
+    publish = published()
+    shown = "".join(page.read_text("utf-8") for page in (publish.PAGE, publish.REAL_PAGE))
+    shown += (ROOT / "README.md").read_text("utf-8")
+    files = {file.name for file in publish.FOLDER.iterdir()} - {publish.RESULT.name}
+    assert {name for name in files if f"studies/{name})" not in shown} == set()
 
 
 def test_the_page_of_real_models_has_the_tables_of_its_runs():
@@ -111,15 +126,6 @@ def test_what_the_pages_say_of_other_marks_and_wordings():
     assert 0 < twice < share < two
     assert round(100 * changes["upper case"]["difference"]) == -54
     assert abs(changes["Δ = 2 on other"]["difference"]) == pytest.approx(two, abs=0.05)
-
-
-NAMED = {
-    "Δ = 0": 75, "Δ = 2": 95, "Δ = 2 on question": 61, "Δ = 2 on other": 53,
-    "Δ = 2, last third of the layers": 96, "Δ = 2 on marked and a quarter of the text": 78,
-    "Δ = 2 on marked and the whole text": 34, "Δ = 2, chosen heads": 100,
-    "Δ = 2, PASTA, chosen heads": 100,
-}  # fmt: skip
-"""Shares found that docs/practice.md and docs/real_models.md name."""
 
 
 def test_the_heads_of_the_page_are_those_of_its_run():

@@ -3,14 +3,17 @@
 
 import dataclasses
 import itertools
+import sys
 
 import pytest
 
 from guide_ext import integration
 from guide_ext.embedded.world import Style
+from guide_ext.influence.forms import FORMS
+from guide_ext.integration.influence.measure import influence_in_forms
 from guide_ext.steering.steering import Steering
 from guide_ext.studies.cells import ANSWER, Cell, Condition, Decoding, Row, Where
-from guide_ext.studies.measurement import CALIBRATED
+from guide_ext.studies.measurement import CALIBRATED, INFLUENCE
 from guide_ext.studies.plan import RunSettings
 from guide_ext.studies.registry import TASKS
 from guide_ext.studies.run.engine import TransformersEngine, marked_prompt, steering_of
@@ -43,6 +46,7 @@ ROWS = (
     Row("a:2", "needle", _AUNT, _KING, f" The book of the doctor is {_BOOK}", 30, (0, 500),
         parts=(("other", _BOOK),)),
 )  # fmt: skip
+measure = sys.modules[influence_in_forms.__module__]  # a function of its name hides its folder
 HEADS = ((0, 1), (0, 2), (2, 0), (2, 3))
 BY_LAYER = {0: [1, 2], 2: [0, 3]}
 DELTA, TOKENS = 5.0, 12
@@ -145,6 +149,37 @@ def test_chosen_heads_must_be_given():
     for where in (Where.HEADS, Where.PASTA):
         with pytest.raises(ValueError, match="heads must be given for the condition 'Δ = 2, "):
             steering_of(Condition(delta=2.0, where=where), 4)
+
+
+def test_measured_influence_is_that_of_the_marked_part_in_every_form(engine, embedded):
+    model, tokenizer = embedded
+    results = engine.run([Cell(INFLUENCE.kind, row, Condition()) for row in ROWS])
+    for row, result in zip(ROWS, results, strict=True):
+        content = f"{row.before}<?->{row.marked}<-?>{row.after}"
+        inputs = integration.encode(model, tokenizer, [{"role": "user", "content": content}])
+        assert [*result["levels"]] == [*FORMS]
+        for form, levels in result["levels"].items():
+            values = integration.influence(model, inputs, form=form).values[0, :, 0]
+            end = values[:, -TASKS[row.task].end_tokens :].mean(1).tolist()
+            assert levels == pytest.approx(end, abs=1e-5)
+
+
+def test_a_tiny_influence_keeps_its_digits(engine, monkeypatch):
+    """In a deep model, other forms than the paper's end in millionths."""
+    forms = measure.influence_in_forms
+
+    def millionths(*arguments):
+        found = forms(*arguments)
+        return {
+            form: dataclasses.replace(one, values=one.values / 1e6) for form, one in found.items()
+        }
+
+    cells = [Cell(INFLUENCE.kind, ROWS[0], Condition())]
+    (usual,) = engine.run(cells)
+    monkeypatch.setattr(measure, "influence_in_forms", millionths)
+    (tiny,) = engine.run(cells)
+    for form, levels in usual["levels"].items():
+        assert tiny["levels"][form] == pytest.approx([level / 1e6 for level in levels], rel=1e-5)
 
 
 def test_a_calibrated_delta_is_that_of_the_marked_part(engine, embedded):
