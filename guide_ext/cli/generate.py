@@ -28,7 +28,9 @@ from guide_ext.cli.options import (
     checked_input,
     checked_text,
     load_model,
+    parse_heads,
     parse_layers,
+    read_file,
     read_prompt,
 )
 from guide_ext.cli.progress import progress
@@ -42,6 +44,12 @@ DeltaFromOption = Annotated[
 LayersOption = Annotated[
     str | None, typer.Option(help="Steer only these layers, e.g. 0-3,7. Default: all.")
 ]
+HeadsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Steer only these heads: a JSON file of [layer, head] pairs; 'study heads' makes one."
+    ),
+]
 CompareOption = Annotated[
     bool, typer.Option("--compare", help="Answer twice, plain and guided, side by side.")
 ]
@@ -54,6 +62,7 @@ def generate(
     delta: DeltaOption = 2.0,
     delta_from: DeltaFromOption = None,
     layers: LayersOption = None,
+    heads: HeadsOption = None,
     compare: CompareOption = False,
     max_new_tokens: NewTokensOption = 200,
     temperature: TemperatureOption = 0.0,
@@ -72,12 +81,16 @@ def generate(
     """
     from guide_ext import integration
     from guide_ext.cli.terminal import side_by_side
-    from guide_ext.steering.steering import Steering
+    from guide_ext.steering.steering import Steering, grouped_by_layer
 
     if delta_from is not None:
         delta = _calibrated(delta_from, model)
     steered_layers = parse_layers(layers)
-    steering = Steering.guide(delta, layers=steered_layers)
+    pairs = None if heads is None else parse_heads(read_file(heads, "--heads"))
+    if pairs is not None and layers is not None:
+        raise ValueError("--layers must be left out with --heads, which name layers, too; got both")
+    by_layer = None if pairs is None else grouped_by_layer(pairs)
+    steering = Steering.guide(delta, layers=steered_layers, heads=by_layer)
     text = read_prompt(prompt, file)
     system = None if system is None else checked_text("--system", system)
     _hint_if_nothing_is_marked(system, text)
@@ -108,7 +121,8 @@ def generate(
         guided = _counted(partial(answer, steering=steering), "guided answer", max_new_tokens)
     if as_json:
         answers = {"guided": guided} | ({"plain": plain} if plain is not None else {})
-        record = {"model": model, "delta": delta, "layers": steered_layers, "prompt": text}
+        where = {"layers": steered_layers, "heads": pairs}
+        record = {"model": model, "delta": delta, **where, "prompt": text}
         typer.echo(json.dumps(record | answers))
     elif plain is not None:
         console().print(side_by_side(plain, guided, delta))

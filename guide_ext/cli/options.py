@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import sys
 from pathlib import Path
@@ -198,6 +199,40 @@ def parse_layers(text: str | None) -> list[int] | None:
             raise ValueError(msg)
         layers |= set(range(int(first), int(last) + 1))
     return sorted(layers)
+
+
+def parse_heads(text: str) -> tuple[tuple[int, int], ...]:
+    """Read JSON pairs of a layer and a head: a list, or what ``guide-ext study heads`` saved.
+
+    Raises:
+        ValueError: If the text holds something else, or nothing.
+
+    Example:
+        >>> parse_heads("[[0, 1], [2, 0]]")
+        ((0, 1), (2, 0))
+        >>> parse_heads('{"heads": [[2, 0]], "seed": 7}')
+        ((2, 0),)
+
+    """
+    try:
+        value = json.loads(text)
+        pairs = value["heads"] if isinstance(value, dict) else value
+        found = [(_index(layer), _index(head)) for layer, head in pairs]
+    except (ValueError, TypeError, KeyError):
+        found = []
+    if not found:
+        raise ValueError(
+            "--heads must be a JSON list of pairs [layer, head], counted from 0, or what 'study "
+            "heads' saved, got something else"
+        )
+    return tuple(found)
+
+
+def _index(value: object) -> int:
+    """Return a whole number from 0; raise TypeError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise TypeError("not a whole number from 0")
+    return value
 
 
 def checked_output(path: Path) -> Path:

@@ -19,10 +19,11 @@ from guide_ext.cli.options import (
     DtypeOption,
     JsonOption,
     ModelOption,
+    parse_heads,
     read_file,
 )
 from guide_ext.cli.progress import progress
-from guide_ext.cli.study_options import parse_deltas, parse_heads, parse_names
+from guide_ext.cli.study_options import parse_deltas, parse_names
 from guide_ext.embedded import EMBEDDED
 from guide_ext.report.console import console, say
 

@@ -199,6 +199,20 @@ class Steering:
         return table
 
 
+def grouped_by_layer(heads: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
+    """Return pairs of a layer and a head as ``{layer: [head, ...]}``, as `Steering` takes them.
+
+    Example:
+        >>> grouped_by_layer([(2, 0), (0, 1), (2, 3)])
+        {2: [0, 3], 0: [1]}
+
+    """
+    found: dict[int, list[int]] = {}
+    for layer, head in heads:
+        found.setdefault(layer, []).append(head)
+    return found
+
+
 def _log(name: str, value: float) -> float:
     """Return the nats that multiply a probability by a factor, before it is normalised."""
     number = as_float(value)

@@ -133,6 +133,42 @@ def test_layers_select_where_to_steer(run):
     assert guided("--layers", "3") != everywhere
 
 
+def test_heads_select_where_to_steer(run, tmp_path):
+    file = tmp_path / "heads.json"
+
+    def generated(heads):
+        file.write_text(json.dumps(heads), encoding="utf-8")
+        options = ("--delta", "9", "--max-new-tokens", "20", "--json", "--heads", str(file))
+        return json.loads(run("generate", PROMPT, *options).stdout)
+
+    every = [[layer, head] for layer in range(4) for head in range(4)]
+    everywhere = run("generate", PROMPT, "--delta", "9", "--max-new-tokens", "20", "--json").stdout
+    assert generated(every)["guided"] == json.loads(everywhere)["guided"]
+    # Layer 3 alone, as a bare list and as 'study heads' saves it.
+    last = [[3, head] for head in range(4)]
+    by_layer = run("generate", PROMPT, "--delta", "9", "--max-new-tokens", "20", "--json",
+                   "--layers", "3").stdout  # fmt: skip
+    assert generated(last)["guided"] == json.loads(by_layer)["guided"]
+    assert generated({"heads": last, "seed": 7})["heads"] == last
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("[[9, 0]]", (), "layers must be below 4"),
+        ("[[0, 9]]", (), "heads must be below 4"),
+        ("[]", (), "--heads must be a JSON list of pairs"),
+        ("[[0, 1]]", ("--layers", "0"), "--layers must be left out with --heads"),
+    ],
+)
+def test_heads_that_cannot_be(run, tmp_path, text, options, message):
+    file = tmp_path / "heads.json"
+    file.write_text(text, encoding="utf-8")
+    result = run("generate", PROMPT, "--heads", str(file), *options)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+
+
 def test_sampling_repeats_with_its_seed(run):
     options = ("generate", PROMPT, "--temperature", "1.5", "--json", "--seed")
     assert run(*options, "3").stdout == run(*options, "3").stdout

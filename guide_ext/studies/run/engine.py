@@ -19,7 +19,7 @@ from guide_ext.integration.packaged import LICENCE, ORIGIN, PACKAGED, resolved
 from guide_ext.integration.rows import answer_rows
 from guide_ext.marking.spans import MarkedText, Span
 from guide_ext.marking.tags import DEFAULT_GROUP
-from guide_ext.steering.steering import Steering
+from guide_ext.steering.steering import Steering, grouped_by_layer
 from guide_ext.studies.cells import ANSWER, MARKED, Cell, Condition, Row, Where
 from guide_ext.studies.plan import RunSettings
 from guide_ext.studies.registry import MEASUREMENTS, TASKS
@@ -258,9 +258,7 @@ def steering_of(
         return Steering.guide(1.0)
     if not heads:
         raise ValueError(f"heads must be given for the condition {condition.name!r}, got none")
-    by_layer: dict[int, list[int]] = {}
-    for layer, head in heads:
-        by_layer.setdefault(layer, []).append(head)
+    by_layer = grouped_by_layer(heads)
     if condition.where is Where.PASTA:
         return Steering.pasta(math.exp(-condition.delta), by_layer)
     return Steering.guide(1.0, heads=by_layer)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from guide_ext import integration
-from guide_ext.cli.study_options import parse_heads
+from guide_ext.cli.options import parse_heads
 from guide_ext.integration.likelihood import log_likelihoods
 from guide_ext.steering.steering import Steering
 from guide_ext.studies.plan import RunSettings, tasks_of
