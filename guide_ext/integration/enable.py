@@ -10,10 +10,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from guide_ext.integration.call import arguments, caches
+from guide_ext.integration.call import arguments, caches, source
+from guide_ext.integration.call.arguments import DECODER_BIAS
 from guide_ext.integration.call.attention import LAYER_ATTRIBUTE
 from guide_ext.integration.call.carrier import TablePlace
-from guide_ext.integration.call.frame import Frame, pop, push
+from guide_ext.integration.call.frame import Frame, current, pop, push
 from guide_ext.integration.generation import GuidedGenerate, PrepareInputs
 from guide_ext.integration.influence.hooks import state_of_call
 from guide_ext.integration.model import verify, verify_cache
@@ -53,7 +54,7 @@ def enable(model: Model) -> Model:
     under ``attn_implementation="guide"``. Trainer drops them; `SteeringCollator` notices that.
 
     Args:
-        model: A decoder-only model of transformers, loaded in any way and on any device.
+        model: A model of transformers, loaded in any way and on any device.
 
     Returns:
         The same object.
@@ -156,10 +157,6 @@ def _refuse_other_kinds(model: object) -> None:
             f"model must share no layer with one that is enabled already, got a {name} that does; "
             "steer that one, or call guide_ext.integration.disable() on it first"
         )
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise verify.UnsupportedModelError(
-            f"model must be decoder-only, got the encoder-decoder model {name}"
-        )
     if not any(
         part._can_set_attn_implementation()
         for part in model.modules()
@@ -179,12 +176,18 @@ def _attach(model: Any, state: ModelState) -> None:
         # A layer with fewer heads than the table gets all numbers of its row; the op refuses them.
         own = findings.heads[index]
         here = own.here if own.total == most else slice(most)
-        setattr(layer, LAYER_ATTRIBUTE, TablePlace(index, count, most, here))
+        reads_source = findings.has_encoder and findings.kinds[index] != "decoder"
+        setattr(layer, LAYER_ATTRIBUTE, TablePlace(index, count, most, here, reads_source))
     # The first of all hooks, so that the frame has been pushed when a later hook fails.
     state.handles.append(
         model.register_forward_pre_hook(_before_forward, prepend=True, with_kwargs=True)
     )
     state.handles.append(model.register_forward_hook(_after_forward, always_call=True))
+    if findings.has_encoder:
+        encoder = model.get_encoder()
+        state.handles.append(
+            encoder.register_forward_pre_hook(_before_encoder, prepend=True, with_kwargs=True)
+        )
     for method in _METHODS:
         if hasattr(model, method.name):
             model.__dict__[method.name] = method(model)
@@ -196,8 +199,11 @@ def _before_forward(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Move the steering arguments of one call into its frame."""
     findings = state_of(model).findings
-    frame = Frame(configs=findings.configs)
+    frame = Frame(configs=findings.configs, has_encoder=findings.has_encoder)
     push(frame)  # before the checks: _after_forward pops it if one of them raises
+    if findings.has_encoder:
+        _begin_pair(model, frame, args, kwargs)
+        return args, kwargs
     given = kwargs.pop("guide_bias", None)
     strength = kwargs.pop("guide_strength", None)
     share = kwargs.pop("guide_share", None)
@@ -212,7 +218,7 @@ def _before_forward(
         return args, kwargs
     arguments.check_own_mask(named.get("attention_mask"))
     arguments.check_implementation(findings.configs, findings.implementation)
-    _refuse_lost_gradients(model, findings.implementation)
+    _refuse_lost_gradients(model, keeps_masks=findings.implementation == "guide")
     rows, tokens = arguments.input_size(args, kwargs)
     bias = arguments.check_bias(given, rows)
     caches.check_cache(findings.cache_argument, named)
@@ -236,6 +242,45 @@ def _before_forward(
     return args, kwargs
 
 
+def _begin_pair(model: Any, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Move the steering arguments of one call of an encoder–decoder into its frame."""
+    findings = state_of(model).findings
+    given = {name: kwargs.pop(name, None) for name in arguments.steering_arguments(model)}
+    unknown = [name for name in kwargs if name.startswith("guide_")]
+    source.refuse_others(given)
+    bias, decoder_bias, strength = (
+        given[name] for name in ("guide_bias", DECODER_BIAS, "guide_strength")
+    )
+    some = decoder_bias if bias is None else bias
+    arguments.check_companions(some, strength, unknown)
+    if some is None:
+        return
+    arguments.check_implementation(findings.configs, findings.implementation)
+    _refuse_lost_gradients(model, keeps_masks=not findings.unmasked)
+    named = arguments.named(model.forward, args, kwargs)
+    source.begin_call(frame, findings.cache_argument, named, bias=bias, decoder_bias=decoder_bias)
+    if strength is not None:
+        strength = arguments.check_strength(strength, len(some), *strength_size(model))
+        frame.strength = strength
+    for own in (frame.source_bias, frame.bias):
+        if own is not None and not _values_are_known(frame, some):
+            arguments.check_values(own, strength)
+
+
+def _before_encoder(
+    encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Take out the steering that `generate()` hands to an encoder; its frame has it already."""
+    frame = current()
+    given = [name for name in kwargs if name.startswith("guide_") and kwargs[name] is not None]
+    if given and not (frame is not None and frame.is_generation and frame.has_encoder):
+        raise ValueError(
+            f"{given[0]} must go to the whole encoder–decoder, got a call of its encoder alone, "
+            "whose output does not say how it was steered; call the model"
+        )
+    return args, {name: value for name, value in kwargs.items() if not name.startswith("guide_")}
+
+
 def _values_are_known(frame: Frame, bias: torch.Tensor) -> bool:
     """Return whether values need no check: `generate()` did it, or a graph is being recorded."""
     if torch.compiler.is_compiling():
@@ -245,8 +290,8 @@ def _values_are_known(frame: Frame, bias: torch.Tensor) -> bool:
     return frame.outer is not None and frame.outer.handed_on is bias
 
 
-def _refuse_lost_gradients(model: Any, implementation: str) -> None:
-    """Refuse activation checkpointing with dense masks.
+def _refuse_lost_gradients(model: Any, *, keeps_masks: bool) -> None:
+    """Refuse activation checkpointing where the masks do not carry the bias.
 
     It runs layers again after the call, when the frame with the bias is gone.
 
@@ -254,12 +299,12 @@ def _refuse_lost_gradients(model: Any, implementation: str) -> None:
         ValueError: If it is on and the model trains.
 
     """
-    if implementation == "guide" or not (model.training and torch.is_grad_enabled()):
+    if keeps_masks or not (model.training and torch.is_grad_enabled()):
         return  # a carrier is an argument of the layer, which gets it again
     if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         raise ValueError(
             f"activation checkpointing must be off to train a steered {type(model).__name__}, "
-            "which gets dense masks; call model.activation_checkpointing_disable()"
+            "which gets dense masks or none; call model.activation_checkpointing_disable()"
         )
 
 
@@ -282,7 +327,11 @@ def _after_forward(model: nn.Module, args: tuple[Any, ...], output: object) -> N
     if output is None or frame is None or not frame.is_steered:
         return
     findings = state_of(model).findings
-    missing = set(range(len(findings.layers))) - frame.biased_layers
+    biased = frame.biased_layers
+    if findings.has_encoder and not frame.encoder_ran and frame.outer is not None:
+        # It ran before the first step, in the frame of generate().
+        biased = biased | {i for i in frame.outer.biased_layers if findings.kinds[i] == "encoder"}
+    missing = set(range(len(findings.layers))) - biased - _unsteered(frame, findings.kinds)
     if missing and not _leaves_layers_out(model, findings.num_hidden_layers):
         first = min(missing)
         raise RuntimeError(
@@ -292,6 +341,15 @@ def _after_forward(model: nn.Module, args: tuple[Any, ...], output: object) -> N
             "A part of the model was compiled or replaced on its own; compile the whole model "
             "after enable(), or use a model that makes its masks itself"
         )
+
+
+def _unsteered(frame: Frame, kinds: tuple[str, ...]) -> set[int]:
+    """Return the layers of an encoder–decoder whose text has no bias in this call."""
+    return {
+        index
+        for index, kind in enumerate(kinds)
+        if (frame.bias if kind == "decoder" else frame.source_bias) is None
+    }
 
 
 def _leaves_layers_out(model: Any, num_hidden_layers: int | None) -> bool:

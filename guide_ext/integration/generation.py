@@ -10,11 +10,15 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from guide_ext.integration.call import arguments, caches
+from guide_ext.integration.call import arguments, caches, source
+from guide_ext.integration.call.arguments import DECODER_BIAS
 from guide_ext.integration.call.frame import Frame, current, using
 from guide_ext.integration.influence.hooks import state_of_call
 from guide_ext.integration.model.state import is_enabled, state_of, strength_size
 from guide_ext.integration.modes import check_mode, setting_of
+
+# What a target begins with, the first that is set.
+_STARTS = ("decoder_start_token_id", "bos_token_id")
 
 
 class _Method:
@@ -41,7 +45,8 @@ class _Method:
     @property
     def __signature__(self) -> inspect.Signature:
         """The signature of the method, with the steering arguments."""
-        return arguments.with_steering(inspect.signature(self._wrapped))
+        names = arguments.steering_arguments(self._model)
+        return arguments.with_steering(inspect.signature(self._wrapped), names)
 
 
 class GuidedGenerate(_Method):
@@ -54,6 +59,8 @@ class GuidedGenerate(_Method):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Generate; see `GenerationMixin.generate`."""
+        if state_of(self._model).findings.has_encoder:
+            return self._generate_pair(args, kwargs)
         share = kwargs.get("guide_share")
         if share is not None:
             kwargs["guide_bias"] = arguments.bias_beside(share, kwargs.get("guide_bias"))
@@ -72,11 +79,38 @@ class GuidedGenerate(_Method):
         with using(Frame(configs=configs, is_generation=is_steered)) as frame:
             output = self._wrapped(*args, **kwargs)
         if is_steered and not frame.has_steps:
-            raise RuntimeError(
-                "guide_bias must reach the steps of generate(), got a generation that took none of "
-                f"{type(self._model).__name__}'s own, so its output is not steered; "
-                "leave custom_generate out"
-            )
+            raise RuntimeError(_no_steps(self._model))
+        return output
+
+    def _generate_pair(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Generate with an encoder–decoder. Its encoder runs once, in the frame made here."""
+        model, findings = self._model, state_of(self._model).findings
+        source.refuse_others(kwargs)
+        given = (kwargs.get("guide_bias"), kwargs.get(DECODER_BIAS))
+        some = next((bias for bias in given if bias is not None), None)
+        strength = kwargs.get("guide_strength")
+        arguments.check_companions(some, strength, [])
+        if some is None:
+            return self._wrapped(*args, **kwargs)
+        check_mode(model, kwargs)
+        arguments.check_implementation(findings.configs, findings.implementation)
+        inputs = args[0] if args else kwargs.get("inputs")
+        starts = (setting_of(name, model, kwargs) for name in _STARTS)
+        start = next((token for token in starts if token is not None), None)
+        bias, decoder_bias = source.check_generation(model, kwargs, inputs, start)
+        if strength is not None:
+            strength = arguments.check_strength(strength, len(some), *strength_size(model))
+        for own in (bias, decoder_bias):
+            if own is not None:
+                arguments.check_values(own, strength)
+        frame = Frame(
+            configs=findings.configs, is_generation=True, has_encoder=True, source_bias=bias,
+            strength=strength, encoder_ran=bias is not None,
+        )  # fmt: skip
+        with using(frame):
+            output = self._wrapped(*args, **kwargs)
+        if not frame.has_steps:
+            raise RuntimeError(_no_steps(model))
         return output
 
     def _check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -147,6 +181,8 @@ class PrepareInputs(_Method):
         """Prepare the inputs of one step; see `GenerationMixin.prepare_inputs_for_generation`."""
         model = self._model
         findings = state_of(model).findings
+        if findings.has_encoder:
+            return self._prepare_pair(input_ids, args, guide_bias, guide_strength, kwargs)
         frame = Frame(configs=findings.configs)
         guide_bias = arguments.bias_beside(guide_share, guide_bias)
         arguments.check_companions(guide_bias, guide_strength, [])
@@ -174,6 +210,29 @@ class PrepareInputs(_Method):
         state_of_call(model, guide_seed, (), inputs)
         if guide_seed is not None and caches.cache_of(findings.cache_argument, inputs) is None:
             inputs["guide_seed"] = guide_seed
+        return inputs
+
+    def _prepare_pair(
+        self,
+        input_ids: Tensor,
+        args: tuple[Any, ...],
+        bias: Tensor | None,
+        strength: Tensor | None,
+        kwargs: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Prepare the inputs of one step of an encoder–decoder, whose call makes its masks."""
+        decoder_bias = kwargs.pop(DECODER_BIAS, None)
+        outer = current()
+        if outer is not None:
+            outer.has_steps = True
+        inputs: dict[str, Any] = self._wrapped(input_ids, *args, **kwargs)
+        if decoder_bias is not None:
+            slots = input_ids.shape[1]
+            decoder_bias = F.pad(decoder_bias, (0, max(slots - decoder_bias.shape[1], 0)))
+        steering = {"guide_bias": bias, DECODER_BIAS: decoder_bias, "guide_strength": strength}
+        inputs |= {name: value for name, value in steering.items() if value is not None}
+        if outer is not None and outer.is_generation:
+            outer.handed_on = decoder_bias if bias is None else bias
         return inputs
 
     def _hand_on(
@@ -207,6 +266,13 @@ class PrepareInputs(_Method):
         generation = current()
         if generation is not None and generation.is_generation:
             generation.handed_on = bias
+
+
+def _no_steps(model: Any) -> str:
+    return (
+        "guide_bias must reach the steps of generate(), got a generation that took none of "
+        f"{type(model).__name__}'s own, so its output is not steered; leave custom_generate out"
+    )
 
 
 def _seen(cache: Any) -> int:

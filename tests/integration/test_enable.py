@@ -10,12 +10,12 @@ import models
 import pytest
 import torch
 from models import bias, logits, snapshot
-from transformers import DynamicCache, T5Config, T5ForConditionalGeneration
+from transformers import DynamicCache
 
 import guide_ext.integration as guide
 from guide_ext.integration.call import attention as call_attention
 from guide_ext.integration.call.frame import current
-from guide_ext.integration.model import verify
+from guide_ext.integration.model import trial
 
 
 class TestNotEnabled:
@@ -83,7 +83,7 @@ class TestRefusal:
         from transformers.models.llama import modeling_llama
 
         monkeypatch.setattr(modeling_llama, "create_causal_mask", lambda *_, **__: None)
-        monkeypatch.setattr(verify, "tiny_batch", lambda model: (torch.ones(1, 1).long(),) * 2)
+        monkeypatch.setattr(trial, "tiny_batch", lambda model: (torch.ones(1, 1).long(),) * 2)
         message = "never hands a mask to an attention layer"
         with pytest.raises(guide.UnsupportedModelError, match=message):
             guide.enable(models.make("llama"))
@@ -134,14 +134,6 @@ class TestRefusal:
             pytest.raises(MemoryError),
         ):
             guide.enable(model)
-
-    def test_encoder_decoder(self):
-        config = T5Config(
-            vocab_size=20, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2,
-            decoder_start_token_id=0,
-        )  # fmt: skip
-        with pytest.raises(guide.UnsupportedModelError, match=r"must be decoder-only, got .*T5"):
-            guide.enable(T5ForConditionalGeneration(config))
 
     @pytest.mark.parametrize("other", [torch.nn.Linear(1, 1), None, "gpt2"])
     def test_other_objects(self, other):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,12 +12,19 @@ from torch import Tensor
 
 # The keyword arguments that enable() adds to a model.
 STEERING_ARGUMENTS = ("guide_bias", "guide_strength", "guide_share", "guide_seed")
+# Encoder–decoders have one more, for the text that the decoder reads and writes.
+DECODER_BIAS = "guide_decoder_bias"
 # The attribute in which the `forward` of an enabled model keeps its parameter names, in order.
 NAMES_ATTRIBUTE = "_guide_names"
 
 
-def check_bias(bias: object, rows: int) -> Tensor:
+def check_bias(bias: object, rows: int, name: str = "guide_bias") -> Tensor:
     """Check ``guide_bias`` for a batch of `rows` and return it as float32.
+
+    Args:
+        bias: The argument.
+        rows: Rows of the batch.
+        name: Its name, if it is another one.
 
     Raises:
         ValueError: If it is not a floating tensor ``[rows, tokens]``, or requires a gradient.
@@ -24,20 +32,33 @@ def check_bias(bias: object, rows: int) -> Tensor:
     """
     if not isinstance(bias, Tensor) or not bias.is_floating_point():
         raise ValueError(
-            "guide_bias must be a floating-point tensor [batch, tokens] of nats, "
-            f"got {_describe(bias)}"
+            f"{name} must be a floating-point tensor [batch, tokens] of nats, got {_describe(bias)}"
         )
     if bias.dim() != 2 or bias.shape[0] != rows:
         raise ValueError(
-            f"guide_bias must be [batch, tokens] with {rows} row(s), as the input has, "
+            f"{name} must be [batch, tokens] with {rows} row(s), as the input has, "
             f"got shape {list(bias.shape)}; guide_ext.integration.encode() makes it for a batch"
         )
     if bias.requires_grad and torch.is_grad_enabled():
         raise ValueError(
-            "guide_bias must not require a gradient: the mask that carries it has none; "
-            "pass guide_bias.detach(), or call guide_ext.biased_attention yourself to learn a bias"
+            f"{name} must not require a gradient: the mask that carries it has none; pass "
+            f"{name}.detach(), or call guide_ext.biased_attention yourself to learn a bias"
         )
     return bias.detach().to(torch.float32)
+
+
+def check_source_length(bias: Tensor, tokens: int) -> None:
+    """Check that the bias of what an encoder reads has one number for each of its `tokens`.
+
+    Raises:
+        ValueError: If it has more or fewer.
+
+    """
+    if bias.shape[1] != tokens:
+        raise ValueError(
+            f"guide_bias must have one number for each of the {tokens} positions that the encoder "
+            f"gives to the decoder, got shape {list(bias.shape)}; put 0 where nothing is marked"
+        )
 
 
 def check_strength(strength: object, rows: int, layers: int, heads: int) -> Tensor:
@@ -236,7 +257,7 @@ def check_left_padding(attention_mask: Tensor | None) -> None:
         )
 
 
-def check_tokens(bias: Tensor, new: int, seen: int | None = 0) -> None:
+def check_tokens(bias: Tensor, new: int, seen: int | None = 0, name: str = "guide_bias") -> None:
     """Check that the bias has one number per slot of the whole text.
 
     Args:
@@ -244,6 +265,7 @@ def check_tokens(bias: Tensor, new: int, seen: int | None = 0) -> None:
         new: Slots of the input, padding included.
         seen: Slots that the cache holds before them; None if only the device knows and would have
             to be waited for.
+        name: Name of the argument.
 
     Raises:
         ValueError: If the numbers are more or fewer than the slots; without `seen`, if they are
@@ -253,18 +275,18 @@ def check_tokens(bias: Tensor, new: int, seen: int | None = 0) -> None:
     if seen is None:
         if bias.shape[1] < new:
             raise ValueError(
-                f"guide_bias must be [batch, tokens] with at least the {new} new token(s) of this "
+                f"{name} must be [batch, tokens] with at least the {new} new token(s) of this "
                 f"call and all that the cache holds, got shape {list(bias.shape)}"
             )
         return
     if bias.shape[1] == seen + new:
         return
-    wanted = f"guide_bias must be [batch, tokens] = [{bias.shape[0]}, {seen + new}], aligned with"
+    wanted = f"{name} must be [batch, tokens] = [{bias.shape[0]}, {seen + new}], aligned with"
     if not seen:
         raise ValueError(f"{wanted} the input and its padding, got shape {list(bias.shape)}")
     raise ValueError(
         f"{wanted} the whole text, {seen} token(s) in the cache and {new} new one(s), as "
-        f"attention_mask is, got shape {list(bias.shape)}; put 0 where nothing is marked"
+        f"its attention mask is, got shape {list(bias.shape)}; put 0 where nothing is marked"
     )
 
 
@@ -302,15 +324,20 @@ def named(forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[s
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
-def with_steering(signature: inspect.Signature) -> inspect.Signature:
+def steering_arguments(model: Any) -> tuple[str, ...]:
+    """Return the names of the keyword arguments that `enable` adds to a model."""
+    has_encoder = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    return (*STEERING_ARGUMENTS, DECODER_BIAS) if has_encoder else STEERING_ARGUMENTS
+
+
+def with_steering(
+    signature: inspect.Signature, names: Sequence[str] = STEERING_ARGUMENTS
+) -> inspect.Signature:
     """Return the signature with the steering arguments added."""
     parameters = list(signature.parameters.values())
     rest = [p for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD]
     named = [p for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    own = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
-        for name in STEERING_ARGUMENTS
-    ]
+    own = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in names]
     return signature.replace(parameters=[*named, *own, *rest])
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from guide_ext.integration.call.arguments import check_source_length
 from guide_ext.integration.call.carrier import Structure, TablePlace, is_carrier, scaled, unpack
 from guide_ext.integration.call.frame import Frame, Slots, current
 from guide_ext.integration.call.keywords import check_keywords
@@ -147,7 +148,10 @@ def _geometry(
         )
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     attn_bias = _table(mask, seqlen_q)
-    key_bias = _waiting_bias(frame, layer, seqlen_k)
+    if mask is None and layer is not None and layer.reads_source:
+        key_bias = _source_bias(frame, layer, seqlen_k)
+    else:
+        key_bias = _waiting_bias(frame, layer, seqlen_k)
     return _Geometry(
         Structure(bool(causal) and mask is None and seqlen_q > 1),
         None if frame is None else frame.slots_by_length.get(seqlen_k),
@@ -196,10 +200,16 @@ def _attend(
 
 def _note_call(frame: Frame, module: nn.Module, query: Tensor, mask: Tensor | None) -> None:
     """Tell the recorder of a trial run, if this is one, that this layer was called."""
-    if frame.recorder is not None:
-        frame.recorder.attends = True
-        if mask is not None:
-            frame.recorder.layers.append((module, query[0, :, -1].detach().clone()))
+    recorder = frame.recorder
+    if recorder is None:
+        return
+    recorder.attends = True
+    if mask is not None or not recorder.needs_mask:
+        recorder.layers.append((module, query[0, :, -1].detach().clone()))
+    if mask is None:
+        recorder.unmasked.add(module)
+    elif is_carrier(mask) and unpack(mask, 0, None).structure.is_causal:
+        recorder.causal.add(module)
 
 
 def _refuse_dropout(dropout: float) -> None:
@@ -221,7 +231,7 @@ def _note_bias(
     """
     if is_biased:
         frame.biased_layers.add(layer.index)
-    elif frame.is_steered:
+    elif frame.steers(layer):
         raise RuntimeError(
             f"guide_bias must reach every attention layer, got layer {layer.index}, a "
             f"{type(module).__name__} of {seqlen_k} keys, without one: its keys are not the tokens "
@@ -253,11 +263,24 @@ def _is_folded_in(frame: Frame | None, table: Tensor | None) -> bool:
     return table.shape[-1] in frame.folded_lengths
 
 
+def _source_bias(frame: Frame | None, layer: TablePlace, seqlen_k: int) -> Tensor | None:
+    """Return the bias of what an encoder reads, for a layer that gets no mask (Whisper's)."""
+    if frame is None or frame.source_bias is None:
+        return None
+    check_source_length(frame.source_bias, seqlen_k)
+    return _for_heads(frame.source_bias, frame, layer)
+
+
 def _waiting_bias(frame: Frame | None, layer: TablePlace | None, seqlen_k: int) -> Tensor | None:
     """Return the bias that `guide_dense_mask` left in the frame for this number of keys."""
     if frame is None or layer is None or seqlen_k not in frame.bias_by_length:
         return None
-    key_bias = frame.bias_by_length[seqlen_k][:, None, :]
+    return _for_heads(frame.bias_by_length[seqlen_k], frame, layer)
+
+
+def _for_heads(bias: Tensor, frame: Frame, layer: TablePlace) -> Tensor:
+    """Return a bias with the strengths of a layer: ``[batch, 1 or num_heads, seqlen_k]``."""
+    key_bias = bias[:, None, :]
     if frame.strength is None:
         return key_bias
     return scaled(key_bias, layer.of(frame.strength.flatten(1)).to(key_bias.device))

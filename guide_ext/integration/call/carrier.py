@@ -64,6 +64,7 @@ class TablePlace:
         layers: Layers of the table.
         heads: Heads of the table, per layer.
         here: The heads that the layer computes in this process.
+        reads_source: Whether its keys are those of the text that an encoder reads for a decoder.
 
     """
 
@@ -71,6 +72,7 @@ class TablePlace:
     layers: int
     heads: int
     here: slice
+    reads_source: bool = False
 
     def of(self, row: Tensor) -> Tensor:
         """Return the numbers of this layer's heads out of ``[batch, layers · heads]``."""

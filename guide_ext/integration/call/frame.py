@@ -20,6 +20,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from guide_ext.integration.call.carrier import TablePlace
+
 
 @dataclass
 class Recorder:
@@ -30,12 +32,19 @@ class Recorder:
         layers: Attention modules that got a mask, in the order of their calls, each with one query
             per head, ``[heads, features]``.
         attends: Whether any attention module ran, with or without a mask.
+        needs_mask: Whether modules without a mask are left out: they belong to a tower beside the
+            text. In an encoder–decoder all modules read text, or what stands for it.
+        causal: The modules whose mask was causal.
+        unmasked: The modules without a mask.
 
     """
 
     configs: list[Any] = field(default_factory=list)
     layers: list[tuple[nn.Module, Tensor]] = field(default_factory=list)
     attends: bool = False
+    needs_mask: bool = True
+    causal: set[nn.Module] = field(default_factory=set)
+    unmasked: set[nn.Module] = field(default_factory=set)
 
 
 @dataclass
@@ -68,7 +77,12 @@ class Frame:
 
     Attributes:
         configs: Configs of the called model. Masks for any other config get no bias.
-        bias: Nats per slot, ``[batch, tokens]``, float32, or None for an unsteered call.
+        bias: Nats per slot, ``[batch, tokens]``, float32, or None for an unsteered call. In an
+            encoder–decoder, of the text that the decoder reads and writes.
+        has_encoder: Whether the called model is an encoder–decoder.
+        source_bias: Encoder–decoders only: nats per token that the encoder reads, ``[batch,
+            source tokens]``, float32, or None.
+        encoder_ran: Encoder–decoders only: whether the encoder runs in this frame, under the bias.
         strength: Multiplier of the bias, ``[batch, layers, heads]``, float32, or None for 1.
         share: Minimum share of the attention that the marked slots of a row get together: that
             number on each marked slot, 0 on the others, ``[batch, tokens]``, float32; or None. A
@@ -84,6 +98,7 @@ class Frame:
             number of keys. Two layer types with the same number of keys hold the same slots.
         recorder: Set during a trial run only.
         is_generation: Whether this is the frame of a steered `generate()`, not of one call in it.
+            In an encoder–decoder, the encoder runs in it, once for all steps.
         has_steps: Frames of `generate()` only: whether a step has been prepared.
         handed_on: Frames of `generate()` only: the bias of the current step. Its values were
             checked before the first step.
@@ -98,6 +113,9 @@ class Frame:
 
     configs: tuple[Any, ...] = ()
     bias: Tensor | None = None
+    has_encoder: bool = False
+    source_bias: Tensor | None = None
+    encoder_ran: bool = False
     strength: Tensor | None = None
     share: Tensor | None = None
     first_query: int | None = None
@@ -119,14 +137,21 @@ class Frame:
 
     @property
     def is_steered(self) -> bool:
-        """Whether every attention layer of this call is to have a bias."""
+        """Whether attention layers of this call are to have a bias."""
+        return self.bias is not None or self.source_bias is not None or self.carried
+
+    def steers(self, layer: TablePlace) -> bool:
+        """Return whether this attention layer is to have a bias."""
+        if layer.reads_source:
+            return self.source_bias is not None
         return self.bias is not None or self.carried
 
-    def bias_for(self, config: object) -> Tensor | None:
-        """Return the bias, if `config` belongs to the model that was called."""
-        if self.bias is None or not any(config is own for own in self.configs):
+    def bias_for(self, config: object, *, of_source: bool = False) -> Tensor | None:
+        """Return the bias, or that of the source, if `config` belongs to the called model."""
+        bias = self.source_bias if of_source else self.bias
+        if bias is None or not any(config is own for own in self.configs):
             return None
-        return self.bias
+        return bias
 
 
 _FRAME: ContextVar[Frame | None] = ContextVar("guide_frame", default=None)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import masking_utils
 
+from guide_ext.integration.call.arguments import DECODER_BIAS, check_source_length
 from guide_ext.integration.call.caches import on_host
 from guide_ext.integration.call.carrier import Structure, pack
 from guide_ext.integration.call.frame import Frame, Slots, current
@@ -166,15 +167,34 @@ def _bias_of_keys(frame: Frame | None, call: MaskCall) -> Tensor | None:
     if frame.recorder is not None:
         frame.recorder.configs.append(call.config)
     frame.slots_by_length[call.kv_length] = Slots(call.kv_offset, call.q_offset)
-    bias = frame.bias_for(call.config)
+    of_source = frame.has_encoder and not _is_causal(frame, call)
+    bias = frame.bias_for(call.config, of_source=of_source)
     if bias is None:
         return None
+    name = DECODER_BIAS if frame.has_encoder and not of_source else "guide_bias"
     if bias.shape[0] != call.batch_size:
         raise ValueError(
-            "guide_bias must have one row per row of the batch, "
-            f"{call.batch_size}, got {bias.shape[0]}"
+            f"{name} must have one row per row of the batch, {call.batch_size}, got {bias.shape[0]}"
         )
+    if of_source:
+        check_source_length(bias, call.kv_length)
     return call.of_keys(bias)
+
+
+def _is_causal(frame: Frame, call: MaskCall) -> bool:
+    """Return whether a mask of an encoder–decoder is one of the decoder's own text.
+
+    Raises:
+        ValueError: If the call is steered and the mask does not tell.
+
+    """
+    structure = _structure(call.mask_function)
+    if structure is None and frame.is_steered:
+        raise ValueError(
+            "an encoder–decoder must have plain causal, bidirectional or sliding-window masks to "
+            "be steered, got a packed, chunked, blockwise or custom one"
+        )
+    return structure is not None and structure.is_causal
 
 
 def _check_first_query(

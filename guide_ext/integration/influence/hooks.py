@@ -39,6 +39,11 @@ def requesting(request: Request) -> Iterator[None]:
     model = request.model
     table_size(model)  # raises if the model is not enabled
     refuse_unknown_part(model, "Influence")
+    if state_of(model).findings.has_encoder:
+        raise UnsupportedModelError(
+            "Influence must be measured in a model with one text, got the encoder–decoder "
+            f"{type(model).__name__}; steer it without measuring"
+        )
     repeated = state_of(model).findings.repeated
     if repeated:
         raise UnsupportedModelError(

@@ -14,7 +14,12 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from guide_ext.integration.call.arguments import NAMES_ATTRIBUTE, STEERING_ARGUMENTS, with_steering
+from guide_ext.integration.call.arguments import (
+    NAMES_ATTRIBUTE,
+    STEERING_ARGUMENTS,
+    steering_arguments,
+    with_steering,
+)
 from guide_ext.integration.model.state import is_enabled
 
 # What __reduce_ex__ returns as the maker of objects whose class does not define its own way.
@@ -38,7 +43,7 @@ def name_steering(model: Any) -> None:
         model.__dict__["forward"] = _InstanceForward(model, found)
     kind: Any = type(model)
     if not _names_steering(kind.forward):
-        model.__class__ = _named_class(kind, kind.forward)
+        model.__class__ = _named_class(kind, kind.forward, steering_arguments(model))
 
 
 def _names_steering(forward: Callable[..., Any]) -> bool:
@@ -46,7 +51,7 @@ def _names_steering(forward: Callable[..., Any]) -> bool:
 
 
 @functools.cache
-def _named_class(base: Any, original: Any) -> Any:
+def _named_class(base: Any, original: Any, steering: tuple[str, ...]) -> Any:
     """Make the class for enabled models of class `base`, whose forward is `original`."""
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -57,7 +62,7 @@ def _named_class(base: Any, original: Any) -> Any:
 
     def validate(self: Any, given: dict[str, Any]) -> None:
         # generate() accepts what forward names, but some models then drop it on the way there.
-        names = [name for name in STEERING_ARGUMENTS if given.get(name) is not None]
+        names = [name for name in steering if given.get(name) is not None]
         if names and not is_enabled(self):
             raise _not_enabled(self, names[0])
         base._validate_model_kwargs(self, given)
@@ -67,10 +72,12 @@ def _named_class(base: Any, original: Any) -> Any:
         if type(self) is not named or make not in _PLAIN_MAKERS:
             return (make, arguments, *rest)  # the class defines its own way
         # Pickle finds `base` under the name of the class. A disabled model goes back to `base`.
-        return (_new if is_enabled(self) else base.__new__, (base,), *rest)
+        if is_enabled(self):
+            return (_new, (base, steering), *rest)
+        return (base.__new__, (base,), *rest)
 
     attributes = {
-        "forward": _described(forward, original),
+        "forward": _described(forward, original, steering),
         "__reduce_ex__": reduce,
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,
@@ -82,9 +89,9 @@ def _named_class(base: Any, original: Any) -> Any:
     return named
 
 
-def _new(base: Any) -> Any:
+def _new(base: Any, steering: tuple[str, ...]) -> Any:
     """Make an object of the class for enabled models; pickle calls this."""
-    named = _named_class(base, base.forward)
+    named = _named_class(base, base.forward, steering)
     return named.__new__(named)
 
 
@@ -102,7 +109,7 @@ class _InstanceForward:
     @property
     def __signature__(self) -> inspect.Signature:
         """The signature of the replaced forward, with the steering arguments."""
-        return with_steering(inspect.signature(self._found))
+        return with_steering(inspect.signature(self._found), steering_arguments(self._model))
 
     @property
     def _guide_names(self) -> tuple[str, ...]:
@@ -125,12 +132,12 @@ def _steering_in(kwargs: dict[str, Any]) -> str | None:
     return None
 
 
-def _described(forward: Any, original: Any) -> Any:
+def _described(forward: Any, original: Any, steering: tuple[str, ...]) -> Any:
     """Give a new forward the name, the documentation and the signature of the original."""
     functools.update_wrapper(forward, original)
     # Code that unwraps a forward, as accelerate does, must stop here.
     del forward.__wrapped__
-    signature = with_steering(inspect.signature(original))
+    signature = with_steering(inspect.signature(original), steering)
     forward.__signature__ = signature
     names = [name for name in signature.parameters if name != "self"]
     setattr(forward, NAMES_ATTRIBUTE, tuple(names))

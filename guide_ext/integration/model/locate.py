@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from guide_ext.integration.model.parallel import HeadGroup, group_of
-from guide_ext.integration.model.verify import UnsupportedModelError, tiny_run
+from guide_ext.integration.model.trial import tiny_run
+from guide_ext.integration.model.verify import UnsupportedModelError
 
 # Candidates for U: the attention module, and modules that follow it one after the other.
 _LONGEST_CHAIN = 4

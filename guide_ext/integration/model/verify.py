@@ -19,19 +19,12 @@ from torch import Tensor, nn
 from guide_ext.integration.call.caches import cache_argument
 from guide_ext.integration.call.frame import Frame, Recorder, using
 from guide_ext.integration.model.parallel import Heads, heads_of, unknown_part
+from guide_ext.integration.model.trial import Trial, evaluation, trial_of
 from guide_ext.op.libraries import library_status
 
 # Largest difference of the logits, relative to the largest logit: float32 models differ by about
 # 1e-6, a wrong mask by far more than 1e-3. Half precisions: their rounding, through all layers.
 _TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 6e-2}
-
-# Long enough for one row to have padding and several tokens.
-_TOKENS = 8
-# The input is made longer than windows, chunks, selections and compression of at most this many
-# tokens, so that they have an effect; longer ones would need a long input.
-_LONGEST_LIMIT = 64
-_LIMITS = ("sliding_window", "attention_chunk_size", "index_topk", "indexer_budget",
-           "index_block_size", "compress_rates", "keep_window_size")  # fmt: skip
 
 
 class UnsupportedModelError(ValueError):
@@ -53,6 +46,8 @@ class Findings:
             otherwise "".
         num_hidden_layers: Number of layers according to the config of the text model.
         repeated: Class name of an attention module that ran more than once in one call, or "".
+        kinds: Encoder–decoders only: what each layer attends to, "encoder", "decoder" or "cross".
+        unmasked: Whether layers of an encoder, or those that look at it, get no mask.
 
     """
 
@@ -64,6 +59,13 @@ class Findings:
     unknown_part: str = ""
     num_hidden_layers: int | None = None
     repeated: str = ""
+    kinds: tuple[str, ...] = ()
+    unmasked: bool = False
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether the model is an encoder–decoder."""
+        return bool(self.kinds)
 
     @property
     def num_heads(self) -> int:
@@ -99,10 +101,10 @@ def compare_with_eager(model: Any) -> Findings:
             f"model must read token ids, got {name}, whose config has no vocab_size; enable the "
             "language model inside it, if there is one"
         )
-    input_ids, attention_mask = tiny_batch(model)
+    trial = trial_of(model)
     with evaluation(model), keeping_implementation(model), torch.no_grad():
         try:
-            wanted, _ = _run(model, "eager", input_ids, attention_mask)
+            wanted, _ = _run(model, "eager", trial)
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:
@@ -112,8 +114,8 @@ def compare_with_eager(model: Any) -> Findings:
         if wanted.dtype == torch.float64 and not bool(torch.isfinite(wanted).all()):
             # Eager attention hides keys with float64's lowest number. A softmax in float32 reads it
             # as -inf, so rows of padding become NaN. So compare without the padded row.
-            input_ids, attention_mask = input_ids[1:], attention_mask[1:]
-            wanted, _ = _run(model, "eager", input_ids, attention_mask)
+            trial = trial.without_padding()
+            wanted, _ = _run(model, "eager", trial)
         if not bool(torch.isfinite(wanted).all()):
             raise UnsupportedModelError(
                 f"enable() must compare {name} with its own eager attention, got NaN or inf from "
@@ -121,9 +123,11 @@ def compare_with_eager(model: Any) -> Findings:
             )
         allowed = tolerance(wanted)
         failures, cause = [], None
-        for implementation in ("guide", "guide_dense"):
+        # With dense masks, the bias waits by its number of keys. That cannot tell two texts apart.
+        ways = ("guide",) if model.config.is_encoder_decoder else ("guide", "guide_dense")
+        for implementation in ways:
             try:
-                found, recorder = _run(model, implementation, input_ids, attention_mask)
+                found, recorder = _run(model, implementation, trial)
             except (MemoryError, torch.OutOfMemoryError):
                 raise
             except Exception as error:
@@ -183,54 +187,14 @@ def restore(before: list[tuple[Any, Any]]) -> None:
         config._attn_implementation_internal = implementation
 
 
-def _run(
-    model: Any, implementation: str, input_ids: Tensor, attention_mask: Tensor
-) -> tuple[Tensor, Recorder]:
-    """Run the model once; return the logits of tokens that are no padding, and the recorder."""
+def _run(model: Any, implementation: str, trial: Trial) -> tuple[Tensor, Recorder]:
+    """Run the model once; return what `Trial.run` returns, and the recorder."""
     model.set_attn_implementation(implementation)
-    recorder = Recorder()
-    with using(Frame(recorder=recorder)):
-        output = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-    return output[0][attention_mask.bool()], recorder
-
-
-def tiny_run(model: Any) -> None:
-    """Run the model once, in evaluation mode, on a few tokens without padding."""
-    input_ids, _ = tiny_batch(model)
-    with evaluation(model), torch.no_grad():
-        model(input_ids=input_ids[1:], use_cache=False)
-
-
-def tiny_batch(model: Any) -> tuple[Tensor, Tensor]:
-    """Return token ids and attention mask of two rows, the first with left padding."""
-    config = model.config.get_text_config()
-    tokens = max(_TOKENS, 3 + max(_short_limits(config), default=0))
-    device = next((p.device for p in model.parameters() if p.device.type != "meta"), "cpu")
-    # Multiples of a prime: all different, and far from the special tokens at the start.
-    input_ids = (torch.arange(1, 2 * tokens + 1, device=device) * 7) % config.vocab_size
-    attention_mask = torch.ones(2, tokens, dtype=torch.long, device=device)
-    attention_mask[0, : tokens // 3] = 0
-    return input_ids.view(2, tokens), attention_mask
-
-
-def _short_limits(config: Any) -> list[int]:
-    """Return the windows and other limits of a config that are few tokens."""
-    values = [getattr(config, name, None) for name in _LIMITS]
-    values += [v for value in values if isinstance(value, dict) for v in value.values()]
-    return [v for v in values if isinstance(v, int) and 0 < v <= _LONGEST_LIMIT]
-
-
-@contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
-    """Put every module into evaluation mode inside a ``with`` block, then restore its own mode."""
-    training = [module for module in model.modules() if module.training]
-    try:
-        for module in training:
-            module.training = False
-        yield
-    finally:
-        for module in training:
-            module.training = True
+    has_encoder = model.config.is_encoder_decoder
+    recorder = Recorder(needs_mask=not has_encoder)
+    with using(Frame(recorder=recorder, has_encoder=has_encoder)):
+        found = trial.run(model)
+    return found, recorder
 
 
 def _findings(model: Any, implementation: str, recorder: Recorder) -> Findings:
@@ -238,6 +202,7 @@ def _findings(model: Any, implementation: str, recorder: Recorder) -> Findings:
     layers = dict(recorder.layers)
     heads = heads_of(model, tuple(layers.values()))
     calls = Counter(module for module, _ in recorder.layers)
+    kinds = _kinds(model, recorder, list(layers)) if model.config.is_encoder_decoder else ()
     return Findings(
         implementation=implementation,
         configs=tuple(configs.values()),
@@ -247,4 +212,29 @@ def _findings(model: Any, implementation: str, recorder: Recorder) -> Findings:
         unknown_part=unknown_part(model, heads),
         num_hidden_layers=getattr(model.config.get_text_config(), "num_hidden_layers", None),
         repeated=next((type(module).__name__ for module, n in calls.items() if n > 1), ""),
+        kinds=kinds,
+        unmasked=bool(kinds) and not recorder.unmasked.isdisjoint(layers),
     )
+
+
+def _kinds(model: Any, recorder: Recorder, layers: list[nn.Module]) -> tuple[str, ...]:
+    """Tell apart the layers of an encoder–decoder.
+
+    Raises:
+        UnsupportedModelError: If the decoder's own layers cannot be told from those that look at
+            the encoder: none has a causal mask, or one has it that gets no mask elsewhere.
+
+    """
+    of_encoder = set(model.get_encoder().modules())
+    found = [
+        "encoder" if layer in of_encoder else "decoder" if layer in recorder.causal else "cross"
+        for layer in layers
+    ]
+    counts = Counter(found)
+    if not counts["cross"] or counts["decoder"] != counts["cross"]:
+        raise UnsupportedModelError(
+            "an encoder–decoder must attend to its own text and to the encoder in every layer of "
+            f"its decoder, got {counts['decoder']} layers with the one and {counts['cross']} with "
+            f"the other in {type(model).__name__}"
+        )
+    return tuple(found)

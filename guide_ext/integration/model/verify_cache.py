@@ -15,15 +15,11 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
+from guide_ext.integration.call.arguments import DECODER_BIAS
 from guide_ext.integration.call.caches import CACHE_ARGUMENTS
 from guide_ext.integration.model.parallel import is_pipelined
-from guide_ext.integration.model.verify import (
-    Findings,
-    UnsupportedModelError,
-    evaluation,
-    tiny_batch,
-    tolerance,
-)
+from guide_ext.integration.model.trial import evaluation, trial_of
+from guide_ext.integration.model.verify import Findings, UnsupportedModelError, tolerance
 
 # Nats on one token: enough for the logits of any model to tell whether it was there.
 _DELTA = 4.0
@@ -49,19 +45,24 @@ def check_cached_step(model: Any, findings: Findings) -> None:
     if is_pipelined(model):
         return  # refuses caches
     name = type(model).__name__
-    input_ids = tiny_batch(model)[0][1:].expand(2, -1)
-    bias = torch.zeros(input_ids.shape)
+    text = "decoder_input_ids" if findings.has_encoder else "input_ids"
+    inputs = trial_of(model).twice().inputs
+    bias = torch.zeros(inputs[text].shape)
     bias[0, -2] = _DELTA  # in the cache, and inside of any window
+    steering = {DECODER_BIAS if findings.has_encoder else "guide_bias": bias}
+    if findings.has_encoder and "input_ids" in inputs:
+        steering["guide_bias"] = torch.zeros(inputs["input_ids"].shape)
+        steering["guide_bias"][0, 1] = _DELTA
     with evaluation(model), torch.no_grad():
         try:
-            found = _cached_step(model, findings.cache_argument, input_ids, bias)
+            found = _cached_step(model, findings.cache_argument, text, inputs, steering)
             if found is None:
                 return
-            whole = model(input_ids=input_ids, guide_bias=bias, use_cache=False)[0][:, -1]
+            whole = model(**inputs, **steering, use_cache=False)[0][:, -1]
         except (MemoryError, torch.OutOfMemoryError, UnsupportedModelError):
             raise
         except Exception as error:
-            if _fails_unsteered(model, findings.cache_argument, input_ids):
+            if _fails_unsteered(model, findings.cache_argument, text, inputs):
                 return
             raise UnsupportedModelError(
                 f"enable() must be able to steer {name} with a cache, got {error!r}; "
@@ -78,9 +79,11 @@ def check_cached_step(model: Any, findings: Findings) -> None:
         )
 
 
-def _fails_unsteered(model: Any, cache_argument: str | None, input_ids: Tensor) -> bool:
+def _fails_unsteered(
+    model: Any, cache_argument: str | None, text: str, inputs: dict[str, Tensor]
+) -> bool:
     try:
-        _cached_step(model, cache_argument, input_ids, None)
+        _cached_step(model, cache_argument, text, inputs, {})
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception:
@@ -89,16 +92,29 @@ def _fails_unsteered(model: Any, cache_argument: str | None, input_ids: Tensor) 
 
 
 def _cached_step(
-    model: Any, cache_argument: str | None, input_ids: Tensor, bias: Tensor | None
+    model: Any,
+    cache_argument: str | None,
+    text: str,
+    inputs: dict[str, Tensor],
+    steering: dict[str, Tensor],
 ) -> Tensor | None:
     """Run all tokens but the last, then the last from the cache; return its logits.
+
+    Args:
+        model: An enabled model.
+        cache_argument: What it calls its cache.
+        text: Name of the argument with the tokens that grow.
+        inputs: All arguments of `forward` but the steering.
+        steering: Steering arguments for the whole text; none for an unsteered step.
 
     Returns:
         ``[rows, vocabulary]``; None if the model returns no cache.
 
     """
-    of_begin = None if bias is None else bias[:, :-1]
-    begun = model(input_ids=input_ids[:, :-1], guide_bias=of_begin, use_cache=True)
+    own = DECODER_BIAS if DECODER_BIAS in steering else "guide_bias"
+    of_begin = {name: b[:, :-1] if name == own else b for name, b in steering.items()}
+    ids = inputs[text]
+    begun = model(**{**inputs, text: ids[:, :-1]}, **of_begin, use_cache=True)
     parts = begun.values() if isinstance(begun, Mapping) else begun
     cache = next((part for part in parts if isinstance(part, Cache)), None)
     if cache is None:
@@ -109,6 +125,6 @@ def _cached_step(
             f"{' or '.join(CACHE_ARGUMENTS)}, got a model that returns a "
             f"{type(cache).__name__} and takes it under none of these names"
         )
-    step = {"input_ids": input_ids[:, -1:], cache_argument: cache, "use_cache": True}
-    logits: Tensor = model(**step, guide_bias=bias)[0][:, -1]
+    step = {**inputs, text: ids[:, -1:], cache_argument: cache, "use_cache": True}
+    logits: Tensor = model(**step, **steering)[0][:, -1]
     return logits

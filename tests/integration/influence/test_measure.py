@@ -11,7 +11,7 @@ from guide_ext import integration as guide
 from guide_ext.influence.forms import FORMS
 from guide_ext.integration.influence.measure import influence_in_forms
 from guide_ext.integration.model.locate import locate
-from guide_ext.integration.model.verify import tiny_batch
+from guide_ext.integration.model.trial import tiny_batch
 
 
 def measured(model, inputs, seed, **options):

@@ -9,7 +9,7 @@ from sweep.build import build
 from torch import nn
 
 import guide_ext.integration as guide
-from guide_ext.integration.model import verify
+from guide_ext.integration.model import trial
 
 
 class TestKeysThatAreNotTokens:
@@ -25,7 +25,7 @@ class TestKeysThatAreNotTokens:
     @pytest.mark.parametrize("tokens", [compare.TOKENS, 90])
     def test_raises_where_it_shows_late(self, monkeypatch, tokens):
         """Compression that the tiny input of enable() is too short for."""
-        monkeypatch.setattr(verify, "_LONGEST_LIMIT", 0)
+        monkeypatch.setattr(trial, "_LONGEST_LIMIT", 0)
         rates = {"compressed_sparse_attention": 16, "heavily_compressed_attention": 64}
         model = guide.enable(build("deepseek_v4", compress_rates=rates))
         generator = torch.Generator().manual_seed(1)
@@ -47,9 +47,9 @@ class TestKeysThatAreNotTokens:
 )
 def test_what_enable_looks_at_is_longer_than_short_limits(name, limit):
     for tokens in (8, 20):
-        input_ids, _ = verify.tiny_batch(build(name, **{limit: tokens}))
+        input_ids, _ = trial.tiny_batch(build(name, **{limit: tokens}))
         assert input_ids.shape[1] > tokens
-    assert verify.tiny_batch(build(name, **{limit: 500}))[0].shape[1] < 20
+    assert trial.tiny_batch(build(name, **{limit: 500}))[0].shape[1] < 20
 
 
 class TestLayersThatAreLeftOut:

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: MIT
+"""Steering of encoder–decoders, which have two texts: a source that is read, a target that grows.
+
+``guide_bias`` belongs to the source, as ``input_ids`` and ``attention_mask`` do: it is added in the
+encoder's own attention and where the decoder looks at the encoder. ``guide_decoder_bias`` belongs
+to the target. Which layers, of each kind, is up to ``guide_strength``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from guide_ext.integration.call import arguments, caches
+from guide_ext.integration.call.arguments import DECODER_BIAS
+from guide_ext.integration.call.frame import Frame
+
+_FIRST = ("input_ids", "inputs_embeds", "input_features", "input_values", "pixel_values")
+_TARGETS = ("decoder_input_ids", "decoder_inputs_embeds", "labels")
+
+
+def refuse_others(given: Mapping[str, Any]) -> None:
+    """Refuse steering arguments that encoder–decoders do not have.
+
+    Raises:
+        ValueError: If ``guide_share`` or ``guide_seed`` is given.
+
+    """
+    for name, instead in (
+        ("guide_share", "give the marked text a guide_bias instead"),
+        ("guide_seed", "Influence is measured in models with one text"),
+    ):
+        if given.get(name) is not None:
+            raise ValueError(
+                f"{name} must be left out in an encoder–decoder, got a "
+                f"{type(given[name]).__name__}; {instead}"
+            )
+
+
+def begin_call(
+    frame: Frame,
+    cache_argument: str | None,
+    named: Mapping[str, Any],
+    *,
+    bias: object,
+    decoder_bias: object,
+) -> None:
+    """Check the steering of one forward call, and put it into the frame of the call.
+
+    Args:
+        frame: The frame.
+        cache_argument: What the model calls its cache.
+        named: Arguments of the call, by name, without the steering.
+        bias: ``guide_bias``, or None.
+        decoder_bias: ``guide_decoder_bias``, or None.
+
+    Raises:
+        ValueError: If an argument does not fit the input, or nothing tells under which bias a
+            given ``encoder_outputs`` was made.
+
+    """
+    arguments.check_own_mask(named.get("attention_mask"))
+    arguments.check_own_mask(named.get("decoder_attention_mask"))
+    caches.check_cache(cache_argument, named)
+    frame.first_query = caches.seen_tokens(caches.cache_of(cache_argument, named))
+    if bias is not None:
+        source = _source_of(named)
+        frame.source_bias = arguments.check_bias(bias, source[0])
+        if source[1] is not None:
+            arguments.check_source_length(frame.source_bias, source[1])
+        frame.encoder_ran = named.get("encoder_outputs") is None
+        outer = frame.outer
+        if not frame.encoder_ran and not (outer is not None and outer.encoder_ran):
+            raise ValueError(
+                "encoder_outputs must be left out with guide_bias, so that the encoder runs under "
+                "the bias, too; got some of an unknown call"
+            )
+    if decoder_bias is not None:
+        rows, tokens = _target_of(named)
+        frame.bias = arguments.check_bias(decoder_bias, rows, DECODER_BIAS)
+        arguments.check_tokens(frame.bias, tokens, frame.first_query, DECODER_BIAS)
+
+
+def check_generation(
+    model: Any, kwargs: Mapping[str, Any], inputs: object, start_token: object
+) -> tuple[Tensor | None, Tensor | None]:
+    """Check the steering of ``generate()``, and return both biases.
+
+    Args:
+        model: An enabled encoder–decoder.
+        kwargs: Arguments of ``generate()``.
+        inputs: Its first argument, or None.
+        start_token: The token that the model begins every target with, if there is one.
+
+    Raises:
+        ValueError: If an argument does not fit the input, or is one with which steering would not
+            reach every layer.
+
+    """
+    given = {**kwargs, **({} if inputs is None else {model.main_input_name: inputs})}
+    for name in ("encoder_outputs", *caches.CACHE_ARGUMENTS, "assistant_model"):
+        if given.get(name) is not None:
+            raise ValueError(
+                f"{name} must be left out in generate() of a steered encoder–decoder, got a "
+                f"{type(given[name]).__name__}, of which is not known how it was steered"
+            )
+    if given.get("cache_implementation") not in (None, "dynamic", "dynamic_full"):
+        raise ValueError(
+            "cache_implementation must be dynamic to steer an encoder–decoder, got "
+            f"{given['cache_implementation']!r}"
+        )
+    bias, decoder_bias = given.get("guide_bias"), given.get(DECODER_BIAS)
+    rows, positions = _source_of(given)
+    if bias is not None:
+        bias = arguments.check_bias(bias, rows)
+        if positions is not None:
+            arguments.check_source_length(bias, positions)
+    if decoder_bias is None:
+        return bias, None
+    target = given.get("decoder_input_ids")
+    if not isinstance(target, Tensor) or target.dim() != 2:
+        raise ValueError(
+            f"{DECODER_BIAS} must come with decoder_input_ids [batch, tokens], whose tokens it "
+            f"counts, got {type(target).__name__}"
+        )
+    decoder_bias = arguments.check_bias(decoder_bias, target.shape[0], DECODER_BIAS)
+    arguments.check_tokens(decoder_bias, target.shape[1], 0, DECODER_BIAS)
+    arguments.check_left_padding(given.get("decoder_attention_mask"))
+    # Otherwise transformers would put it there, and every mark would be one token off.
+    if isinstance(start_token, int) and bool((target[:, 0] != start_token).all()):
+        raise ValueError(
+            f"decoder_input_ids must begin with the token {start_token}, as the model's texts do, "
+            f"so that {DECODER_BIAS} counts its tokens right; put it in front, with a bias of 0"
+        )
+    return bias, decoder_bias
+
+
+def _source_of(named: Mapping[str, Any]) -> tuple[int, int | None]:
+    """Return rows and positions of the source; None if only the encoder knows how many."""
+    outputs = named.get("encoder_outputs")
+    if outputs is not None:
+        states = outputs[0]
+        return states.shape[0], states.shape[1]
+    for name in _FIRST:
+        value = named.get(name)
+        if isinstance(value, Tensor):
+            is_text = name in ("input_ids", "inputs_embeds")
+            return value.shape[0], value.shape[1] if is_text else None
+    raise ValueError("guide_bias must come with what the encoder reads, got no such argument")
+
+
+def _target_of(named: Mapping[str, Any]) -> tuple[int, int]:
+    for name in _TARGETS:
+        value = named.get(name)
+        if isinstance(value, Tensor):
+            return value.shape[0], value.shape[1]
+    if isinstance(named.get("input_ids"), Tensor):  # BART shifts the source, if there is no target
+        return named["input_ids"].shape[0], named["input_ids"].shape[1]
+    raise ValueError(f"{DECODER_BIAS} must come with decoder_input_ids, got none")
