@@ -24,7 +24,7 @@ from guide_ext.integration.enable import disable, enable
 from guide_ext.integration.influence.measure import generate_with_influence, influence
 from guide_ext.integration.inputs import Inputs, encode
 from guide_ext.integration.loading import load, load_tokenizer
-from guide_ext.integration.model.state import is_enabled, table_size
+from guide_ext.integration.model.state import is_enabled, layers_of, table_size
 from guide_ext.integration.model.verify import UnsupportedModelError
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "generate_with_influence",
     "influence",
     "is_enabled",
+    "layers_of",
     "load",
     "load_embedded",
     "load_tokenizer",

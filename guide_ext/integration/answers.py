@@ -13,6 +13,7 @@ from guide_ext.integration.decoding import (
     PromptSeeds,
     check_temperature,
     decoding_options,
+    first_new,
     has_room,
 )
 from guide_ext.integration.inputs import Prompt, encode
@@ -136,11 +137,11 @@ def complete(
         batch = list(prompts[start : start + batch_size])
         inputs = encode(model, tokenizer, batch, steering=how_marked)
         parts = [inputs]
-        if len(batch) > 1 and not has_room(model, inputs["input_ids"].shape[1], max_new_tokens):
+        if len(batch) > 1 and not has_room(model, first_new(model, inputs), max_new_tokens):
             # The longest prompt would cut the answers of its neighbours.
             parts = [encode(model, tokenizer, [prompt], steering=how_marked) for prompt in batch]
         for part in parts:
-            tokens = part["input_ids"].shape[1]
+            tokens = first_new(model, part)
             how = decoding_options(
                 model,
                 tokens,

@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 import torch
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     PreTrainedModel,
 )
@@ -68,7 +70,7 @@ def read_tokenizer(name: str) -> Any:
 
 
 def read_model(name: str, *, dtype: str, device: torch.device) -> PreTrainedModel:
-    """Load a causal language model into main memory.
+    """Load a language model into main memory: a decoder, or an encoder–decoder.
 
     Args:
         name: A local folder, a GGUF file or a hub id.
@@ -79,24 +81,24 @@ def read_model(name: str, *, dtype: str, device: torch.device) -> PreTrainedMode
     Raises:
         OSError: If it cannot be found or read, or weights are missing or of another size; the
             message is one sentence.
-        ValueError: If it is not a causal language model.
+        ValueError: If it is neither.
         MissingPackageError: If it is a GGUF file and gguf is not installed.
 
     """
     if header := _header(name):
         return _load_gguf(header, "float32" if dtype == "auto" else dtype)
     check_model(name)
-    chosen = dtype
+    chosen, kind = dtype, AutoModelForCausalLM
     if not _is_adapter(name):
         config = _read(name, "configuration", lambda: AutoConfig.from_pretrained(name))
-        _check_causal(name, config)
+        kind = _kind_of(name, config)
         if dtype == "auto" and device.type == "cpu" and _is_slow(config, _stored(config)):
             chosen = "float32"
-    model = _load(name, chosen)
+    model = _load(name, chosen, kind=kind)
     # A configuration need not say how its weights are stored.
     parameters = {parameter.dtype for parameter in model.parameters()}
     if chosen == "auto" and device.type == "cpu" and _is_slow(model.config, parameters):
-        model = _load(name, "float32")
+        model = _load(name, "float32", kind=kind)
     return model
 
 
@@ -140,12 +142,16 @@ def _is_adapter(name: str) -> bool:
     return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
 
 
-def _check_causal(name: str, config: Any) -> None:
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not hasattr(config, "auto_map"):
+def _kind_of(name: str, config: Any) -> Any:
+    """Return the class that loads a checkpoint: a decoder, or with an encoder in front of it."""
+    has_encoder = getattr(config, "is_encoder_decoder", False)
+    known = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if has_encoder else MODEL_FOR_CAUSAL_LM_MAPPING
+    if type(config) not in known and not hasattr(config, "auto_map"):
         raise ValueError(
-            f"{_expected(name)} of a causal language model, got {name!r}, whose model type "
-            f"{config.model_type!r} is none"
+            f"{_expected(name)} of a causal language model or an encoder–decoder of text, got "
+            f"{name!r}, whose model type {config.model_type!r} is none"
         )
+    return AutoModelForSeq2SeqLM if has_encoder else AutoModelForCausalLM
 
 
 def _load_gguf(header: Header, dtype: str) -> PreTrainedModel:
@@ -153,15 +159,17 @@ def _load_gguf(header: Header, dtype: str) -> PreTrainedModel:
     config = _read(
         name, "configuration", lambda: AutoConfig.from_pretrained(folder, gguf_file=file)
     )
-    _check_causal(name, config)
+    kind = _kind_of(name, config)
     with without_gguf_bars():
-        model = _load(name, "float32", folder, gguf_file=file)
+        model = _load(name, "float32", folder, kind=kind, gguf_file=file)
     return ordinary(model, header, getattr(torch, dtype))
 
 
-def _load(name: str, dtype: str, place: str | None = None, **source: str) -> PreTrainedModel:
+def _load(
+    name: str, dtype: str, place: str | None = None, *, kind: Any, **source: str
+) -> PreTrainedModel:
     def load() -> tuple[PreTrainedModel, dict[str, Any]]:
-        found: tuple[PreTrainedModel, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
+        found: tuple[PreTrainedModel, dict[str, Any]] = kind.from_pretrained(
             place or name, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True,
             **source,
         )  # fmt: skip

@@ -9,14 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from guide_ext.integration.call.arguments import STEERING_ARGUMENTS
+from guide_ext.integration.call.arguments import DECODER_BIAS
 from guide_ext.integration.inputs import pad_token_id
-from guide_ext.integration.model.state import is_enabled
+from guide_ext.integration.model.state import is_enabled, state_of
 
 _IGNORED = -100  # a label that no loss of transformers or torch counts
 # Columns that are padded, and with what. Token ids and the attention mask are padded, too.
-_PADDING = {"labels": _IGNORED, "guide_bias": 0.0, "guide_share": 0.0}
-_KNOWN = ("input_ids", "attention_mask", "labels", "guide_bias", "guide_share", "guide_strength")
+_PADDING = {"labels": _IGNORED, "guide_bias": 0.0, "guide_share": 0.0, DECODER_BIAS: 0.0}
+_STEERED = ("guide_bias", "guide_share", DECODER_BIAS)
+_OF_PROMPT = ("input_ids", "attention_mask", "labels", "guide_bias", "guide_share")
+_OF_SOURCE = ("input_ids", "attention_mask", "guide_bias")
+_OF_TARGET = ("labels", DECODER_BIAS)
 
 
 class SteeringCollator:
@@ -29,7 +32,8 @@ class SteeringCollator:
     Args:
         model: The enabled model that is trained, or a wrapper of it: peft's, `torch.compile`'s,
             `DataParallel`, `DistributedDataParallel`.
-        tokenizer: Its tokenizer; gives the side and the token of padding.
+        tokenizer: Its tokenizer; gives the token of padding, and the side for models with one text.
+            Both texts of an encoder–decoder are padded on the right.
 
     Raises:
         ValueError: If the model is not enabled.
@@ -51,6 +55,11 @@ class SteeringCollator:
         self._padding_side: str = tokenizer.padding_side
         self._padding_token = pad_token_id(tokenizer)
         self._check_model()
+        has_encoder = state_of(self._model).findings.has_encoder
+        # Columns of one text have as many numbers, the first of them the tokens.
+        self._texts = (_OF_SOURCE, _OF_TARGET) if has_encoder else (_OF_PROMPT,)
+        if has_encoder:
+            self._padding_side = "right"
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the model, so that processes that load data do not get its weights."""
@@ -63,13 +72,15 @@ class SteeringCollator:
             features: Examples, all with the same columns. Each has ``input_ids``, and
                 ``guide_bias`` or ``guide_share`` or both; it may have ``labels`` and
                 ``attention_mask``. All of these hold one number per token. It may also have
-                ``guide_strength``, ``[layers, heads]``.
+                ``guide_strength``, ``[layers, heads]``. For an encoder–decoder, each has
+                ``input_ids`` and ``labels``, and ``guide_bias`` of the one or
+                ``guide_decoder_bias`` of the other or both.
 
         Returns:
             ``input_ids`` and ``attention_mask``, int64 ``[batch, tokens]``, and the other columns
             of the examples: ``labels``, int64 ``[batch, tokens]``; ``guide_bias`` and
-            ``guide_share``, float32 ``[batch, tokens]``, 0 on padding; ``guide_strength``, float32
-            ``[batch, layers, heads]``.
+            ``guide_share`` (and ``guide_decoder_bias``), float32 ``[batch, tokens]``, 0 on padding;
+            ``guide_strength``, float32 ``[batch, layers, heads]``.
 
         Raises:
             ValueError: If there is no example, the model was disabled, or a column is missing,
@@ -83,13 +94,13 @@ class SteeringCollator:
         columns = [name for name in first if first[name] is not None]
         for row, feature in enumerate(features):
             self._check(row, feature, columns)
-        most = max(len(feature["input_ids"]) for feature in features)
         if "attention_mask" not in columns:
             features = [{**f, "attention_mask": [1] * len(f["input_ids"])} for f in features]
         padding = {"input_ids": self._padding_token, "attention_mask": 0, **_PADDING}
         batch = {
-            name: self._padded(features, name, most, filler)
-            for name, filler in padding.items()
+            name: self._padded(features, name, padding[name])
+            for text in self._texts
+            for name in text
             if features[0].get(name) is not None
         }
         if "guide_strength" in columns:
@@ -111,38 +122,46 @@ class SteeringCollator:
                 f"{type(feature).__name__} in row {row} of the batch"
             )
         given = [name for name in feature if feature[name] is not None]
-        if "input_ids" not in given or not {"guide_bias", "guide_share"} & set(given):
+        known = [*(name for text in self._texts for name in text), "guide_strength"]
+        tokens = [text[0] for text in self._texts]
+        steering = [name for name in known if name in _STEERED]
+        if not set(tokens) <= set(given) or not set(steering) & set(given):
             raise ValueError(
-                "features must have input_ids and guide_bias or guide_share, got "
+                f"features must have {' and '.join(tokens)} and {' or '.join(steering)}, got "
                 f"{', '.join(given) or 'nothing'} in row {row} of the batch; Trainer drops columns "
                 "that forward does not name: make it after guide_ext.integration.enable(model)"
             )
-        unknown = [name for name in given if name not in _KNOWN]
+        unknown = [name for name in given if name not in known]
         if unknown or set(given) != set(columns):
             raise ValueError(
-                f"features must all have the same columns, out of {', '.join(_KNOWN)}, got "
+                f"features must all have the same columns, out of {', '.join(known)}, got "
                 f"{', '.join(given)} in row {row} of the batch, {', '.join(columns)} in its first"
             )
-        tokens = len(feature["input_ids"])
-        shape = list(torch.as_tensor(feature["input_ids"]).shape)
+        for text in self._texts:
+            self._check_text(row, feature, text)
+
+    def _check_text(self, row: int, feature: Mapping[str, Any], text: tuple[str, ...]) -> None:
+        """Check that the columns of one text have as many numbers as it has tokens."""
+        first, *others = text
+        tokens = len(feature[first])
+        shape = list(torch.as_tensor(feature[first]).shape)
         if len(shape) != 1:
             raise ValueError(
-                "input_ids must be the tokens of one example, without a batch dimension, got shape "
+                f"{first} must be the tokens of one example, without a batch dimension, got shape "
                 f"{shape} in row {row} of the batch; take row 0 of what "
                 "guide_ext.integration.encode() returns"
             )
-        for name in given:
-            if name != "guide_strength" and len(feature[name]) != tokens:
+        for name in others:
+            if feature.get(name) is not None and len(feature[name]) != tokens:
                 raise ValueError(
-                    f"{name} must have one number for each of the {tokens} tokens of input_ids, "
+                    f"{name} must have one number for each of the {tokens} tokens of {first}, "
                     f"got {len(feature[name])} in row {row} of the batch; put 0 where nothing is "
                     "marked"
                 )
 
-    def _padded(
-        self, features: Sequence[Mapping[str, Any]], name: str, most: int, filler: float
-    ) -> Tensor:
-        dtype = torch.float32 if name in STEERING_ARGUMENTS else torch.int64
+    def _padded(self, features: Sequence[Mapping[str, Any]], name: str, filler: float) -> Tensor:
+        most = max(len(feature[name]) for feature in features)
+        dtype = torch.float32 if name in _STEERED else torch.int64
         table = torch.full((len(features), most), filler, dtype=dtype)
         for row, feature in enumerate(features):
             values = torch.as_tensor(feature[name], dtype=dtype)

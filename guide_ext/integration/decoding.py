@@ -53,6 +53,11 @@ KEPT = {
 }
 """Fields that keep the value of a checkpoint's ``generation_config``, each with the reason."""
 
+KEPT_BEHIND_AN_ENCODER = {
+    "forced_bos_token_id": "the model's own knowledge: the first token of a text, or its language",
+}
+"""Fields of `RESET` that encoder–decoders keep, each with the reason."""
+
 _ONE = "a prompt has one answer, a row of tokens"
 _GREEDY = "greedy decoding takes the likeliest token and never changes it"
 _LOGITS = "the logits are the model's own: no penalty, no bonus"
@@ -239,7 +244,8 @@ def decoding_options(
             "model must be in evaluation mode, in which it answers a prompt in one way, got it in "
             "training mode; call model.eval()"
         )
-    config = _decided(model.generation_config, _new_tokens(model, tokens, max_new_tokens))
+    new_tokens = _new_tokens(model, tokens, max_new_tokens)
+    config = _decided(model.generation_config, new_tokens, has_encoder=_has_encoder(model))
     how: dict[str, Any] = {"generation_config": config}
     if temperature > 0:
         how["logits_processor"] = LogitsProcessorList([RowSampling(seeds, temperature)])
@@ -262,7 +268,11 @@ class CompleteConfig(GenerationConfig):  # type: ignore[misc]
         return found
 
 
-def _decided(wishes: Any, max_new_tokens: int) -> GenerationConfig:
+def _has_encoder(model: PreTrainedModel) -> bool:
+    return bool(model.config.is_encoder_decoder)
+
+
+def _decided(wishes: Any, max_new_tokens: int, *, has_encoder: bool) -> GenerationConfig:
     """Return the settings for an answer, given those of the checkpoint."""
     for name in sorted(set(vars(GenerationConfig())) - {*KEPT, *RESET, *STATED}):
         if getattr(wishes, name, None) is not None:
@@ -270,11 +280,12 @@ def _decided(wishes: Any, max_new_tokens: int) -> GenerationConfig:
                 f"generation_config must have no field that guide_ext does not know, got {name}; "
                 f"set model.generation_config.{name} = None, or call generate() yourself"
             )
-    kept = {name: getattr(wishes, name, None) for name in KEPT}
+    own = {**KEPT, **(KEPT_BEHIND_AN_ENCODER if has_encoder else {})}
+    kept = {name: getattr(wishes, name, None) for name in own}
     return CompleteConfig(
         **GenerationConfig._get_default_generation_params()
-        | {name: value for name, value in kept.items() if value is not None}
         | {name: value for name, (value, _) in RESET.items()}
+        | {name: value for name, value in kept.items() if value is not None}
         | {"do_sample": False, "max_new_tokens": max_new_tokens}
     )
 
@@ -330,6 +341,18 @@ def check_temperature(temperature: float) -> None:
             f"got {temperature!r}"
         )
         raise ValueError(msg)
+
+
+def first_new(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> int:
+    """Return with how many tokens the rows begin that ``generate()`` returns for these inputs.
+
+    Those of the prompt; in an encoder–decoder, those of the decoder's prompt, or the one token that
+    every text begins with.
+    """
+    if not _has_encoder(model):
+        return inputs["input_ids"].shape[1]
+    target = inputs.get("decoder_input_ids")
+    return 1 if target is None else target.shape[1]
 
 
 def has_room(model: PreTrainedModel, tokens: int, wanted: int) -> bool:

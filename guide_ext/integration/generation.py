@@ -15,10 +15,7 @@ from guide_ext.integration.call.arguments import DECODER_BIAS
 from guide_ext.integration.call.frame import Frame, current, using
 from guide_ext.integration.influence.hooks import state_of_call
 from guide_ext.integration.model.state import is_enabled, state_of, strength_size
-from guide_ext.integration.modes import check_mode, setting_of
-
-# What a target begins with, the first that is set.
-_STARTS = ("decoder_start_token_id", "bos_token_id")
+from guide_ext.integration.modes import check_mode, first_token, setting_of
 
 
 class _Method:
@@ -95,8 +92,7 @@ class GuidedGenerate(_Method):
         check_mode(model, kwargs)
         arguments.check_implementation(findings.configs, findings.implementation)
         inputs = args[0] if args else kwargs.get("inputs")
-        starts = (setting_of(name, model, kwargs) for name in _STARTS)
-        start = next((token for token in starts if token is not None), None)
+        start = first_token(model, kwargs)
         bias, decoder_bias = source.check_generation(model, kwargs, inputs, start)
         if strength is not None:
             strength = arguments.check_strength(strength, len(some), *strength_size(model))

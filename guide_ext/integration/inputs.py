@@ -7,9 +7,18 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias, TypeGuard
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from guide_ext.integration.model.state import strength_size, table_size
+from guide_ext.integration.call.arguments import DECODER_BIAS
+from guide_ext.integration.model.state import (
+    refuse_two_texts,
+    state_of,
+    strength_size,
+    table_size,
+)
+from guide_ext.integration.modes import first_token
 from guide_ext.marking.chat import Chat, encode_chat
 from guide_ext.marking.spans import MarkedText
 from guide_ext.marking.tokens import Encoding, encode_text
@@ -41,6 +50,7 @@ def encode(
     min_share: float | None = None,
     trusted_roles: Collection[str] = ("system", "user"),
     max_length: int | None = None,
+    decoder_prompts: str | MarkedText | Sequence[str | MarkedText] | None = None,
     **template_kwargs: Any,
 ) -> Inputs:
     """Tokenise prompts with tags into what `generate()` and `forward()` of an enabled model take.
@@ -50,7 +60,8 @@ def encode(
         tokenizer: Its fast tokenizer.
         prompts: A text with tags, a chat (list of messages, rendered with the tokenizer's template
             and a generation prompt), a `MarkedText` or an `Encoding`; or a list of these, which
-            becomes a left-padded batch.
+            becomes a batch: padded on the left, and on the right for models whose tokens see all
+            others (encoders, also those in front of a decoder).
         delta: Δ of a level-2 mark, nats; short for ``steering=Steering.guide(delta)``. Without
             `delta`, `steering` and `min_share` it is 1.
         steering: What marks mean, one for all prompts or one per prompt.
@@ -59,6 +70,9 @@ def encode(
         trusted_roles: Roles of a chat whose tags act.
         max_length: Longest prompt, in tokens; a longer text is truncated. To cut off a marked token
             is an error, and so is an `Encoding` that is longer.
+        decoder_prompts: Encoder–decoders only: what the decoder's texts begin with, tags included;
+            one for all prompts or one per prompt. They must have as many tokens, because decoders
+            count positions with the padding.
         **template_kwargs: Passed on to the chat template; see `guide_ext.chat.encode_chat`.
 
     Returns:
@@ -71,13 +85,15 @@ def encode(
         * with ``<?->`` tags ``guide_seed``, float32 ``[batch, groups, tokens]``, 1 on the tokens of
           each group; the names of the groups are ``.groups``. Only `influence` and
           `generate_with_influence` use it.
+        * with `decoder_prompts` ``decoder_input_ids``, int64, and ``guide_decoder_bias``, float32,
+          both ``[batch, tokens]``; the first is the token that the model begins every text with.
 
     Raises:
         TagError: If tags do not match, or stand where none is read: in a role that is not trusted,
             a field that is not the content, an argument of the chat template.
         ValueError: If the model is not enabled, the tokenizer is not fast, a mark matches no token,
-            `delta` is not finite, a layer or head is not in the model, or more than one of `delta`,
-            `steering` and `min_share` is given.
+            `delta` is not finite, a layer or head is not in the model, more than one of `delta`,
+            `steering` and `min_share` is given, or `decoder_prompts` do not fit.
 
     Example:
         >>> from tokenizers import Tokenizer, models, pre_tokenizers
@@ -103,6 +119,7 @@ def encode(
             "use steering=Steering.guide(delta, ...)"
         )
     if min_share is not None:
+        refuse_two_texts(model, "min_share")
         steering = _marks_alone(min_share, delta, steering)
     elif steering is None:
         steering = Steering.guide(1.0 if delta is None else delta)
@@ -116,6 +133,7 @@ def encode(
         num_layers=num_layers,
         num_heads=num_heads,
         pad_token_id=pad_token_id(tokenizer),
+        padding_side="right" if state_of(model).findings.pads_right else "left",
     )
     tensors = {
         "input_ids": batch.input_ids,
@@ -124,6 +142,8 @@ def encode(
         "guide_strength": batch.strength,
         "guide_seed": batch.seed,
     }
+    if decoder_prompts is not None:
+        tensors |= _decoder_inputs(model, tokenizer, decoder_prompts, steering, len(encodings))
     if min_share is not None:
         tensors |= {"guide_bias": None, "guide_share": min_share * batch.bias}
     if batch.strength is not None:
@@ -132,6 +152,50 @@ def encode(
     inputs = Inputs((name, t.to(device)) for name, t in tensors.items() if t is not None)
     inputs.groups = batch.groups
     return inputs
+
+
+def _decoder_inputs(
+    model: Any,
+    tokenizer: Any,
+    prompts: str | MarkedText | Sequence[str | MarkedText],
+    steering: Any,
+    rows: int,
+) -> dict[str, Tensor]:
+    """Tokenise what the texts of a decoder begin with.
+
+    Raises:
+        ValueError: If the model has no encoder, the prompts are not one per row or differ in
+            length, or nothing tells what every text begins with.
+
+    """
+    if not state_of(model).findings.has_encoder:
+        raise ValueError(
+            f"decoder_prompts must go to an encoder–decoder, got a {type(model).__name__}, which "
+            "has one text; write them into the prompts"
+        )
+    texts = [prompts] * rows if isinstance(prompts, str | MarkedText) else list(prompts)
+    if len(texts) != rows:
+        raise ValueError(
+            f"decoder_prompts must be one, or one per prompt: {rows}, got {len(texts)}"
+        )
+    start = first_token(model, {})
+    if start is None:
+        raise ValueError(
+            f"decoder_prompts must go to a model with a decoder_start_token_id, got a "
+            f"{type(model).__name__} without one; set model.generation_config."
+            "decoder_start_token_id"
+        )
+    encodings = [encode_text(tokenizer, text, add_special_tokens=False) for text in texts]
+    lengths = sorted({len(encoding.input_ids) for encoding in encodings})
+    if len(lengths) > 1:
+        raise ValueError(
+            f"decoder_prompts must have as many tokens in every row, got {lengths[0]} and "
+            f"{lengths[-1]}; encode those of other lengths in a batch of their own"
+        )
+    each = [steering] * rows if isinstance(steering, Steering) else steering
+    nats = [one.bias(encoding) for one, encoding in zip(each, encodings, strict=True)]
+    ids = torch.tensor([[start, *encoding.input_ids] for encoding in encodings])
+    return {"decoder_input_ids": ids, DECODER_BIAS: F.pad(torch.stack(nats), (1, 0))}
 
 
 def _marks_alone(min_share: float, delta: float | None, steering: object) -> Steering:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from guide_ext.integration import prefixes
 from guide_ext.integration.inputs import Prompt, encode
+from guide_ext.integration.model.state import refuse_two_texts
 from guide_ext.steering.steering import Steering
 
 
@@ -63,6 +64,7 @@ def log_likelihoods(
     for name, values in (("answers", answers), ("steerings", steerings)):
         if isinstance(values, str) or not values:
             raise ValueError(f"{name} must be a list of at least one, got {values!r}")
+    refuse_two_texts(model, "log_likelihoods()")
     targets = _targets(tokenizer, answers)
     inputs = encode(model, tokenizer, [prompt] * len(steerings), steering=steerings)
     inputs.pop("guide_seed", None)

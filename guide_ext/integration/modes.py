@@ -33,6 +33,12 @@ def setting_of(name: str, model: Any, kwargs: Mapping[str, Any]) -> Any:
     return next((value for value in values if value is not None), None)
 
 
+def first_token(model: Any, kwargs: Mapping[str, Any]) -> Any:
+    """Return the token that every text of a decoder begins with, as `generate()` finds it."""
+    found = (setting_of(name, model, kwargs) for name in ("decoder_start_token_id", "bos_token_id"))
+    return next((token for token in found if token is not None), None)
+
+
 def check_mode(model: Any, kwargs: Mapping[str, Any]) -> None:
     """Refuse modes of `generate()` that cannot be steered.
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from guide_ext.integration import prefixes
-from guide_ext.integration.decoding import decoding_options
+from guide_ext.integration.decoding import decoding_options, first_new
 from guide_ext.integration.inputs import Prompt, encode
 from guide_ext.steering.steering import Steering
 
@@ -60,7 +60,7 @@ def answer_rows(
     inputs = encode(
         model, tokenizer, list(prompts), delta=delta, steering=steering, min_share=min_share
     )
-    length = inputs["input_ids"].shape[1]
+    length = first_new(model, inputs)
     how = decoding_options(
         model, length, max_new_tokens, temperature, seeds=seeds, tokenizer=tokenizer
     )

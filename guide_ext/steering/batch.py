@@ -15,7 +15,7 @@ from guide_ext.steering.steering import Steering, check_encoding, index_from_0
 
 @dataclass(frozen=True)
 class Batch:
-    """Left-padded prompts with their steering.
+    """Padded prompts with their steering.
 
     Attributes:
         input_ids: int64 ``[batch, tokens]``.
@@ -42,20 +42,23 @@ def collate(
     num_layers: int,
     num_heads: int,
     pad_token_id: int = 0,
+    padding_side: str = "left",
 ) -> Batch:
-    """Pad prompts on the left and stack them with their bias.
+    """Pad prompts and stack them with their bias.
 
     Args:
         encodings: One prompt per row, at least one.
         steerings: One for all rows, or one per row.
         num_layers: Attention layers of the model.
         num_heads: Query heads per layer.
-        pad_token_id: What to fill the left with; attention never sees it.
+        pad_token_id: What to fill up with; attention never sees it.
+        padding_side: ``"left"`` for text that is to go on, ``"right"`` for text that an encoder
+            reads, as many count positions from the first slot, padding or not.
 
     Raises:
         ValueError: If there is no prompt, a prompt has no tokens, `steerings` is neither one nor
-            one per prompt, a chosen layer or head is not in the model, or `num_layers`, `num_heads`
-            or `pad_token_id` is not a whole number in its range.
+            one per prompt, a chosen layer or head is not in the model, `num_layers`, `num_heads`
+            or `pad_token_id` is not a whole number in its range, or there is no such side.
         TypeError: If `encodings` is not a list of `Encoding`.
 
     Example:
@@ -74,6 +77,8 @@ def collate(
     for row, encoding in enumerate(encodings):
         check_encoding(f"prompt {row}", encoding)
     pad_token_id = index_from_0("pad_token_id", pad_token_id)
+    if padding_side not in ("left", "right"):
+        raise ValueError(f"padding_side must be 'left' or 'right', got {padding_side!r}")
     steerings = [steerings] * len(encodings) if isinstance(steerings, Steering) else steerings
     if isinstance(steerings, str) or not isinstance(steerings, Sequence):
         raise ValueError(f"steering must be a Steering or a list of them, got {steerings!r}")
@@ -92,18 +97,26 @@ def collate(
         length = len(encoding.input_ids)
         if length == 0:
             raise ValueError(f"prompts must have at least one token, got prompt {row} with none")
-        input_ids[row, tokens - length :] = torch.tensor(encoding.input_ids)
-        attention_mask[row, tokens - length :] = 1
-        bias[row, tokens - length :] = steering.bias(encoding)
+        here = _place(length, tokens, padding_side)
+        input_ids[row, here] = torch.tensor(encoding.input_ids)
+        attention_mask[row, here] = 1
+        bias[row, here] = steering.bias(encoding)
     tables = [steering.strength(num_layers, num_heads) for steering in steerings]
     strength = None
     if any(table is not None for table in tables):
         every = torch.ones(num_layers, num_heads)
         strength = torch.stack([every if table is None else table for table in tables])
-    return Batch(input_ids, attention_mask, bias, strength, *_seed(encodings, tokens))
+    groups = _seed(encodings, tokens, padding_side)
+    return Batch(input_ids, attention_mask, bias, strength, *groups)
 
 
-def _seed(encodings: Sequence[Encoding], tokens: int) -> tuple[tuple[str, ...], Tensor | None]:
+def _place(length: int, tokens: int, padding_side: str) -> slice:
+    return slice(tokens - length, tokens) if padding_side == "left" else slice(length)
+
+
+def _seed(
+    encodings: Sequence[Encoding], tokens: int, padding_side: str
+) -> tuple[tuple[str, ...], Tensor | None]:
     """Return `groups` and `seed` of a `Batch`."""
     members = [encoding.groups() for encoding in encodings]
     names = tuple(dict.fromkeys(name for groups in members for name in groups))
@@ -113,5 +126,6 @@ def _seed(encodings: Sequence[Encoding], tokens: int) -> tuple[tuple[str, ...], 
     seed = torch.zeros(len(encodings), len(names), tokens)
     for row, groups in enumerate(members):
         for name, flags in groups.items():
-            seed[row, index[name], tokens - len(flags) :] = torch.tensor(flags).float()
+            here = _place(len(flags), tokens, padding_side)
+            seed[row, index[name], here] = torch.tensor(flags).float()
     return names, seed

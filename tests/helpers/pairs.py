@@ -61,7 +61,9 @@ def make(name: str, **overrides: Any) -> Any:
         for key, parameter in model.named_parameters():
             if key.endswith("bias"):
                 parameter.normal_(std=0.3)
-    model.generation_config.update(eos_token_id=None, forced_eos_token_id=None, max_length=None)
+    model.generation_config.update(
+        eos_token_id=None, forced_eos_token_id=None, max_length=None, suppress_tokens=[START]
+    )
     return model
 
 

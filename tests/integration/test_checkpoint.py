@@ -191,9 +191,9 @@ def _bare(folder):
         (_with("tokenizer.json", "{"), OSError, "whose tokenizer cannot be read: "),
         (_cut_off, OSError, "whose weights cannot be read: SafetensorError: "),
         (
-            _changed(model_type="t5", architectures=None),
+            _changed(model_type="vit", architectures=None),
             ValueError,
-            "whose model type 't5' is none",
+            "whose model type 'vit' is none",
         ),
         (
             _changed(model_type="unheard_of"),

@@ -4,6 +4,7 @@
 import copy
 import inspect
 import pickle
+from typing import ClassVar
 
 import pairs
 import pytest
@@ -245,6 +246,53 @@ WRONG_GENERATIONS = {
     "each of the 11 positions": {"guide_bias": marks(12)},
     "guide_share must be left out": {"guide_share": torch.zeros(2, 11)},
 }  # fmt: skip
+
+
+class TestLayersThatAreNotReached:
+    """A module that was replaced after `enable` runs without the bias."""
+
+    REPLACED: ClassVar = {"encoder": "model.encoder.layers.1.self_attn",
+                "cross": "model.decoder.layers.0.encoder_attn",
+                "decoder": "model.decoder.layers.1.self_attn"}  # fmt: skip
+
+    @pytest.fixture(params=REPLACED)
+    def kind_and_model(self, request):
+        model = guide.enable(make("bart"))
+        layer = model.get_submodule(self.REPLACED[request.param])
+        layer.forward = lambda hidden_states, *args, **kwargs: (hidden_states, None)
+        return request.param, model
+
+    def test_forward(self, kind_and_model):
+        kind, model = kind_and_model
+        inputs = {**pairs.source("bart"), **pairs.target()}
+        both = {"guide_bias": marks(11), "guide_decoder_bias": marks(9)}
+        with pytest.raises(RuntimeError, match="must reach all 6 attention layers"):
+            model(**inputs, **both)
+        # What is not steered need not be reached.
+        other = "guide_bias" if kind == "decoder" else "guide_decoder_bias"
+        model(**inputs, **{other: both[other]})
+
+    def test_generate(self, kind_and_model):
+        _, model = kind_and_model
+        inputs = {**pairs.source("bart"), **pairs.target()}
+        both = {"guide_bias": marks(11), "guide_decoder_bias": marks(9)}
+        with pytest.raises(RuntimeError, match="must reach all 6 attention layers"):
+            model.generate(**inputs, **both, **NEW)
+
+
+def test_a_model_that_loses_the_padding_of_its_source_is_refused(monkeypatch):
+    from transformers.models.bart import modeling_bart
+
+    make_mask = modeling_bart.create_bidirectional_mask
+
+    def without_padding(config, *args, **kwargs):
+        if config._attn_implementation != "eager":
+            kwargs["attention_mask"] = torch.ones_like(kwargs["attention_mask"])
+        return make_mask(config, *args, **kwargs)
+
+    monkeypatch.setattr(modeling_bart, "create_bidirectional_mask", without_padding)
+    with pytest.raises(guide.UnsupportedModelError, match="'guide' differs by"):
+        guide.enable(make("bart"))
 
 
 class TestRefusals:

@@ -208,8 +208,8 @@ def _note_call(frame: Frame, module: nn.Module, query: Tensor, mask: Tensor | No
         recorder.layers.append((module, query[0, :, -1].detach().clone()))
     if mask is None:
         recorder.unmasked.add(module)
-    elif is_carrier(mask) and unpack(mask, 0, None).structure.is_causal:
-        recorder.causal.add(module)
+    elif is_carrier(mask):
+        recorder.is_causal[module] = unpack(mask, 0, None).structure.is_causal
 
 
 def _refuse_dropout(dropout: float) -> None:

@@ -34,7 +34,7 @@ class Recorder:
         attends: Whether any attention module ran, with or without a mask.
         needs_mask: Whether modules without a mask are left out: they belong to a tower beside the
             text. In an encoder–decoder all modules read text, or what stands for it.
-        causal: The modules whose mask was causal.
+        is_causal: For the modules with a mask of known structure, whether it was causal.
         unmasked: The modules without a mask.
 
     """
@@ -43,7 +43,7 @@ class Recorder:
     layers: list[tuple[nn.Module, Tensor]] = field(default_factory=list)
     attends: bool = False
     needs_mask: bool = True
-    causal: set[nn.Module] = field(default_factory=set)
+    is_causal: dict[nn.Module, bool] = field(default_factory=dict)
     unmasked: set[nn.Module] = field(default_factory=set)
 
 

@@ -92,6 +92,52 @@ def table_size(model: nn.Module) -> tuple[int, int]:
     return len(findings.layers), findings.num_heads
 
 
+def layers_of(model: nn.Module, kind: str) -> tuple[int, ...]:
+    """Return the layers of one kind of an encoder–decoder, as `Steering` and `table_size` count.
+
+    Args:
+        model: An enabled encoder–decoder.
+        kind: ``"encoder"``, what the encoder attends to; ``"cross"``, where the decoder looks at
+            the encoder; ``"decoder"``, the decoder's own text.
+
+    Raises:
+        ValueError: If the model is not enabled or has no encoder, or there is no such kind.
+
+    Example:
+        >>> from transformers import BartConfig, BartForConditionalGeneration
+        >>> from guide_ext import integration as guide
+        >>> config = BartConfig(vocab_size=64, d_model=32, encoder_layers=2, decoder_layers=1,
+        ...                     encoder_attention_heads=4, decoder_attention_heads=4,
+        ...                     encoder_ffn_dim=32, decoder_ffn_dim=32)
+        >>> model = guide.enable(BartForConditionalGeneration(config))
+        >>> guide.layers_of(model, "encoder"), guide.layers_of(model, "cross")
+        ((0, 1), (3,))
+
+    """
+    table_size(model)  # raises if the model is not enabled
+    kinds = state_of(model).findings.kinds
+    found = tuple(index for index, own in enumerate(kinds) if own == kind)
+    if not found:
+        wanted = "encoder, cross or decoder" if kinds else "of an encoder–decoder"
+        raise ValueError(f"kind must be {wanted}, got {kind!r} of a {type(model).__name__}")
+    return found
+
+
+def refuse_two_texts(model: nn.Module, what: str) -> None:
+    """Raise ValueError if a model is an encoder–decoder.
+
+    Args:
+        model: An enabled model.
+        what: What needs a model with one text, for the message.
+
+    """
+    if state_of(model).findings.has_encoder:
+        raise ValueError(
+            f"{what} must go to a model with one text, got the encoder–decoder "
+            f"{type(model).__name__}"
+        )
+
+
 def strength_size(model: nn.Module) -> tuple[int, int]:
     """Return `table_size` of a model whose layers and heads are all known in this process.
 

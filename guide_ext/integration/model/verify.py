@@ -48,6 +48,7 @@ class Findings:
         repeated: Class name of an attention module that ran more than once in one call, or "".
         kinds: Encoder–decoders only: what each layer attends to, "encoder", "decoder" or "cross".
         unmasked: Whether layers of an encoder, or those that look at it, get no mask.
+        pads_right: Whether what the model reads is no text that goes on: every token sees all.
 
     """
 
@@ -61,6 +62,7 @@ class Findings:
     repeated: str = ""
     kinds: tuple[str, ...] = ()
     unmasked: bool = False
+    pads_right: bool = False
 
     @property
     def has_encoder(self) -> bool:
@@ -214,6 +216,7 @@ def _findings(model: Any, implementation: str, recorder: Recorder) -> Findings:
         repeated=next((type(module).__name__ for module, n in calls.items() if n > 1), ""),
         kinds=kinds,
         unmasked=bool(kinds) and not recorder.unmasked.isdisjoint(layers),
+        pads_right=bool(kinds) or all(recorder.is_causal.get(one) is False for one in layers),
     )
 
 
@@ -227,7 +230,11 @@ def _kinds(model: Any, recorder: Recorder, layers: list[nn.Module]) -> tuple[str
     """
     of_encoder = set(model.get_encoder().modules())
     found = [
-        "encoder" if layer in of_encoder else "decoder" if layer in recorder.causal else "cross"
+        "encoder"
+        if layer in of_encoder
+        else "decoder"
+        if recorder.is_causal.get(layer)
+        else "cross"
         for layer in layers
     ]
     counts = Counter(found)
