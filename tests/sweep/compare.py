@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import guide_ext.integration as guide
+from guide_ext.integration.model.state import state_of
 
 from .build import VOCABULARY, WINDOW
 
@@ -37,7 +38,8 @@ class Verdict:
     """What came out for one type.
 
     Attributes:
-        kind: ``exact``, ``exact, dense``, ``refused``, ``fails`` or ``WRONG``.
+        kind: ``exact``, ``exact, dense``, ``refused``, ``not run`` (eager attention fails on this
+            text, too), ``fails`` or ``WRONG``.
         note: Why.
         errors: Relative differences, by what was compared.
         influence: ``measured`` or ``refused``.
@@ -60,7 +62,7 @@ def compare(model: Any) -> Verdict:
     try:
         guide.disable(guide.enable(model))
     except guide.UnsupportedModelError as error:
-        return Verdict("refused", str(error))
+        return refusal(error)
     inputs, bias = prompts(0 if _reads_padding(model) else PADDING), marks()
     plain, wanted = _whole(model, inputs, None), _whole(model, inputs, bias)
     guide.enable(model)
@@ -70,8 +72,9 @@ def compare(model: Any) -> Verdict:
         "plain": lambda: _relative(logits_of(model, inputs), plain, inputs),
         "steered": lambda: _relative(logits_of(model, inputs, guide_bias=bias), wanted, inputs),
         "strength": lambda: _strengths(model, inputs, bias, plain, wanted),
-        "generated": lambda: _generated(model, inputs, bias),
     }
+    if not state_of(model).findings.pads_right:  # an encoder does not generate
+        steps["generated"] = lambda: _generated(model, inputs, bias)
     for name, step in steps.items():
         try:
             verdict.errors[name] = step()
@@ -79,18 +82,29 @@ def compare(model: Any) -> Verdict:
             if name != "strength":
                 return Verdict("fails", f"{name}: {error}", verdict.errors)
             verdict.note = f"no strengths: {error}"
-    wrong = {name: error for name, error in verdict.errors.items() if not error <= TOLERANCE}
-    if wrong:
-        verdict.kind = "WRONG"
-        verdict.note = ", ".join(f"{name} {error:.2g}" for name, error in wrong.items())
-    effect = _relative(wanted, plain, inputs)
-    if effect < TOLERANCE and not wrong:
-        verdict.kind, verdict.note = "fails", f"the bias moves no logit (by {effect:.1g})"
+    settle(verdict, _relative(wanted, plain, inputs))
     try:
         guide.influence(model, {**inputs, "guide_bias": bias, "guide_seed": bias[:, None] > 0})
         verdict.influence = "measured"
     except ValueError as error:
         verdict.influence = f"refused: {error}"
+    return verdict
+
+
+def refusal(error: ValueError) -> Verdict:
+    """Return the verdict on a model that `enable` refuses."""
+    # A model that fails by itself on text says nothing of steering.
+    return Verdict("not run" if "must be able to run" in str(error) else "refused", str(error))
+
+
+def settle(verdict: Verdict, effect: float) -> Verdict:
+    """Say of a verdict whether it is wrong, by its errors and by how far the bias moved logits."""
+    wrong = {name: error for name, error in verdict.errors.items() if not error <= TOLERANCE}
+    if wrong:
+        verdict.kind = "WRONG"
+        verdict.note = ", ".join(f"{name} {error:.2g}" for name, error in wrong.items())
+    elif effect < TOLERANCE:
+        verdict.kind, verdict.note = "fails", f"the bias moves no logit (by {effect:.1g})"
     return verdict
 
 

@@ -72,7 +72,7 @@ def guide_attention(
     check_keywords(module, kwargs, is_numbered=layer is not None)
     frame = current()
     if frame is not None:
-        _note_call(frame, module, query, attention_mask)
+        _note_call(frame, module, query, key, attention_mask)
     seqlen_k = key.shape[2]
     geometry = _geometry(attention_mask, module, is_causal, frame, layer, query.shape[2], seqlen_k)
     if frame is not None and layer is not None:
@@ -148,7 +148,7 @@ def _geometry(
         )
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     attn_bias = _table(mask, seqlen_q)
-    if mask is None and layer is not None and layer.reads_source:
+    if layer is not None and layer.reads_source:
         key_bias = _source_bias(frame, layer, seqlen_k)
     else:
         key_bias = _waiting_bias(frame, layer, seqlen_k)
@@ -198,7 +198,9 @@ def _attend(
     return out, reduced
 
 
-def _note_call(frame: Frame, module: nn.Module, query: Tensor, mask: Tensor | None) -> None:
+def _note_call(
+    frame: Frame, module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None
+) -> None:
     """Tell the recorder of a trial run, if this is one, that this layer was called."""
     recorder = frame.recorder
     if recorder is None:
@@ -206,9 +208,8 @@ def _note_call(frame: Frame, module: nn.Module, query: Tensor, mask: Tensor | No
     recorder.attends = True
     if mask is not None or not recorder.needs_mask:
         recorder.layers.append((module, query[0, :, -1].detach().clone()))
-    if mask is None:
-        recorder.unmasked.add(module)
-    elif is_carrier(mask):
+        recorder.num_keys[module] = key.shape[2]
+    if is_carrier(mask):
         recorder.is_causal[module] = unpack(mask, 0, None).structure.is_causal
 
 
@@ -264,7 +265,10 @@ def _is_folded_in(frame: Frame | None, table: Tensor | None) -> bool:
 
 
 def _source_bias(frame: Frame | None, layer: TablePlace, seqlen_k: int) -> Tensor | None:
-    """Return the bias of what an encoder reads, for a layer that gets no mask (Whisper's)."""
+    """Return the bias of what an encoder reads, for a layer that gets no carrier.
+
+    It gets no mask (Whisper's), or a table that the encoder makes itself (Canary's).
+    """
     if frame is None or frame.source_bias is None:
         return None
     check_source_length(frame.source_bias, seqlen_k)

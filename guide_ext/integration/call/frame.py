@@ -34,8 +34,8 @@ class Recorder:
         attends: Whether any attention module ran, with or without a mask.
         needs_mask: Whether modules without a mask are left out: they belong to a tower beside the
             text. In an encoder–decoder all modules read text, or what stands for it.
-        is_causal: For the modules with a mask of known structure, whether it was causal.
-        unmasked: The modules without a mask.
+        num_keys: The number of keys of these modules.
+        is_causal: For the modules whose mask was a carrier, whether it was causal.
 
     """
 
@@ -43,8 +43,8 @@ class Recorder:
     layers: list[tuple[nn.Module, Tensor]] = field(default_factory=list)
     attends: bool = False
     needs_mask: bool = True
+    num_keys: dict[nn.Module, int] = field(default_factory=dict)
     is_causal: dict[nn.Module, bool] = field(default_factory=dict)
-    unmasked: set[nn.Module] = field(default_factory=set)
 
 
 @dataclass

@@ -17,7 +17,9 @@ from guide_ext.integration.call import arguments, caches
 from guide_ext.integration.call.arguments import DECODER_BIAS
 from guide_ext.integration.call.frame import Frame
 
-_FIRST = ("input_ids", "inputs_embeds", "input_features", "input_values", "pixel_values")
+# What encoders read, by the names of the arguments.
+_FIRST = ("input_ids", "inputs_embeds", "input_features", "input_values", "inputs",
+          "pixel_values", "flattened_patches")  # fmt: skip
 _TARGETS = ("decoder_input_ids", "decoder_inputs_embeds", "labels")
 
 

@@ -19,6 +19,8 @@ _TOKENS = 8
 _LONGEST_LIMIT = 64
 _LIMITS = ("sliding_window", "attention_chunk_size", "index_topk", "indexer_budget",
            "index_block_size", "compress_rates", "keep_window_size")  # fmt: skip
+# What configs call the numbers in one frame of sound.
+_BINS = ("num_mel_bins", "input_feat_per_channel", "feature_projection_input_dim")
 _SAMPLES = 4000  # of sound: a quarter of a second, some ten positions of an encoder
 
 
@@ -112,19 +114,37 @@ def evaluation(model: nn.Module) -> Iterator[None]:
 
 
 def _sound(model: Any) -> Tensor:
-    """Return two rows of sound: frames of a spectrogram, as many as are wanted, or samples."""
+    """Return two rows of sound in the form that the encoder takes.
+
+    Raises:
+        ValueError: If it takes none of the known ones.
+
+    """
     generator = torch.Generator().manual_seed(0)
-    dtype = next(model.parameters()).dtype
-    bins = getattr(model.config, "num_mel_bins", None)
-    positions = getattr(model.config, "max_source_positions", None)
-    if model.main_input_name == "input_features" and bins and positions:
-        stride = 2  # Whisper: the second of its two convolutions
-        return torch.randn(2, bins, stride * positions, generator=generator).to(dtype)
-    return torch.randn(2, _SAMPLES, generator=generator).to(dtype)
+    weight = next(model.parameters())
+    parts = (model.config, getattr(model.config, "encoder_config", None))
+    sizes = [getattr(part, name, None) for part in parts for name in _BINS]
+    bins = next((size for size in sizes if size), None)
+    positions = getattr(model.config, "max_source_positions", None) or 2 * _TOKENS
+    stride = 2  # Whisper: the second of its two convolutions
+    shapes = [(2, bins, stride * positions), (2, 4 * _TOKENS, bins)] if bins else []
+    reasons = []
+    for shape in (*shapes, (2, _SAMPLES)):
+        sound = torch.randn(shape, generator=generator).to(weight)
+        try:
+            with evaluation(model), torch.no_grad():
+                model.get_encoder()(sound)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            reasons.append(f"{list(shape)}: {error}")
+        else:
+            return sound
+    raise ValueError(f"{model.main_input_name} has none of the known forms ({'; '.join(reasons)})")
 
 
 def _vocabulary(model: Any) -> int:
-    size: int = model.get_input_embeddings().num_embeddings
+    size: int = model.config.get_text_config().vocab_size
     return size
 
 

@@ -47,7 +47,7 @@ class Findings:
         num_hidden_layers: Number of layers according to the config of the text model.
         repeated: Class name of an attention module that ran more than once in one call, or "".
         kinds: Encoder–decoders only: what each layer attends to, "encoder", "decoder" or "cross".
-        unmasked: Whether layers of an encoder, or those that look at it, get no mask.
+        carries_all: Whether every layer gets a mask that can carry a bias.
         pads_right: Whether what the model reads is no text that goes on: every token sees all.
 
     """
@@ -61,7 +61,7 @@ class Findings:
     num_hidden_layers: int | None = None
     repeated: str = ""
     kinds: tuple[str, ...] = ()
-    unmasked: bool = False
+    carries_all: bool = True
     pads_right: bool = False
 
     @property
@@ -103,15 +103,16 @@ def compare_with_eager(model: Any) -> Findings:
             f"model must read token ids, got {name}, whose config has no vocab_size; enable the "
             "language model inside it, if there is one"
         )
-    trial = trial_of(model)
     with evaluation(model), keeping_implementation(model), torch.no_grad():
         try:
+            model.set_attn_implementation("eager")
+            trial = trial_of(model)
             wanted, _ = _run(model, "eager", trial)
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:
             raise UnsupportedModelError(
-                f"enable() must be able to run {name} on token ids alone, got {error!r}"
+                f"enable() must be able to run {name} on {_read_by(model)}, got {error!r}"
             ) from error
         if wanted.dtype == torch.float64 and not bool(torch.isfinite(wanted).all()):
             # Eager attention hides keys with float64's lowest number. A softmax in float32 reads it
@@ -153,6 +154,12 @@ def compare_with_eager(model: Any) -> Findings:
         f"{allowed:.3g}, got: {'; '.join(failures)}. This architecture cannot be steered exactly "
         "and the model was left as it was; use it unsteered, or report the architecture"
     ) from cause
+
+
+def _read_by(model: Any) -> str:
+    if not model.config.is_encoder_decoder:
+        return "token ids alone"
+    return f"{model.main_input_name} and token ids alone"
 
 
 def tolerance(logits: Tensor) -> float:
@@ -215,7 +222,7 @@ def _findings(model: Any, implementation: str, recorder: Recorder) -> Findings:
         num_hidden_layers=getattr(model.config.get_text_config(), "num_hidden_layers", None),
         repeated=next((type(module).__name__ for module, n in calls.items() if n > 1), ""),
         kinds=kinds,
-        unmasked=bool(kinds) and not recorder.unmasked.isdisjoint(layers),
+        carries_all=set(layers) <= set(recorder.is_causal),
         pads_right=bool(kinds) or all(recorder.is_causal.get(one) is False for one in layers),
     )
 
@@ -225,7 +232,7 @@ def _kinds(model: Any, recorder: Recorder, layers: list[nn.Module]) -> tuple[str
 
     Raises:
         UnsupportedModelError: If the decoder's own layers cannot be told from those that look at
-            the encoder: none has a causal mask, or one has it that gets no mask elsewhere.
+            the encoder, or the encoder gives on fewer positions than its layers have.
 
     """
     of_encoder = set(model.get_encoder().modules())
@@ -243,5 +250,16 @@ def _kinds(model: Any, recorder: Recorder, layers: list[nn.Module]) -> tuple[str
             "an encoder–decoder must attend to its own text and to the encoder in every layer of "
             f"its decoder, got {counts['decoder']} layers with the one and {counts['cross']} with "
             f"the other in {type(model).__name__}"
+        )
+    lengths = {
+        recorder.num_keys[layer]
+        for layer, kind in zip(layers, found, strict=True)
+        if kind != "decoder"
+    }
+    if len(lengths) > 1:
+        raise UnsupportedModelError(
+            "an encoder must have as many positions in all its layers as it gives to the decoder, "
+            f"so that one bias fits them, got {' and '.join(map(str, sorted(lengths)))} in "
+            f"{type(model).__name__}"
         )
     return tuple(found)
