@@ -19,12 +19,14 @@ from guide_ext.integration.generation import GuidedGenerate, PrepareInputs
 from guide_ext.integration.influence.hooks import state_of_call
 from guide_ext.integration.model import verify, verify_cache
 from guide_ext.integration.model.forward import name_steering
+from guide_ext.integration.model.own_attention import examine
 from guide_ext.integration.model.parallel import is_pipelined
 from guide_ext.integration.model.state import (
     MODEL_STATE,
     ModelState,
     forget_compiled_call,
     is_enabled,
+    refuse_unknown_part,
     state_of,
     strength_size,
 )
@@ -84,8 +86,19 @@ def enable(model: Model) -> Model:
     if is_enabled(model):
         return model
     _refuse_other_kinds(model)
-    findings = verify.compare_with_eager(model)
-    if findings.implementation != "guide":
+    is_replaceable = any(
+        part._can_set_attn_implementation()
+        for part in model.modules()
+        if isinstance(part, PreTrainedModel)
+    )
+    findings = verify.compare_with_eager(model) if is_replaceable else examine(model)
+    if findings.adds_to_mask:
+        _LOGGER.warning(
+            "%s gets the bias in its mask, because its attention is code of its own: that is as "
+            "fast as before, without strengths for layers and heads, shares and Influence",
+            type(model).__name__,
+        )
+    elif findings.implementation != "guide":
         _LOGGER.warning(
             "%s gets dense masks, because it reworks its own: memory grows with the square of the "
             "prompt, and it cannot be steered with a static cache",
@@ -157,20 +170,12 @@ def _refuse_other_kinds(model: object) -> None:
             f"model must share no layer with one that is enabled already, got a {name} that does; "
             "steer that one, or call guide_ext.integration.disable() on it first"
         )
-    if not any(
-        part._can_set_attn_implementation()
-        for part in model.modules()
-        if isinstance(part, PreTrainedModel)
-    ):
-        raise verify.UnsupportedModelError(
-            f"model must use the attention interface of transformers, got {name}, which computes "
-            "attention in code of its own and cannot be steered"
-        )
 
 
 def _attach(model: Any, state: ModelState) -> None:
     findings = state.findings
-    model.set_attn_implementation(findings.implementation)
+    if not findings.adds_to_mask:
+        model.set_attn_implementation(findings.implementation)
     count, most = len(findings.layers), findings.num_heads
     for index, layer in enumerate(findings.layers):
         # A layer with fewer heads than the table gets all numbers of its row; the op refuses them.
@@ -199,7 +204,11 @@ def _before_forward(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Move the steering arguments of one call into its frame."""
     findings = state_of(model).findings
-    frame = Frame(configs=findings.configs, has_encoder=findings.has_encoder)
+    frame = Frame(
+        configs=findings.configs,
+        has_encoder=findings.has_encoder,
+        adds_to_mask=findings.adds_to_mask,
+    )
     push(frame)  # before the checks: _after_forward pops it if one of them raises
     if findings.has_encoder:
         _begin_pair(model, frame, args, kwargs)
@@ -218,7 +227,7 @@ def _before_forward(
         return args, kwargs
     arguments.check_own_mask(named.get("attention_mask"))
     arguments.check_implementation(findings.configs, findings.implementation)
-    _refuse_lost_gradients(model, keeps_masks=findings.implementation == "guide")
+    _refuse_lost_gradients(model, keeps_masks=findings.implementation != "guide_dense")
     rows, tokens = arguments.input_size(args, kwargs)
     bias = arguments.check_bias(given, rows)
     caches.check_cache(findings.cache_argument, named)
@@ -235,6 +244,7 @@ def _before_forward(
         strength = arguments.check_strength(strength, rows, *strength_size(model))
     if share is not None:
         share = arguments.check_share(share, bias)
+        refuse_unknown_part(model, "guide_share")
     if not _values_are_known(frame, given):
         arguments.check_values(bias, strength)
         arguments.check_share_values(share)
@@ -327,6 +337,11 @@ def _after_forward(model: nn.Module, args: tuple[Any, ...], output: object) -> N
     if output is None or frame is None or not frame.is_steered:
         return
     findings = state_of(model).findings
+    if findings.adds_to_mask and not (frame.applied or frame.carried):
+        raise RuntimeError(
+            f"guide_bias must reach the mask of {type(model).__name__}, got a call that made none, "
+            "so its output is not steered; pass a 2-D attention_mask, or use the whole model"
+        )
     biased = frame.biased_layers
     if findings.has_encoder and not frame.encoder_ran and frame.outer is not None:
         # It ran before the first step, in the frame of generate().

@@ -179,7 +179,7 @@ class PrepareInputs(_Method):
         findings = state_of(model).findings
         if findings.has_encoder:
             return self._prepare_pair(input_ids, args, guide_bias, guide_strength, kwargs)
-        frame = Frame(configs=findings.configs)
+        frame = Frame(configs=findings.configs, adds_to_mask=findings.adds_to_mask)
         guide_bias = arguments.bias_beside(guide_share, guide_bias)
         arguments.check_companions(guide_bias, guide_strength, [])
         if guide_share is not None:

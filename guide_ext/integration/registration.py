@@ -4,7 +4,7 @@
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from guide_ext.integration.call.attention import guide_attention
-from guide_ext.integration.call.masks import guide_dense_mask, guide_mask
+from guide_ext.integration.call.masks import eager_mask, guide_dense_mask, guide_mask
 from guide_ext.integration.modes import refuse_in_continuous_batching
 
 # Always both: for a name without a mask function transformers makes no mask, not even for padding.
@@ -12,4 +12,6 @@ AttentionInterface.register("guide", guide_attention)
 AttentionMaskInterface.register("guide", guide_mask)
 AttentionInterface.register("guide_dense", guide_attention)
 AttentionMaskInterface.register("guide_dense", guide_dense_mask)
+# Models with attention of their own get the bias in this mask; for all others it stays what it is.
+AttentionMaskInterface.register("eager", eager_mask)
 refuse_in_continuous_batching()

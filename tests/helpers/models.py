@@ -82,10 +82,24 @@ DECODERS = {
     "bart": {"d_model": 32, "decoder_layers": LAYERS, "decoder_ffn_dim": 48}
     | {"decoder_attention_heads": HEADS, "init_std": 0.3}
 }
-# Its attention is code of its own.
-UNSUPPORTED = {"bloom": {"n_layer": LAYERS, "n_head": HEADS}}
+# Attention is code of their own, which adds its mask.
+OWN: dict[str, dict[str, Any]] = {
+    "bloom": {"n_layer": LAYERS, "n_head": HEADS},
+    "falcon": {"new_decoder_architecture": True, "num_kv_heads": 2},
+    "gpt_neo": {
+        "num_layers": LAYERS,
+        "num_heads": HEADS,
+        "attention_types": [[["global", "local"], 1]],
+        "window_size": WINDOW,
+    },
+    "xglm": {"d_model": 32, "ffn_dim": 48, "num_layers": LAYERS, "attention_heads": HEADS},
+    "megatron-bert": {"is_decoder": True},
+    "roformer": {"is_decoder": True},
+}
+# Attention is code of its own, which does not.
+UNSUPPORTED = {"openai-gpt": {"n_layer": LAYERS, "n_head": HEADS, "n_embd": 32}}
 
-_EVERY = {**ZOO, **DENSE, **DECODERS, **UNSUPPORTED}
+_EVERY = {**ZOO, **DENSE, **DECODERS, **OWN, **UNSUPPORTED}
 
 
 def make(name: str, *, seed: int = 0, **overrides: Any) -> Any:

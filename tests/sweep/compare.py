@@ -8,14 +8,16 @@ there, behind everything that the model made of it. Whole texts, no cache: key j
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import guide_ext.integration as guide
@@ -38,8 +40,8 @@ class Verdict:
     """What came out for one type.
 
     Attributes:
-        kind: ``exact``, ``exact, dense``, ``refused``, ``not run`` (eager attention fails on this
-            text, too), ``fails`` or ``WRONG``.
+        kind: ``exact``, ``exact, dense``, ``exact, by mask``, ``refused``, ``not run`` (eager
+            attention fails on this text, too), ``fails`` or ``WRONG``.
         note: Why.
         errors: Relative differences, by what was compared.
         influence: ``measured`` or ``refused``.
@@ -60,14 +62,15 @@ def compare(model: Any) -> Verdict:
 
     """
     try:
-        guide.disable(guide.enable(model))
+        kind = state_of(guide.enable(model)).findings.implementation
     except guide.UnsupportedModelError as error:
         return refusal(error)
+    guide.disable(model)
     inputs, bias = prompts(0 if _reads_padding(model) else PADDING), marks()
     plain, wanted = _whole(model, inputs, None), _whole(model, inputs, bias)
     guide.enable(model)
-    kind = model.config.get_text_config()._attn_implementation
-    verdict = Verdict("exact" if kind == "guide" else "exact, dense")
+    kinds = {"guide": "exact", "guide_dense": "exact, dense", "eager": "exact, by mask"}
+    verdict = Verdict(kinds[kind])
     steps = {
         "plain": lambda: _relative(logits_of(model, inputs), plain, inputs),
         "steered": lambda: _relative(logits_of(model, inputs, guide_bias=bias), wanted, inputs),
@@ -159,6 +162,39 @@ class Total:
 
 
 @contextmanager
+def adding_to_masks(model: Any, bias: Tensor | None, total: Total) -> Iterator[None]:
+    """Add nats to the masks that a model with attention of its own makes, in a ``with`` block.
+
+    Args:
+        model: The model; its module makes its masks by transformers' functions.
+        bias: As for `adding`.
+        total: As for `adding`.
+
+    """
+    module = sys.modules[type(model).__mro__[1 if guide.is_enabled(model) else 0].__module__]
+    makers = {
+        name: make
+        for name, make in vars(module).items()
+        if name.startswith("create_") and name.endswith("_mask")
+    }
+
+    def with_bias(make: Any) -> Any:
+        def made(*args: Any, **kwargs: Any) -> Any:
+            mask = make(*args, **kwargs)
+            nats = F.pad(bias, (0, total.tokens - bias.shape[1]))[:, -mask.shape[-1] :]
+            return mask + nats[:, None, None]
+
+        return made
+
+    if bias is not None:
+        vars(module).update({name: with_bias(make) for name, make in makers.items()})
+    try:
+        yield
+    finally:
+        vars(module).update(makers)
+
+
+@contextmanager
 def adding(bias: Tensor | None, total: Total, of: nn.Module | None = None) -> Iterator[None]:
     """Add nats to the mask that every eager attention function is handed in a ``with`` block.
 
@@ -200,8 +236,15 @@ def adding(bias: Tensor | None, total: Total, of: nn.Module | None = None) -> It
 
 def _whole(model: Any, inputs: dict[str, Tensor], bias: Tensor | None) -> Tensor:
     """Logits of eager attention, of the whole text at once."""
-    with adding(bias, Total(inputs["input_ids"].shape[1])):
+    with _biased(model, bias, Total(inputs["input_ids"].shape[1])):
         return logits_of(model, inputs)
+
+
+def _biased(model: Any, bias: Tensor | None, total: Total) -> AbstractContextManager[None]:
+    parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
+    if any(part._can_set_attn_implementation() for part in parts):
+        return adding(bias, total)
+    return adding_to_masks(model, bias, total)
 
 
 def _eager_generation(model: Any, inputs: dict[str, Tensor], bias: Tensor) -> Tensor:
@@ -213,7 +256,7 @@ def _eager_generation(model: Any, inputs: dict[str, Tensor], bias: Tensor) -> Te
 
     handle = model.register_forward_pre_hook(count, with_kwargs=True)
     try:
-        with adding(bias, total):
+        with _biased(model, bias, total):
             return torch.stack(model.generate(**inputs, **SETTINGS).logits, dim=1)
     finally:
         handle.remove()

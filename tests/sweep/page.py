@@ -14,7 +14,16 @@ import transformers
 from .compare import Verdict
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
-KINDS = ("exact", "exact, dense", "refused", "not run", "not built", "fails", "WRONG")
+KINDS = (
+    "exact",
+    "exact, dense",
+    "exact, by mask",
+    "refused",
+    "not run",
+    "not built",
+    "fails",
+    "WRONG",
+)
 TITLES = {
     "causal": "Decoders",
     "seq2seq": "Encoder–decoders of text",
@@ -33,6 +42,8 @@ code is ours. (Here with torch {torch}.)
 
 - **exact**: all agree within {tolerance:g} of the largest logit, and the bias moves the logits.
 - **exact, dense**: so do these, with masks whose memory grows with the square of the prompt.
+- **exact, by mask**: so do these, whose attention is code of their own and adds its mask. The mask
+  gets the bias; there are no strengths for layers and heads, no shares, no Influence.
 - **refused**: `enable()` raises an error; the table has the reason. Nothing is steered in part.
 - **not run**: the small model fails under eager attention, too, on text alone or with these sizes.
 - **not built**: no small model was found.
@@ -42,7 +53,8 @@ whether it can be measured. A class that serves several tasks is in the first of
 
 """
 _REASONS = (
-    (r"computes attention in code of its own", "computes attention in code of its own"),
+    (r"no strengths: .* code of its own", ""),
+    (r"code of its own; a bias in its mask would not steer it: (.*)", "attention of its own; {0}"),
     (r"calls attention nowhere|never hands a mask", "has no attention layer that takes a mask"),
     (r"has no vocab_size", "reads no token ids"),
     (r"fails with (\w+)", "its mask cannot be replaced ({0})"),

@@ -76,7 +76,9 @@ class Frame:
     """The steering of one call.
 
     Attributes:
-        configs: Configs of the called model. Masks for any other config get no bias.
+        configs: Configs of the called model. Masks for any other config get no bias. None for any.
+        adds_to_mask: Whether the bias goes into the masks of eager attention, see
+            `masks.eager_mask`.
         bias: Nats per slot, ``[batch, tokens]``, float32, or None for an unsteered call. In an
             encoder–decoder, of the text that the decoder reads and writes.
         has_encoder: Whether the called model is an encoder–decoder.
@@ -111,7 +113,8 @@ class Frame:
 
     """
 
-    configs: tuple[Any, ...] = ()
+    configs: tuple[Any, ...] | None = ()
+    adds_to_mask: bool = False
     bias: Tensor | None = None
     has_encoder: bool = False
     source_bias: Tensor | None = None
@@ -149,9 +152,9 @@ class Frame:
     def bias_for(self, config: object, *, of_source: bool = False) -> Tensor | None:
         """Return the bias, or that of the source, if `config` belongs to the called model."""
         bias = self.source_bias if of_source else self.bias
-        if bias is None or not any(config is own for own in self.configs):
-            return None
-        return bias
+        if bias is None or self.configs is None:
+            return bias
+        return bias if any(config is own for own in self.configs) else None
 
 
 _FRAME: ContextVar[Frame | None] = ContextVar("guide_frame", default=None)

@@ -160,6 +160,36 @@ def guide_dense_mask(*arguments: Any, **options: Any) -> Tensor:
     return torch.where(call.visible_table(), nothing, torch.finfo(dtype).min)
 
 
+def eager_mask(*arguments: Any, **options: Any) -> Tensor | None:
+    """Make the mask of eager attention; inside a call of a model that adds its mask, with the bias.
+
+    This replaces transformers' own function. Outside of such a call it is that function.
+
+    Args:
+        arguments: The fields of `MaskCall`, in their order.
+        options: The fields of `MaskCall`, by name, and what transformers' function takes besides.
+
+    """
+    frame = current()
+    if frame is None or not frame.adds_to_mask:
+        table: Tensor | None = masking_utils.eager_mask(*arguments, **options)
+        return table
+    call = MaskCall.of(*arguments, **options)
+    bias = _bias_of_keys(frame, call)
+    if bias is None:
+        table = masking_utils.eager_mask(*arguments, **options)
+        return table
+    _check_first_query(frame.first_query, call.q_offset, _structure(call.mask_function))
+    frame.applied = True
+    # Without padding, an encoder would get no mask at all.
+    options["allow_is_bidirectional_skip"] = False
+    whole: Tensor = masking_utils.eager_mask(*arguments, **options)
+    least = torch.finfo(whole.dtype).min
+    added = whole.float() + bias[:, None, None, :].clamp(min=torch.finfo(torch.float32).min)
+    table = added.clamp(min=least).to(whole.dtype)
+    return table
+
+
 def _bias_of_keys(frame: Frame | None, call: MaskCall) -> Tensor | None:
     """Cut the bias of the present keys out of the bias of all slots, ``[batch, seqlen_k]``."""
     if frame is None:

@@ -89,7 +89,7 @@ def table_size(model: nn.Module) -> tuple[int, int]:
             "call guide_ext.integration.enable(model) first"
         )
     findings = state_of(model).findings
-    return len(findings.layers), findings.num_heads
+    return len(findings.heads), findings.num_heads
 
 
 def layers_of(model: nn.Module, kind: str) -> tuple[int, ...]:
@@ -162,7 +162,14 @@ def refuse_unknown_part(model: nn.Module, what: str) -> None:
         ValueError: If the model is split over processes so that some are not known.
 
     """
-    part = state_of(model).findings.unknown_part
+    findings = state_of(model).findings
+    if findings.adds_to_mask:
+        raise ValueError(
+            f"{what} must go to a model that uses transformers' attention interface, got a "
+            f"{type(model).__name__}, whose attention is code of its own: a bias in its mask is "
+            "the same for all layers and heads"
+        )
+    part = findings.unknown_part
     if part:
         raise ValueError(
             f"{what} must go to a model with all its layers and heads, in one process or spread "

@@ -36,9 +36,11 @@ class Findings:
     """What the comparison with eager attention found.
 
     Attributes:
-        implementation: ``"guide"``, or ``"guide_dense"`` for a model that reworks its mask.
+        implementation: ``"guide"``; ``"guide_dense"`` for a model that reworks its mask;
+            ``"eager"`` for one whose attention is code of its own, with the bias in its mask.
         configs: Configs that the model makes masks for.
-        layers: Attention modules that the bias reaches, in the order of their calls.
+        layers: Attention modules that the bias reaches, in the order of their calls; none if the
+            attention is code of the model's own.
         heads: For each of them its query heads, and which of these are in this process.
         cache_argument: The name of `forward()`'s argument for the cache; None if it has no known
             name.
@@ -63,6 +65,11 @@ class Findings:
     kinds: tuple[str, ...] = ()
     carries_all: bool = True
     pads_right: bool = False
+
+    @property
+    def adds_to_mask(self) -> bool:
+        """Whether the bias reaches the model in its mask, and the same one every layer and head."""
+        return self.implementation == "eager"
 
     @property
     def has_encoder(self) -> bool:

@@ -73,7 +73,7 @@ def test_packing_is_checked(base, monkeypatch):
         lora.check_packing(base)
 
 
-@pytest.mark.parametrize("name", [*models.ZOO, *models.DENSE, *models.UNSUPPORTED])
+@pytest.mark.parametrize("name", [*models.ZOO, *models.DENSE, *models.OWN, *models.UNSUPPORTED])
 def test_the_check_tells_who_packs_rightly(name):
     model = models.make(name)
     row = [
