@@ -26,9 +26,12 @@ from guide_ext.integration.inputs import Inputs, encode
 from guide_ext.integration.loading import load, load_tokenizer
 from guide_ext.integration.model.state import is_enabled, layers_of, table_size
 from guide_ext.integration.model.verify import UnsupportedModelError
+from guide_ext.integration.pipelines import GuidePipeline, PayAttentionPipeline
 
 __all__ = [
+    "GuidePipeline",
     "Inputs",
+    "PayAttentionPipeline",
     "SteeringCollator",
     "UnsupportedModelError",
     "as_prompt",

@@ -236,6 +236,37 @@ def mark_message(
     return marked
 
 
+def with_plain_text(
+    messages: Sequence[Message], trusted_roles: Collection[str] = ("system", "user")
+) -> list[Message]:
+    """Return a chat as the model reads it: without the tags that act.
+
+    Args:
+        messages: The chat; it is not changed.
+        trusted_roles: Roles whose tags act.
+
+    Raises:
+        TagError: If a tag of a trusted role cannot be read.
+        TypeError: If ``messages`` is not a list of messages.
+
+    Example:
+        >>> with_plain_text([{"role": "user", "content": "Say <!->it<-!>."}])
+        [{'role': 'user', 'content': 'Say it.'}]
+
+    """
+
+    def plain(text: str | MarkedText) -> str:
+        return text.text if isinstance(text, MarkedText) else parse(text).text
+
+    def literal(text: str | MarkedText) -> str:
+        return text.text if isinstance(text, MarkedText) else text
+
+    return [
+        _replace_texts(message, plain if message["role"] in trusted_roles else literal)
+        for message in _checked(messages)
+    ]
+
+
 def _found_texts(
     messages: Sequence[Message],
     arguments: Mapping[str, Any],
