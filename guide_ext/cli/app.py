@@ -19,6 +19,7 @@ from guide_ext.cli.calibrate import calibrate
 from guide_ext.cli.demo import demo
 from guide_ext.cli.doctor import doctor
 from guide_ext.cli.generate import generate
+from guide_ext.cli.harness import harness
 from guide_ext.cli.heads import heads
 from guide_ext.cli.influence import influence
 from guide_ext.cli.spans import spans
@@ -70,7 +71,7 @@ def top(
 
 
 def _command(
-    function: Callable[..., None], *, on: typer.Typer = app, name: str | None = None
+    function: Callable[..., None], *, on: typer.Typer = app, name: str | None = None, **how: Any
 ) -> Callable[..., None]:
     """Register a command; add ``--debug``, and report errors as a message without it."""
 
@@ -104,12 +105,16 @@ def _command(
         parameters=[*signature.parameters.values(), flag]
     )
     run.__annotations__ = {p.name: p.annotation for p in [*signature.parameters.values(), flag]}
-    on.command(name)(run)
+    on.command(name, **how)(run)
     return run
 
 
 for _function in (demo, generate, calibrate, influence, spans, doctor):
     _command(_function)
+
+# What follows is the harness's own.
+_PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+_command(harness, context_settings=_PASSED_ON)
 
 study_app = typer.Typer(
     no_args_is_help=True,

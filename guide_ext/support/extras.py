@@ -24,6 +24,7 @@ _EXTRAS = {
     "matplotlib": "report",
     "PIL": "report",
     "ray": "ray",
+    "lm_eval": "harness",
 }
 _OTHERS = "studies"
 
