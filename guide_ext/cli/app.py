@@ -22,6 +22,7 @@ from guide_ext.cli.generate import generate
 from guide_ext.cli.harness import harness
 from guide_ext.cli.heads import heads
 from guide_ext.cli.influence import influence
+from guide_ext.cli.profile import profile
 from guide_ext.cli.spans import spans
 from guide_ext.cli.streams import Commands, open_what_is_closed, tame_libraries, told
 from guide_ext.report.console import print_error
@@ -109,7 +110,7 @@ def _command(
     return run
 
 
-for _function in (demo, generate, calibrate, influence, spans, doctor):
+for _function in (demo, generate, calibrate, profile, influence, spans, doctor):
     _command(_function)
 
 # What follows is the harness's own.

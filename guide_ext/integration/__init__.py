@@ -27,11 +27,14 @@ from guide_ext.integration.loading import load, load_tokenizer
 from guide_ext.integration.model.state import is_enabled, layers_of, table_size
 from guide_ext.integration.model.verify import UnsupportedModelError
 from guide_ext.integration.pipelines import GuidePipeline, PayAttentionPipeline
+from guide_ext.integration.profile import Example, Profile, profile_heads
 
 __all__ = [
+    "Example",
     "GuidePipeline",
     "Inputs",
     "PayAttentionPipeline",
+    "Profile",
     "SteeringCollator",
     "UnsupportedModelError",
     "as_prompt",
@@ -47,5 +50,6 @@ __all__ = [
     "load",
     "load_embedded",
     "load_tokenizer",
+    "profile_heads",
     "table_size",
 ]

@@ -76,11 +76,13 @@ def test_completing_a_model_loads_no_torch():
 def test_help_names_every_command_and_shows_a_tag(run):
     result = run("--help")
     assert result.exit_code == 0
-    for word in ("demo", "generate", "influence", "spans", "doctor", "<!!->"):
+    for word in ("demo", "generate", "profile", "influence", "harness", "spans", "doctor", "<!!->"):
         assert word in result.output
 
 
-@pytest.mark.parametrize("command", ["demo", "generate", "influence", "spans", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["demo", "generate", "profile", "influence", "harness", "spans", "doctor"]
+)
 def test_every_command_has_help(run, command):
     result = run(command, "--help")
     assert result.exit_code == 0

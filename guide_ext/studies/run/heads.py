@@ -17,15 +17,14 @@ Here, too, each head is steered alone. What differs, so that a laptop can do it:
 from __future__ import annotations
 
 import json
-import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from guide_ext.integration import table_size
-from guide_ext.integration.likelihood import log_likelihoods
-from guide_ext.steering.steering import Steering
+from guide_ext import integration
+from guide_ext.integration import Example
+from guide_ext.integration.profile import heads_to_keep
 from guide_ext.studies.cells import ANSWER, Cell, Condition, Row
 from guide_ext.studies.data.facts import ASIDE
 from guide_ext.studies.data.task import Task
@@ -33,9 +32,6 @@ from guide_ext.studies.plan import RunSettings, tasks_of
 from guide_ext.studies.run.engine import Marks, model_of_run, prompt_of
 from guide_ext.studies.run.preparation import rows_of
 from guide_ext.support.files import json_text
-
-_KEPT = 0.09  # of all heads, if nobody says how many
-_DIGITS = 4
 
 
 @dataclass(frozen=True)
@@ -123,48 +119,36 @@ def profile_heads(
         True
 
     """
-    if not math.isfinite(delta) or delta == 0:
-        raise ValueError(f"delta must be a finite number of nats and not 0, got {delta!r}")
-    if keep is not None and (isinstance(keep, bool) or not isinstance(keep, int) or keep < 1):
-        raise ValueError(f"keep must be a whole number from 1, got {keep!r}")
     model, tokenizer = model_of_run(settings, device)
-    layers, heads = table_size(model)
-    places = [(layer, head) for layer in range(layers) for head in range(heads)]
-    keep = math.ceil(_KEPT * len(places)) if keep is None else keep
-    if keep > len(places):
-        raise ValueError(f"keep must be at most the model's {len(places)} heads, got {keep}")
+    layers, heads = integration.table_size(model)
+    keep = heads_to_keep(keep, layers * heads)  # before the work
     rows = [
         row
         for task in tasks_of(settings)
         for row in _rows(task, settings, tokenizer, on_note or (lambda text: None))
     ]
-    alone = [Steering.guide(delta, heads={layer: [head]}) for layer, head in places]
-    steerings = [Steering.guide(0.0), Steering.guide(delta), *alone]
-    done, total = 0, len(rows) * len(steerings)
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        if on_progress is not None:
-            on_progress(done, total)
-
-    advance(0)
-    of_rows = [
-        log_likelihoods(
-            model, tokenizer, prompt_of(settings, tokenizer, _cell(row), Marks.EMPHASIS),
-            ways_to_say(row), steerings, batch_size=settings.batch_size, on_rows=advance,
-        )
-        for row in rows
-    ]  # fmt: skip
-    plain, everywhere, *gains = _means(of_rows)
-    ranked = sorted(zip(places, gains, strict=True), key=lambda one: (-one[1], one[0]))
+    found = integration.profile_heads(
+        model,
+        tokenizer,
+        [
+            Example(
+                prompt_of(settings, tokenizer, _cell(row), Marks.EMPHASIS), tuple(ways_to_say(row))
+            )
+            for row in rows
+        ],
+        delta=delta,
+        batch_size=settings.batch_size,
+        on_progress=on_progress,
+    )
+    assert found.plain is not None
+    assert found.gain_everywhere is not None
     return HeadProfile(
-        heads=tuple(place for place, _ in ranked[:keep]),
-        gains=tuple(tuple(gains[start : start + heads]) for start in range(0, len(gains), heads)),
-        gain_everywhere=everywhere,
-        plain=plain,
-        delta=float(delta),
-        documents=len(rows),
+        heads=found.best(keep),
+        gains=found.scores,
+        gain_everywhere=found.gain_everywhere,
+        plain=found.plain,
+        delta=found.delta,
+        documents=found.examples,
         studies=settings.studies,
         model=settings.model,
         data=settings.data,
@@ -213,14 +197,6 @@ def ways_to_say(row: Row) -> list[str]:
 
 def _cell(row: Row) -> Cell:
     return Cell(ANSWER, row, Condition())
-
-
-def _means(of_rows: Sequence[Sequence[float]]) -> list[float]:
-    """Return the mean of the first column, and of each other's difference from it."""
-    columns = [(0.0, *(value - row[0] for value in row[1:])) for row in of_rows]
-    means = [math.fsum(values) / len(values) for values in zip(*columns, strict=True)]
-    means[0] = math.fsum(row[0] for row in of_rows) / len(of_rows)
-    return [round(value, _DIGITS) for value in means]
 
 
 def check_held_out(text: str, settings: RunSettings) -> list[str]:
