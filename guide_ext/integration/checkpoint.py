@@ -28,6 +28,7 @@ from guide_ext.integration.gguf import (
     ordinary,
     without_gguf_bars,
 )
+from guide_ext.integration.model.own_attention import EAGER, has_own_attention
 from guide_ext.machine.processor import why_slow
 
 T = TypeVar("T")
@@ -95,10 +96,15 @@ def read_model(name: str, *, dtype: str, device: torch.device) -> PreTrainedMode
         if dtype == "auto" and device.type == "cpu" and _is_slow(config, _stored(config)):
             chosen = "float32"
     model = _load(name, chosen, kind=kind)
+    own: dict[str, str] = {}
+    if has_own_attention(model) and model.config._attn_implementation != EAGER:
+        # Its mask is one that a bias can be added to under eager attention alone.
+        own = {"attn_implementation": EAGER}
+        model = _load(name, chosen, kind=kind, **own)
     # A configuration need not say how its weights are stored.
     parameters = {parameter.dtype for parameter in model.parameters()}
     if chosen == "auto" and device.type == "cpu" and _is_slow(model.config, parameters):
-        model = _load(name, "float32", kind=kind)
+        model = _load(name, "float32", kind=kind, **own)
     return model
 
 

@@ -19,7 +19,7 @@ from guide_ext.integration.generation import GuidedGenerate, PrepareInputs
 from guide_ext.integration.influence.hooks import state_of_call
 from guide_ext.integration.model import verify, verify_cache
 from guide_ext.integration.model.forward import name_steering
-from guide_ext.integration.model.own_attention import examine
+from guide_ext.integration.model.own_attention import examine, has_own_attention
 from guide_ext.integration.model.parallel import is_pipelined
 from guide_ext.integration.model.state import (
     MODEL_STATE,
@@ -86,12 +86,7 @@ def enable(model: Model) -> Model:
     if is_enabled(model):
         return model
     _refuse_other_kinds(model)
-    is_replaceable = any(
-        part._can_set_attn_implementation()
-        for part in model.modules()
-        if isinstance(part, PreTrainedModel)
-    )
-    findings = verify.compare_with_eager(model) if is_replaceable else examine(model)
+    findings = examine(model) if has_own_attention(model) else verify.compare_with_eager(model)
     if findings.adds_to_mask:
         _LOGGER.warning(
             "%s gets the bias in its mask, because its attention is code of its own: that is as "

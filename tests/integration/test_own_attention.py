@@ -152,6 +152,21 @@ def test_copies_pickles_and_disabled_models():
     assert torch.equal(logits(model, inputs), logits(make("falcon"), inputs))
 
 
+def test_load_reads_it_under_eager_attention(tmp_path):
+    tokenizer = guide.load_embedded()[1]
+    model = make("falcon", vocab_size=len(tokenizer))
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded, own = guide.load(str(tmp_path), device="cpu")
+    assert state_of(loaded).findings.adds_to_mask
+    how = {"delta": 3.0, "max_new_tokens": 5}
+    text = "<!!->Summarize in French<-!!>: The cat sleeps."
+    guide.enable(model)
+    assert guide.complete(loaded, own, [text], **how) == guide.complete(
+        model, tokenizer, [text], **how
+    )
+
+
 class TestRefusals:
     """Whatever does not just add its mask."""
 

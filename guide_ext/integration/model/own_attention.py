@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
 
 from guide_ext.integration.call.caches import cache_argument
 from guide_ext.integration.call.frame import Frame, Recorder, using
@@ -63,6 +64,12 @@ class _Watch(TorchFunctionMode):
                 raise RuntimeError("softmax was called more often with a bias than without")
             scores = self._replay[len(self.scores) - 1]
         return func(scores, *rest, **given)
+
+
+def has_own_attention(model: nn.Module) -> bool:
+    """Return whether no part of a model can use another attention function."""
+    parts = (part for part in model.modules() if isinstance(part, PreTrainedModel))
+    return not any(part._can_set_attn_implementation() for part in parts)
 
 
 def examine(model: Any) -> Findings:
