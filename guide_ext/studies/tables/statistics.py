@@ -25,6 +25,8 @@ Flags = NDArray[np.bool_]
 Interval = tuple[float | None, float | None, float | None]
 """A value and the ends of its interval; None where too few data tell it."""
 
+_TINY = 1e-3  # below it, decimals say too little
+
 
 def _stats() -> Any:
     """Load scipy's statistics: it takes a second, which a list of the studies should not."""
@@ -219,8 +221,19 @@ def quantiles_of_counts(
 
 
 def rounded(value: float) -> float | None:
-    """Round to six digits; None for NaN, which JSON does not have."""
-    return round(float(value), 6) if np.isfinite(value) else None
+    """Round to six decimals, tiny numbers to four digits; None for NaN, which JSON does not have.
+
+    In deep models, rollout ends in millionths.
+
+    Example:
+        >>> rounded(1 / 3), rounded(1.23456e-7), rounded(float("nan"))
+        (0.333333, 1.235e-07, None)
+
+    """
+    if not np.isfinite(value):
+        return None
+    number = float(value)
+    return round(number, 6) if abs(number) >= _TINY else float(f"{number:.4g}")
 
 
 def histograms(
