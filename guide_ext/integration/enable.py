@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from guide_ext.integration.call import arguments, caches, source
 from guide_ext.integration.call.arguments import DECODER_BIAS
@@ -176,6 +177,8 @@ def _attach(model: Any, state: ModelState) -> None:
         # A layer with fewer heads than the table gets all numbers of its row; the op refuses them.
         own = findings.heads[index]
         here = own.here if own.total == most else slice(most)
+        if findings.has_encoder:  # whose decoder may have other heads
+            here = own.here
         reads_source = findings.has_encoder and findings.kinds[index] != "decoder"
         setattr(layer, LAYER_ATTRIBUTE, TablePlace(index, count, most, here, reads_source))
     # The first of all hooks, so that the frame has been pushed when a later hook fails.
@@ -188,6 +191,7 @@ def _attach(model: Any, state: ModelState) -> None:
         state.handles.append(
             encoder.register_forward_pre_hook(_before_encoder, prepend=True, with_kwargs=True)
         )
+        state.handles.append(encoder.register_forward_hook(_after_encoder, always_call=True))
     for method in _METHODS:
         if hasattr(model, method.name):
             model.__dict__[method.name] = method(model)
@@ -262,8 +266,17 @@ def _begin_pair(model: Any, frame: Frame, args: tuple[Any, ...], kwargs: dict[st
         return
     arguments.check_implementation(findings.configs, findings.implementation)
     _refuse_lost_gradients(model, keeps_masks=findings.carries_all)
-    named = arguments.named(model.forward, args, kwargs)
-    source.begin_call(frame, findings.cache_argument, named, bias=bias, decoder_bias=decoder_bias)
+    named = dict(arguments.named(model.forward, args, kwargs))
+    if args:
+        named.setdefault(model.main_input_name, args[0])
+    source.begin_call(
+        frame,
+        findings.cache_argument,
+        named,
+        bias=bias,
+        decoder_bias=decoder_bias,
+        strength=strength,
+    )
     if strength is not None:
         strength = arguments.check_strength(strength, len(some), *strength_size(model))
         frame.strength = strength
@@ -278,12 +291,21 @@ def _before_encoder(
     """Take out the steering that `generate()` hands to an encoder; its frame has it already."""
     frame = current()
     given = [name for name in kwargs if name.startswith("guide_") and kwargs[name] is not None]
-    if given and not (frame is not None and frame.is_generation and frame.has_encoder):
+    in_generate = frame is not None and frame.is_generation and frame.has_encoder
+    if in_generate and frame is not None and frame.biased_layers:
+        push(Frame(is_nested=True))  # a call of somebody else's: generate() has made its own
+    if given and not in_generate:
         raise ValueError(
             f"{given[0]} must go to the whole encoder–decoder, got a call of its encoder alone, "
             "whose output does not say how it was steered; call the model"
         )
     return args, {name: value for name, value in kwargs.items() if not name.startswith("guide_")}
+
+
+def _after_encoder(encoder: nn.Module, args: tuple[Any, ...], output: object) -> None:
+    frame = current()
+    if frame is not None and frame.is_nested:
+        pop()
 
 
 def _values_are_known(frame: Frame, bias: torch.Tensor) -> bool:
@@ -342,6 +364,8 @@ def _after_forward(model: nn.Module, args: tuple[Any, ...], output: object) -> N
         # It ran before the first step, in the frame of generate().
         biased = biased | {i for i in frame.outer.biased_layers if findings.kinds[i] == "encoder"}
     missing = set(range(len(findings.layers))) - biased - _unsteered(frame, findings.kinds)
+    if not missing and frame.source_bias is not None:
+        source.note_source(_cache_in(output), frame.source_bias, frame.strength)
     if missing and not _leaves_layers_out(model, findings.num_hidden_layers):
         first = min(missing)
         raise RuntimeError(
@@ -351,6 +375,13 @@ def _after_forward(model: nn.Module, args: tuple[Any, ...], output: object) -> N
             "A part of the model was compiled or replaced on its own; compile the whole model "
             "after enable(), or use a model that makes its masks itself"
         )
+
+
+def _cache_in(output: object) -> Any:
+    """Return the cache among the outputs of a model, or None."""
+    parts = output.values() if isinstance(output, Mapping) else output
+    found = parts if isinstance(parts, Iterable) else ()
+    return next((part for part in found if isinstance(part, Cache)), None)
 
 
 def _unsteered(frame: Frame, kinds: tuple[str, ...]) -> set[int]:

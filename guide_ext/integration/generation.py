@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
@@ -56,6 +57,10 @@ class GuidedGenerate(_Method):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Generate; see `GenerationMixin.generate`."""
+        # A generation_config, say, may come by its place.
+        names = list(inspect.signature(self._wrapped).parameters)
+        kwargs = {**dict(zip(names[1:], args[1:], strict=False)), **kwargs}
+        args = args[:1]
         if state_of(self._model).findings.has_encoder:
             return self._generate_pair(args, kwargs)
         share = kwargs.get("guide_share")
@@ -93,7 +98,9 @@ class GuidedGenerate(_Method):
         arguments.check_implementation(findings.configs, findings.implementation)
         inputs = args[0] if args else kwargs.get("inputs")
         start = first_token(model, kwargs)
-        bias, decoder_bias = source.check_generation(model, kwargs, inputs, start)
+        bias, decoder_bias = source.check_generation(
+            model, kwargs, inputs, start, partial(setting_of, model=model, kwargs=kwargs)
+        )
         if strength is not None:
             strength = arguments.check_strength(strength, len(some), *strength_size(model))
         for own in (bias, decoder_bias):

@@ -26,6 +26,7 @@ from guide_ext.integration.inputs import pad_token_id
 from guide_ext.integration.model.state import strength_size, table_size
 from guide_ext.integration.packaged import resolved
 from guide_ext.marking.spans import MarkedText, parse
+from guide_ext.marking.tags import TagError
 from guide_ext.marking.tokens import Encoding, encode_text
 from guide_ext.steering.steering import Steering, grouped_by_layer
 
@@ -82,6 +83,14 @@ class GuideLM(HFLM):  # type: ignore[misc]
         ids: list[int] = super().tok_encode(parse(string).text, *args, **kwargs)
         return ids
 
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Tokenise a prompt and what is scored as one text, as the harness does it without tags."""
+        plain = parse(context).text
+        kept = plain.rstrip()
+        whole = super().tok_encode(plain + continuation)
+        begin = len(super().tok_encode(kept)) if kept else 0
+        return whole[:begin] or [self.prefix_token_id], whole[begin:]
+
     def tok_batch_encode(
         self,
         strings: Sequence[str],
@@ -107,15 +116,15 @@ class GuideLM(HFLM):  # type: ignore[misc]
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
         """Answer prompts."""
-        self._check_marked([request.args[0] for request in requests])
+        self._check_marked(requests)
         answers: list[str] = super().generate_until(requests, disable_tqdm=disable_tqdm)
         return answers
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Score answers to prompts."""
-        self._check_marked([request.args[0] for request in requests])
+        self._check_marked(requests)
         for request in requests:
-            if parse(request.args[1]).spans:
+            if _has_tags(request.args[1]):
                 raise ValueError(
                     f"the text that is scored must have no tags, got {request.args[1]!r}; "
                     "put them into the prompt"
@@ -126,7 +135,7 @@ class GuideLM(HFLM):  # type: ignore[misc]
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
         """Score whole texts, which have no prompt that could be marked."""
         for request in requests:
-            if parse(request.args[0]).spans:
+            if _has_tags(request.args[0]):
                 raise ValueError(
                     "a text that is scored as a whole must have no tags, got some in one that "
                     f"begins with {request.args[0][:40]!r}"
@@ -235,15 +244,26 @@ class GuideLM(HFLM):  # type: ignore[misc]
             batch["guide_strength"] = self._strength.expand(len(rows), -1, -1)
         return {name: values.to(self.device) for name, values in batch.items()}
 
-    def _check_marked(self, prompts: Sequence[str]) -> None:
+    def _check_marked(self, requests: Any) -> None:
         """Refuse a task that has no tag anywhere: its results would be those of the plain model."""
         delta = self._steering.delta_mid
-        if prompts and delta != 0 and not any(parse(prompt).spans for prompt in prompts):
-            raise ValueError(
-                f"delta must be 0 for a task whose prompts have no tags, got {delta:g} and "
-                f"{len(prompts)} prompts without; mark text in the task's doc_to_text or "
-                "description with <!!-> … <-!!>"
-            )
+        prompts: dict[Any, list[str]] = {}
+        for request in requests:
+            prompts.setdefault(getattr(request, "task_name", None), []).append(request.args[0])
+        for task, own in prompts.items():
+            if delta != 0 and not any(parse(prompt).spans for prompt in own):
+                raise ValueError(
+                    f"delta must be 0 for a task whose prompts have no tags, got {delta:g} and "
+                    f"{len(own)} prompts without in {task}; mark text in the task's doc_to_text "
+                    "or description with <!!-> … <-!!>"
+                )
+
+
+def _has_tags(text: str) -> bool:
+    try:
+        return bool(parse(text).spans)
+    except TagError:
+        return True
 
 
 def run_command(program: str, arguments: Sequence[str]) -> None:

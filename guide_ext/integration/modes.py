@@ -15,7 +15,7 @@ from typing import Any
 from transformers import GenerationMixin
 from transformers.generation.continuous_batching import ContinuousMixin
 
-from guide_ext.integration.call.arguments import STEERING_ARGUMENTS
+from guide_ext.integration.call.arguments import steering_arguments
 from guide_ext.integration.decoding import CompleteConfig
 
 # The entry points of continuous batching, which packs the prompts of many requests into one row.
@@ -50,7 +50,7 @@ def check_mode(model: Any, kwargs: Mapping[str, Any]) -> None:
         ValueError: If such a mode was asked for.
 
     """
-    given = ", ".join(name for name in STEERING_ARGUMENTS if kwargs.get(name) is not None)
+    given = ", ".join(name for name in steering_arguments(model) if kwargs.get(name) is not None)
     if setting_of("token_healing", model, kwargs):
         raise ValueError(
             f"token_healing must be off with {given}, which count the tokens of the prompt, got "

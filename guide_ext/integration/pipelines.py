@@ -18,13 +18,14 @@ from transformers.utils.chat_template_utils import Chat
 from guide_ext.integration.enable import enable
 from guide_ext.integration.influence.measure import influence
 from guide_ext.integration.inputs import encode
-from guide_ext.integration.model.state import table_size
+from guide_ext.integration.model.state import refuse_two_texts, table_size
 from guide_ext.marking.chat import with_plain_text
 from guide_ext.marking.spans import parse
 from guide_ext.steering.steering import Steering
 
 _STEERING = ("guide_bias", "guide_strength", "guide_share")
 _SEED = "guide_seed"
+_HOW = ("delta", "steering", "min_share")
 _MEASURED = "influence"
 # Arguments of text-generation that would tokenise, cut or pad the prompt behind the back of marks.
 _REFUSED = {
@@ -71,9 +72,12 @@ class GuidePipeline(TextGenerationPipeline):  # type: ignore[misc]
 
     """
 
+    _measures = False  # whether marks of Influence are looked at
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         enable(self.model)
+        refuse_two_texts(self.model, "a pipeline with tags")
 
     def _sanitize_parameters(
         self,
@@ -90,13 +94,12 @@ class GuidePipeline(TextGenerationPipeline):  # type: ignore[misc]
                     f"{rest[name]!r}; {instead}"
                 )
         before, during, after = super()._sanitize_parameters(**rest)
-        own = {
-            "delta": delta,
-            "steering": steering,
-            "min_share": min_share,
-            "trusted_roles": trusted_roles,
-        }
-        before |= {name: value for name, value in own.items() if value is not None}
+        own = {"delta": delta, "steering": steering, "min_share": min_share}
+        if any(own[name] is not None for name in _HOW):
+            # One of them in a call replaces another of the pipeline.
+            before |= {name: own[name] for name in _HOW}
+        if trusted_roles is not None:
+            before["trusted_roles"] = trusted_roles
         return before, during, after
 
     def preprocess(
@@ -134,10 +137,10 @@ class GuidePipeline(TextGenerationPipeline):  # type: ignore[misc]
             trusted_roles=trusted_roles,
             **template,
         )
-        return {**{name: value.cpu() for name, value in inputs.items()}, "prompt_text": shown}
+        kept = {name: v.cpu() for name, v in inputs.items() if name != _SEED or self._measures}
+        return {**kept, "prompt_text": shown}
 
     def _forward(self, model_inputs: dict[str, Any], **generate_kwargs: Any) -> Any:
-        model_inputs.pop(_SEED, None)
         own = {name: model_inputs.pop(name) for name in _STEERING if name in model_inputs}
         return super()._forward(model_inputs, **own, **generate_kwargs)
 
@@ -169,6 +172,8 @@ class PayAttentionPipeline(GuidePipeline):
         torch.Size([5, 1])
 
     """
+
+    _measures = True
 
     def __init__(
         self,

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from guide_ext.integration.influence.measure import influence
 from guide_ext.integration.inputs import Prompt, encode
 from guide_ext.integration.likelihood import log_likelihoods
@@ -19,6 +21,7 @@ from guide_ext.steering.steering import Steering, grouped_by_layer
 from guide_ext.support.files import json_text, write_text
 
 _DIGITS = 4
+_LOOKED_AT = 256  # numbers of each weight: another training changes them all
 _SHARE = 0.09  # of all heads: the 25 of 270 that found every hidden sentence in docs/real_models.md
 
 
@@ -27,7 +30,8 @@ class Example:
     """A question whose right answer is known.
 
     Attributes:
-        prompt: A text, a chat or a `MarkedText`, with what answers the question marked.
+        prompt: A text, a chat or a `MarkedText`, with what answers the question marked, by a level
+            and not by a Δ of its own.
         answers: Ways to say the right answer; models repeat the marked sentence more often than
             they say its one word, so give both.
 
@@ -133,7 +137,7 @@ def profile_heads(
         tokenizer: Its fast tokenizer.
         examples: The questions; a dozen is a start.
         by: ``"gain"`` or ``"attention"``, see `Profile`.
-        delta: Δ of level-2 marks, nats; not 0. Marks that state their own keep it.
+        delta: Δ of level-2 marks, nats; not 0.
         batch_size: Heads that are measured in one pass.
         saved: A file that gets what each example showed as soon as it is known. With it, the same
             call goes on after an interruption.
@@ -143,8 +147,9 @@ def profile_heads(
         The profile. The same arguments give the same one, up to rounding.
 
     Raises:
-        ValueError: If there is no example, one has no answer or no mark, an argument is out of
-            range, the model cannot be steered by head, or the file is of another call.
+        ValueError: If there is no example, one has no answer, no mark or one that states its own
+            Δ, an argument is out of range, the model cannot be steered by head, or the file is of
+            another call.
         OSError: If the file cannot be read or written.
 
     Source:
@@ -178,7 +183,7 @@ def profile_heads(
         for head in range(heads)
     ]
     steerings = [Steering.guide(0.0), Steering.guide(delta), *alone] if by == "gain" else alone
-    rows = _Rows(saved, [layers, heads, by, delta])
+    rows = _Rows(saved, [_fingerprint(model, tokenizer), layers, heads, by, delta])
     done, total = 0, len(examples) * len(steerings)
 
     def advance(count: int) -> None:
@@ -230,10 +235,18 @@ def _check(model: Any, tokenizer: Any, number: int, example: Example, by: str) -
         raise ValueError(
             f"examples must have a list of answers, got {example.answers!r} in example {number}"
         )
-    if not bool(encode(model, tokenizer, [example.prompt])["guide_bias"].any()):
+    once, twice = (
+        encode(model, tokenizer, [example.prompt], delta=delta)["guide_bias"] for delta in (1, 2)
+    )
+    if not bool(once.any()):
         raise ValueError(
             f"examples must have a mark in their prompts, got none in example {number}; mark what "
             "answers the question with <!!-> … <-!!>"
+        )
+    if not torch.equal(2 * once, twice):
+        raise ValueError(
+            "examples must have marks of the levels 1 to 3, whose Δ a profile sets, got one that "
+            f"states its own in example {number}"
         )
 
 
@@ -260,6 +273,15 @@ def _attention(model: Any, tokenizer: Any, prompt: Prompt) -> list[float]:
     return shares
 
 
+def _fingerprint(model: Any, tokenizer: Any) -> str:
+    """Return a short name of a model with these weights: a part of each, and the vocabulary."""
+    digest = hashlib.blake2b(type(model).__name__.encode(), digest_size=8)
+    for weight in model.parameters():
+        digest.update(weight.detach().flatten()[:_LOOKED_AT].float().cpu().numpy().tobytes())
+    digest.update(str(len(tokenizer)).encode())
+    return digest.hexdigest()
+
+
 class _Rows:
     """What examples showed, in a file that is written anew, whole, after each of them."""
 
@@ -278,7 +300,7 @@ class _Rows:
             ) from error
         if found != self._key:
             raise ValueError(
-                "saved must be of the same layers, heads, by and delta, which are "
+                "saved must be of the same model, by and delta, which are "
                 f"{self._key}, got {found} in {str(path)!r}; name another file, or delete it"
             )
         self._rows = rows

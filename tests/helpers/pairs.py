@@ -14,11 +14,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from tolerance import MODEL_LOGITS
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoModelForSpeechSeq2Seq
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 VOCABULARY = 97
+# How to generate.
+NEW: dict[str, Any] = {
+    "max_new_tokens": 6, "do_sample": False, "return_dict_in_generate": True,
+    "output_logits": True, "pad_token_id": 0,
+}  # fmt: skip
 LAYERS, HEADS = 2, 4
 START = 3
 
@@ -159,3 +165,16 @@ def steered_eager(
         yield
     finally:
         type(ALL_ATTENTION_FUNCTIONS).get_interface = original
+
+
+def logits(model: Any, inputs: dict[str, Tensor], **steering: Any) -> Tensor:
+    """Logits of one forward pass."""
+    with torch.no_grad():
+        return model(**inputs, **steering, use_cache=False).logits
+
+
+def assert_close(found: Tensor, wanted: Tensor, mask: Tensor | None = None) -> None:
+    """Compare float32 numbers, of real tokens if there is a mask."""
+    if mask is not None:
+        found, wanted = found[mask.bool()], wanted[mask.bool()]
+    torch.testing.assert_close(found, wanted, rtol=0, atol=MODEL_LOGITS * float(wanted.abs().max()))

@@ -2,10 +2,12 @@
 """lm-evaluation-harness on a local task: tags act, and without them nothing differs."""
 
 import json
+import re
 
 import pytest
 import torch
 from lm_eval import simple_evaluate
+from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
@@ -133,6 +135,27 @@ def test_marks_act_and_batches_change_nothing(loaded, tasks):
         assert samples(steered(loaded, delta=-6.0), manager, task) != alone
 
 
+@pytest.mark.parametrize(
+    ("marked", "answer"),
+    [
+        ("<!!->Answer: the cat <-!!> ", "sleeps."),
+        ("<!!->Summarize\n<-!!>", "Le chat"),
+        ("<!!->Answer: the cat <-!!>", "sleeps."),
+        ("", "The cat."),
+    ],
+)
+def test_blanks_beside_marks_change_no_token(loaded, marked, answer):
+    model, tokenizer = loaded
+    pairs = [
+        Instance("loglikelihood", {}, (context, answer), 0)
+        for context in (marked, re.sub("<!!->|<-!!>", "", marked))
+    ]
+    plain = HFLM(model, tokenizer=tokenizer).loglikelihood(pairs[1:], disable_tqdm=True)
+    steered_model = steered(loaded, delta=0.0)
+    for pair in pairs:
+        assert_same([steered_model.loglikelihood([pair], disable_tqdm=True)], [plain])
+
+
 def test_heads_of_a_file(loaded, tmp_path):
     file = tmp_path / "heads.json"
     file.write_text('{"heads": [[2, 0], [3, 1]]}', encoding="utf-8")
@@ -150,6 +173,11 @@ class TestErrors:
 
     def test_tags_in_what_is_scored(self, loaded, tasks, monkeypatch):
         monkeypatch.setitem(DOCUMENTS[0], "first", " <!->Le<-!> chat")
+        with pytest.raises(ValueError, match="the text that is scored must have no tags"):
+            samples(steered(loaded, delta=2.0), tasks(MARKED), "choices")
+
+    def test_a_tag_that_is_not_closed_in_what_is_scored(self, loaded, tasks, monkeypatch):
+        monkeypatch.setitem(DOCUMENTS[0], "first", " <!->Le chat")
         with pytest.raises(ValueError, match="the text that is scored must have no tags"):
             samples(steered(loaded, delta=2.0), tasks(MARKED), "choices")
 

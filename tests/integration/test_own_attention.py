@@ -3,6 +3,8 @@
 
 import logging
 import pickle
+import subprocess
+import sys
 
 import models
 import pytest
@@ -103,6 +105,35 @@ def test_rows_of_padding_stay_numbers():
     real = inputs["attention_mask"].bool()
     assert torch.isfinite(found[real]).all()
     torch.testing.assert_close(found[real], logits(model, inputs)[real], atol=0.1, rtol=0.1)
+
+
+def test_a_bias_that_half_precision_cannot_hold_stays_a_number():
+    model, inputs = guide.enable(make("gpt_neo").half()), prompts(padding=0)
+    bias = torch.zeros(2, 9)
+    bias[:, 4] = 7e4
+    found = logits(model, inputs, guide_bias=bias)
+    assert torch.isfinite(found).all()
+    # Queries before the key do not see it, whatever its bias.
+    torch.testing.assert_close(found[:, :4], logits(model, inputs)[:, :4])
+
+
+def test_a_mask_function_of_the_user_s_own_is_kept():
+    program = """
+import torch
+from transformers import AttentionMaskInterface, LlamaConfig, LlamaForCausalLM, masking_utils
+calls = []
+def mine(*args, **kwargs):
+    calls.append(1)
+    return masking_utils.eager_mask(*args, **kwargs)
+AttentionMaskInterface.register("eager", mine)
+import guide_ext.integration
+config = LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+                     num_attention_heads=2)
+model = LlamaForCausalLM._from_config(config, attn_implementation="eager")
+model(torch.tensor([[1, 2]]))
+assert calls
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
 
 
 def test_a_warning_says_what_is_missing(caplog):

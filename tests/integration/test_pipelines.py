@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """transformers' pipelines with tags: the answers of `generate()`, in batches, chats and streams."""
 
+import pairs
 import pytest
 import torch
 from transformers import TextStreamer, pipeline
@@ -124,6 +125,25 @@ def test_tags_that_cannot_be_read(answer):
     with pytest.raises(TagError, match="assistant"):
         answer(untrusted, **GREEDY)
     assert answer(untrusted, trusted_roles=("assistant", "user"), **GREEDY)
+
+
+def test_prompts_of_which_some_are_to_be_measured(answer):
+    texts = [TEXTS[0], "<?->Summarize<-?>: The cat."]
+    assert answer(texts, batch_size=2, **GREEDY) == answer(texts, **GREEDY)
+
+
+def test_a_call_says_otherwise_what_marks_mean(loaded, answer):
+    model, tokenizer = loaded
+    always = pipeline("guide-text-generation", model=model, tokenizer=tokenizer, delta=3.0)
+    for how in ({"min_share": 0.4}, {"steering": Steering.guide(1.0, layers=[0])}):
+        assert always(CHATS[0], **how, **GREEDY) == answer(CHATS[0], **how, **GREEDY)
+
+
+def test_encoder_decoders_are_refused(loaded):
+    with pytest.raises(ValueError, match="must go to a model with one text"):
+        pipeline(
+            "guide-text-generation", model=pairs.make("bart", vocab_size=1504), tokenizer=loaded[1]
+        )
 
 
 class TestPayAttention:

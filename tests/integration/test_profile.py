@@ -108,8 +108,13 @@ def test_a_call_goes_on_where_it_was_interrupted(loaded, tmp_path, monkeypatch, 
     assert told[-1][0] == told[-1][1]
     assert guide.profile_heads(*loaded, EXAMPLES, by=by, saved=saved) == wanted
     assert len(calls) == 3
-    with pytest.raises(ValueError, match="saved must be of the same layers, heads, by and delta"):
+    with pytest.raises(ValueError, match="saved must be of the same model, by and delta"):
         guide.profile_heads(*loaded, EXAMPLES, by=by, delta=1.0, saved=saved)
+    other, tokenizer = guide.load_embedded()
+    with torch.no_grad():
+        other.model.layers[1].mlp.up_proj.weight.mul_(1.01)
+    with pytest.raises(ValueError, match="saved must be of the same model"):
+        guide.profile_heads(other, tokenizer, EXAMPLES, by=by, saved=saved)
     saved.write_text("[]", encoding="utf-8")
     with pytest.raises(ValueError, match="saved must be a file that this function wrote"):
         guide.profile_heads(*loaded, EXAMPLES, by=by, saved=saved)
@@ -121,6 +126,7 @@ def test_a_call_goes_on_where_it_was_interrupted(loaded, tmp_path, monkeypatch, 
         ([], {}, "examples must be at least one"),
         ([Example("no mark", ("a",))], {}, "must have a mark in their prompts, got none in exam"),
         ([Example("<!!->a<-!!>", ())], {}, "must have a list of answers"),
+        ([Example("<!2->a<-!>", ("b",))], {}, "got one that states its own in example 0"),
         ([Example("<!!->a<-!!>", "abc")], {}, "must have a list of answers"),
         (EXAMPLES, {"by": "mass"}, "by must be 'gain' or 'attention'"),
         (EXAMPLES, {"delta": 0.0}, "delta must be a finite number of nats and not 0"),

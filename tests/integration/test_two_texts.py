@@ -170,6 +170,19 @@ class TestTraining:
         assert (batch["labels"][0] == -100).sum() == target[1] - len(rows[0]["labels"])
         model(**batch).loss.backward()
 
+    def test_a_label_keeps_its_number(self, model, tokenizer):
+        """The model reads a label one token later, and the bias goes with it."""
+        rows = self.examples(model, tokenizer)[:1]
+        labels = rows[0]["labels"]
+        rows[0]["guide_decoder_bias"] = [0.0, 3.0] + [0.0] * (len(labels) - 2)
+        batch = guide.SteeringCollator(model, tokenizer)(rows)
+        ids = torch.tensor([[pairs.START, *labels[:-1]]])
+        moved = torch.tensor([[0.0, 0.0, 3.0] + [0.0] * (len(labels) - 3)])
+        by_ids = {"decoder_input_ids": ids, "guide_decoder_bias": moved}
+        kept = {name: v for name, v in batch.items() if name not in ("labels", *by_ids)}
+        with torch.no_grad():
+            torch.testing.assert_close(model(**batch).logits, model(**kept, **by_ids).logits)
+
     def test_a_column_of_another_length(self, model, tokenizer):
         collate = guide.SteeringCollator(model, tokenizer)
         rows = self.examples(model, tokenizer, guide_decoder_bias=[0.0])

@@ -28,7 +28,7 @@ SAMPLE = {
         "bloom", "falcon", "mpt", "git", "mamba", "inkling2_text",
     ),
     # Relative positions; masks that are lost; two encoders; layers of experts.
-    "seq2seq": ("t5", "mbart", "pegasus_x", "switch_transformers", "t5gemma", "seamless_m4t",
+    "seq2seq": ("t5", "mbart", "longt5", "switch_transformers", "t5gemma", "seamless_m4t",
                 "nllb-moe", "led"),
     # No masks; tables of the encoder's own; an encoder that gives on less than it reads.
     "speech": ("whisper", "moonshine", "canary", "seamless_m4t"),

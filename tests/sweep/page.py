@@ -66,6 +66,7 @@ _REASONS = (
     (r"requires the (\w+) library", "needs the package {0}"),
     (r"Class validation error .* ValueError: (.*)", "{0}"),
     (r"alone, got (.*)", "{0}"),
+    (r"in all its layers, got", "its encoder computes attention in code of its own"),
     (r"as many positions in all its layers", "its encoder gives on fewer positions than it has"),
 )
 _MOST = 110  # characters of a reason

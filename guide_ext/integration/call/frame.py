@@ -101,6 +101,7 @@ class Frame:
         recorder: Set during a trial run only.
         is_generation: Whether this is the frame of a steered `generate()`, not of one call in it.
             In an encoder–decoder, the encoder runs in it, once for all steps.
+        is_nested: Whether this frame hides the outer one from an encoder that somebody calls alone.
         has_steps: Frames of `generate()` only: whether a step has been prepared.
         handed_on: Frames of `generate()` only: the bias of the current step. Its values were
             checked before the first step.
@@ -130,6 +131,7 @@ class Frame:
     bias_by_length: dict[int, Tensor] = field(default_factory=dict)
     recorder: Recorder | None = None
     is_generation: bool = False
+    is_nested: bool = False
     has_steps: bool = False
     handed_on: Tensor | None = None
     masks: object = None

@@ -160,10 +160,21 @@ def guide_dense_mask(*arguments: Any, **options: Any) -> Tensor:
     return torch.where(call.visible_table(), nothing, torch.finfo(dtype).min)
 
 
+# What made the masks of eager attention before; `registration` looks.
+_before: dict[str, Callable[..., Any]] = {"eager": masking_utils.eager_mask}
+
+
+def keep_eager_mask(function: Callable[..., Any]) -> None:
+    """Let `eager_mask` call this function, which was registered before it."""
+    if function is not eager_mask:
+        _before["eager"] = function
+
+
 def eager_mask(*arguments: Any, **options: Any) -> Tensor | None:
     """Make the mask of eager attention; inside a call of a model that adds its mask, with the bias.
 
-    This replaces transformers' own function. Outside of such a call it is that function.
+    This replaces the function that was registered before, transformers' own or a user's. Outside of
+    such a call it is that function.
 
     Args:
         arguments: The fields of `MaskCall`, in their order.
@@ -172,21 +183,24 @@ def eager_mask(*arguments: Any, **options: Any) -> Tensor | None:
     """
     frame = current()
     if frame is None or not frame.adds_to_mask:
-        table: Tensor | None = masking_utils.eager_mask(*arguments, **options)
+        table: Tensor | None = _before["eager"](*arguments, **options)
         return table
     call = MaskCall.of(*arguments, **options)
     bias = _bias_of_keys(frame, call)
     if bias is None:
-        table = masking_utils.eager_mask(*arguments, **options)
+        table = _before["eager"](*arguments, **options)
         return table
     _check_first_query(frame.first_query, call.q_offset, _structure(call.mask_function))
     frame.applied = True
     # Without padding, an encoder would get no mask at all.
     options["allow_is_bidirectional_skip"] = False
-    whole: Tensor = masking_utils.eager_mask(*arguments, **options)
-    least = torch.finfo(whole.dtype).min
+    whole: Tensor = _before["eager"](*arguments, **options)
+    kind = torch.finfo(whole.dtype)
     added = whole.float() + bias[:, None, None, :].clamp(min=torch.finfo(torch.float32).min)
-    table = added.clamp(min=least).to(whole.dtype)
+    # A hidden key stays hidden, whatever its bias.
+    table = torch.where(
+        whole <= kind.min / 2, whole, added.clamp(kind.min, kind.max).to(whole.dtype)
+    )
     return table
 
 

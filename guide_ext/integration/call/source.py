@@ -8,9 +8,11 @@ to the target. Which layers, of each kind, is up to ``guide_strength``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from guide_ext.integration.call import arguments, caches
@@ -20,7 +22,7 @@ from guide_ext.integration.call.frame import Frame
 # What encoders read, by the names of the arguments.
 _FIRST = ("input_ids", "inputs_embeds", "input_features", "input_values", "inputs",
           "pixel_values", "flattened_patches")  # fmt: skip
-_TARGETS = ("decoder_input_ids", "decoder_inputs_embeds", "labels")
+_TARGETS = ("decoder_input_ids", "decoder_inputs_embeds")
 
 
 def refuse_others(given: Mapping[str, Any]) -> None:
@@ -48,6 +50,7 @@ def begin_call(
     *,
     bias: object,
     decoder_bias: object,
+    strength: object,
 ) -> None:
     """Check the steering of one forward call, and put it into the frame of the call.
 
@@ -56,17 +59,20 @@ def begin_call(
         cache_argument: What the model calls its cache.
         named: Arguments of the call, by name, without the steering.
         bias: ``guide_bias``, or None.
-        decoder_bias: ``guide_decoder_bias``, or None.
+        decoder_bias: ``guide_decoder_bias``, or None. If the model makes the target of ``labels``
+            or of the source, by moving them one token to the right, the bias moves with it.
+        strength: ``guide_strength``, or None.
 
     Raises:
         ValueError: If an argument does not fit the input, or nothing tells under which bias a
-            given ``encoder_outputs`` was made.
+            given ``encoder_outputs`` or a given cache was made.
 
     """
     arguments.check_own_mask(named.get("attention_mask"))
     arguments.check_own_mask(named.get("decoder_attention_mask"))
     caches.check_cache(cache_argument, named)
-    frame.first_query = caches.seen_tokens(caches.cache_of(cache_argument, named))
+    cache = caches.cache_of(cache_argument, named)
+    frame.first_query = caches.seen_tokens(cache)
     if bias is not None:
         source = _source_of(named)
         frame.source_bias = arguments.check_bias(bias, source[0])
@@ -74,19 +80,54 @@ def begin_call(
             arguments.check_source_length(frame.source_bias, source[1])
         frame.encoder_ran = named.get("encoder_outputs") is None
         outer = frame.outer
-        if not frame.encoder_ran and not (outer is not None and outer.encoder_ran):
+        in_generate = outer is not None and outer.encoder_ran and outer.configs is frame.configs
+        if not in_generate:
+            _check_seen(cache, frame.source_bias, strength)
+        if not frame.encoder_ran and not in_generate:
             raise ValueError(
                 "encoder_outputs must be left out with guide_bias, so that the encoder runs under "
                 "the bias, too; got some of an unknown call"
             )
     if decoder_bias is not None:
-        rows, tokens = _target_of(named)
+        rows, tokens, is_shifted = _target_of(named)
         frame.bias = arguments.check_bias(decoder_bias, rows, DECODER_BIAS)
         arguments.check_tokens(frame.bias, tokens, frame.first_query, DECODER_BIAS)
+        if is_shifted:
+            frame.bias = F.pad(frame.bias, (1, 0))[:, :-1]
+
+
+def note_source(cache: Any, bias: Tensor, strength: Tensor | None) -> None:
+    """Note on a cache under which bias the source was read that it holds."""
+    if cache is not None:
+        cache._guide_source = (bias, strength)
+
+
+def _check_seen(cache: Any, bias: Tensor, strength: object) -> None:
+    """Refuse a cache that holds a source which was read without the bias, or under another one."""
+    if not any(getattr(cache, "is_updated", {}).values()):
+        return
+    before, strength_before = getattr(cache, "_guide_source", (None, None))
+    if not (_equal(before, bias) and _equal(strength_before, strength)):
+        raise ValueError(
+            "the cache must hold a source that was read under the same guide_bias and "
+            "guide_strength, got one that was read without, or under others; begin with a new cache"
+        )
+
+
+def _equal(one: object, other: object) -> bool:
+    if one is None or other is None:
+        return one is other
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor) or one.shape != other.shape:
+        return False
+    return bool((one == other.to(one.device)).all())
 
 
 def check_generation(
-    model: Any, kwargs: Mapping[str, Any], inputs: object, start_token: object
+    model: Any,
+    kwargs: Mapping[str, Any],
+    inputs: object,
+    start_token: object,
+    setting: Callable[[str], Any],
 ) -> tuple[Tensor | None, Tensor | None]:
     """Check the steering of ``generate()``, and return both biases.
 
@@ -94,7 +135,9 @@ def check_generation(
         model: An enabled encoder–decoder.
         kwargs: Arguments of ``generate()``.
         inputs: Its first argument, or None.
-        start_token: The token that the model begins every target with, if there is one.
+        start_token: The token that the model begins every target with, if there is one; a number,
+            or one for each row.
+        setting: Returns a setting of the generation by its name.
 
     Raises:
         ValueError: If an argument does not fit the input, or is one with which steering would not
@@ -108,11 +151,16 @@ def check_generation(
                 f"{name} must be left out in generate() of a steered encoder–decoder, got a "
                 f"{type(given[name]).__name__}, of which is not known how it was steered"
             )
-    if given.get("cache_implementation") not in (None, "dynamic", "dynamic_full"):
-        raise ValueError(
-            "cache_implementation must be dynamic to steer an encoder–decoder, got "
-            f"{given['cache_implementation']!r}"
-        )
+    for name, allowed in (
+        ("cache_implementation", (None, "dynamic", "dynamic_full")),
+        ("assistant_early_exit", (None,)),
+        ("prefill_chunk_size", (None,)),
+    ):
+        if (value := setting(name)) not in allowed:
+            raise ValueError(
+                f"{name} must be {' or '.join(map(repr, allowed))} to steer an encoder–decoder, "
+                f"got {value!r}"
+            )
     bias, decoder_bias = given.get("guide_bias"), given.get(DECODER_BIAS)
     rows, positions = _source_of(given)
     if bias is not None:
@@ -131,11 +179,14 @@ def check_generation(
     arguments.check_tokens(decoder_bias, target.shape[1], 0, DECODER_BIAS)
     arguments.check_left_padding(given.get("decoder_attention_mask"))
     # Otherwise transformers would put it there, and every mark would be one token off.
-    if isinstance(start_token, int) and bool((target[:, 0] != start_token).all()):
-        raise ValueError(
-            f"decoder_input_ids must begin with the token {start_token}, as the model's texts do, "
-            f"so that {DECODER_BIAS} counts its tokens right; put it in front, with a bias of 0"
-        )
+    if start_token is not None:
+        first = torch.as_tensor(start_token, device=target.device).flatten()
+        if len(first) not in (1, len(target)) or bool((target[:, 0] != first).any()):
+            raise ValueError(
+                f"decoder_input_ids must begin with the token {first.tolist()}, as the model's "
+                f"texts do, so that {DECODER_BIAS} counts its tokens right; put it in front, with "
+                "a bias of 0"
+            )
     return bias, decoder_bias
 
 
@@ -153,11 +204,10 @@ def _source_of(named: Mapping[str, Any]) -> tuple[int, int | None]:
     raise ValueError("guide_bias must come with what the encoder reads, got no such argument")
 
 
-def _target_of(named: Mapping[str, Any]) -> tuple[int, int]:
-    for name in _TARGETS:
+def _target_of(named: Mapping[str, Any]) -> tuple[int, int, bool]:
+    """Return rows and tokens of the target, and whether the model moves what is given right."""
+    for name in (*_TARGETS, "labels", "input_ids"):  # BART reads the source, if there is no other
         value = named.get(name)
         if isinstance(value, Tensor):
-            return value.shape[0], value.shape[1]
-    if isinstance(named.get("input_ids"), Tensor):  # BART shifts the source, if there is no target
-        return named["input_ids"].shape[0], named["input_ids"].shape[1]
+            return value.shape[0], value.shape[1], name not in _TARGETS
     raise ValueError(f"{DECODER_BIAS} must come with decoder_input_ids, got none")

@@ -49,6 +49,11 @@ class Trial:
         """Return the row that has none."""
         return Trial({name: value[1:] for name, value in self.inputs.items()}, self.mask[1:])
 
+    def without_masks(self) -> Trial:
+        """Return the same without masks; every token counts then."""
+        kept = {name: v for name, v in self.inputs.items() if not name.endswith("attention_mask")}
+        return Trial(kept, torch.ones_like(self.mask))
+
     def twice(self) -> Trial:
         """Return two rows that are both the one without padding, and no masks."""
         kept = {name: v for name, v in self.inputs.items() if not name.endswith("attention_mask")}

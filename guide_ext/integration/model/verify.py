@@ -155,7 +155,11 @@ def compare_with_eager(model: Any) -> Findings:
             elif not recorder.layers:
                 failures.append(f"{implementation!r} never hands a mask to an attention layer")
             else:
-                return _findings(model, implementation, recorder)
+                # Some models make no mask where the caller gives none.
+                bare = recorder
+                if model.config.is_encoder_decoder:
+                    _, bare = _run(model, implementation, trial.without_masks())
+                return _findings(model, implementation, recorder, bare)
     raise UnsupportedModelError(
         f"enable() must find the logits of {name} equal to those of eager attention within "
         f"{allowed:.3g}, got: {'; '.join(failures)}. This architecture cannot be steered exactly "
@@ -213,7 +217,8 @@ def _run(model: Any, implementation: str, trial: Trial) -> tuple[Tensor, Recorde
     return found, recorder
 
 
-def _findings(model: Any, implementation: str, recorder: Recorder) -> Findings:
+def _findings(model: Any, implementation: str, recorder: Recorder, bare: Recorder) -> Findings:
+    """Return what two runs have shown, one with masks of the caller's and one without."""
     configs = {id(config): config for config in recorder.configs if config is not None}
     layers = dict(recorder.layers)
     heads = heads_of(model, tuple(layers.values()))
@@ -229,9 +234,25 @@ def _findings(model: Any, implementation: str, recorder: Recorder) -> Findings:
         num_hidden_layers=getattr(model.config.get_text_config(), "num_hidden_layers", None),
         repeated=next((type(module).__name__ for module, n in calls.items() if n > 1), ""),
         kinds=kinds,
-        carries_all=set(layers) <= set(recorder.is_causal),
+        carries_all=set(layers) <= set(recorder.is_causal) & set(bare.is_causal),
         pads_right=bool(kinds) or all(recorder.is_causal.get(one) is False for one in layers),
     )
+
+
+def _reaches_all(encoder: nn.Module, reached: set[nn.Module]) -> bool:
+    """Return whether every layer of an encoder has one of these attention modules.
+
+    Layers stand in lists. A list counts if one of its layers has such a module.
+    """
+    lists = [part for part in encoder.modules() if isinstance(part, nn.ModuleList)]
+    hits = [[not reached.isdisjoint(layer.modules()) for layer in one] for one in lists]
+    # Lists inside of a layer hold its parts: attention, then something else.
+    outermost = [
+        own
+        for one, own in zip(lists, hits, strict=True)
+        if any(own) and not any(one is not other and one in set(other.modules()) for other in lists)
+    ]
+    return bool(outermost) and all(all(own) for own in outermost)
 
 
 def _kinds(model: Any, recorder: Recorder, layers: list[nn.Module]) -> tuple[str, ...]:
@@ -239,7 +260,8 @@ def _kinds(model: Any, recorder: Recorder, layers: list[nn.Module]) -> tuple[str
 
     Raises:
         UnsupportedModelError: If the decoder's own layers cannot be told from those that look at
-            the encoder, or the encoder gives on fewer positions than its layers have.
+            the encoder, some layers of the encoder call no attention function, or the encoder gives
+            on fewer positions than its layers have.
 
     """
     of_encoder = set(model.get_encoder().modules())
@@ -257,6 +279,13 @@ def _kinds(model: Any, recorder: Recorder, layers: list[nn.Module]) -> tuple[str
             "an encoder–decoder must attend to its own text and to the encoder in every layer of "
             f"its decoder, got {counts['decoder']} layers with the one and {counts['cross']} with "
             f"the other in {type(model).__name__}"
+        )
+    reached = {layer for layer, kind in zip(layers, found, strict=True) if kind == "encoder"}
+    if not _reaches_all(model.get_encoder(), reached):
+        raise UnsupportedModelError(
+            "an encoder must use the attention interface of transformers in all its layers, got "
+            f"{len(reached)} that do in {type(model).__name__}, and others whose attention is code "
+            "of their own: they would not be steered"
         )
     lengths = {
         recorder.num_keys[layer]
