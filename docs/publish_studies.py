@@ -24,8 +24,12 @@ REAL_RUNS = {  # and how the names of their figures begin
     "smollm2_needle": "smollm2_",
     "smollm2_needle_ways": "smollm2_ways_",
     "smollm2_instruction": "smollm2_",
+    "smollm2_instruction_sampled": "smollm2_",
+    "smollm2_instruction_ways": "smollm2_ways_",
     "smollm2_instruction_choices": "smollm2_choices_",
     "smollm2_conflict": "smollm2_",
+    "smollm2_conflict_heads": "smollm2_heads_",
+    "smollm2_delta_limit": "smollm2_",
     "smollm2_json": "smollm2_",
 }
 _BLOCK = re.compile(

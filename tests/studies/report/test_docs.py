@@ -73,7 +73,7 @@ def test_the_page_of_real_models_has_the_tables_of_its_runs():
     publish = published()
     text = publish.REAL_PAGE.read_text("utf-8")
     assert publish.with_tables(text, publish.all_tables()) == text
-    assert text.count("<!-- table ") == 11
+    assert text.count("<!-- table ") == 16
     for figure in re.findall(r"\(studies/(\w+)\.png\)", text):
         assert (publish.FOLDER / f"{figure}.png").exists()
 
@@ -95,10 +95,15 @@ def test_what_the_page_of_real_models_says_of_its_tables():
     assert done[2.0] == pytest.approx(1 / 3, abs=0.03)  # docs/practice.md: two of three are none
     assert found[5.0]["found"] < found[1.0]["found"]
     changes = {row["delta"]: row for row in rows["instruction_differences"]}
-    assert all(changes[delta]["p_corrected"] > 0.05 for delta in (0.25, 0.5, 1.0))
+    assert all(changes[delta]["p_corrected"] < 0.05 for delta in (0.5, 1.0))
+    assert all(changes[delta]["difference_low"] > 0 for delta in (0.5, 1.0))
     assert changes[2.0]["difference_high"] < 0
+    both = {row["delta"]: round(100 * row["success"], 1) for row in rows["instruction"]}
+    assert (both[0.0], both[0.5], both[2.0]) == (5.0, 6.6, 2.6)
+    assert max(both, key=both.get) == 0.5
+    assert obeyed[0.0] == pytest.approx(1 / 10, abs=0.01)
     assert all(row["p_corrected"] > 0.05 for row in rows["instruction_gains"])
-    assert sum(row["success_at_zero"] == 0 for row in rows["instruction_gains"]) == 8
+    assert sum(row["success_at_zero"] == 0 for row in rows["instruction_gains"]) == 6
 
 
 def test_what_the_pages_say_of_other_marks_and_wordings():
@@ -159,6 +164,39 @@ def test_what_the_pages_say_of_sentences_that_contradict():
                 for row in tables["conflict_by_order"] if row["style"] == "plain"}  # fmt: skip
     keys = (("second", 0.0), ("first", 0.0), ("second", 2.0), ("first", 2.0))
     assert [by_order[key] for key in keys] == [70, 22, 97, 87]
+
+
+def test_what_the_pages_say_of_the_chosen_heads_elsewhere():
+    publish = published()
+    tables = publish.tables_of(publish.FOLDER / "smollm2_conflict_heads.json")
+    run = json.loads((publish.FOLDER / "smollm2_conflict_heads.json").read_text("utf-8"))
+    profile = json.loads((ROOT / "docs" / "studies" / "smollm2_heads.json").read_text("utf-8"))
+    assert run["settings"]["heads"] == profile["heads"]
+    for name, plain in (("conflict_two", 45), ("conflict_known", 65)):
+        rows = {row["condition"]: row for row in tables[name]}
+        assert round(100 * rows["Δ = 0"]["won"]) == plain
+        for chosen in ("Δ = 2, chosen heads", "Δ = 2, PASTA, chosen heads"):
+            assert rows[chosen]["won"] >= rows["Δ = 2"]["won"]
+            assert round(100 * rows[chosen]["lost"]) == 1
+    chosen = {row["condition"]: row["won"] for row in tables["conflict_two"]}
+    assert round(100 * chosen["Δ = 2, chosen heads"]) == 98
+
+
+def test_what_the_page_says_of_sampled_answers_and_of_large_deltas():
+    tables = published().all_tables()
+    [change] = tables["smollm2_instruction_sampled/instruction_sampled_differences"]
+    assert round(100 * change["difference"], 1) == 1.5
+    assert (round(100 * change["difference_low"], 1), round(100 * change["difference_high"], 1)) == (
+        0.5, 2.5,
+    )  # fmt: skip
+    assert change["p_corrected"] == pytest.approx(0.007, abs=5e-4)
+    ways = tables["smollm2_instruction_ways/instruction_differences"]
+    assert all(row["p_corrected"] > 0.05 and row["documents"] == 12 for row in ways)
+    limit = {row["delta"]: row for row in tables["smollm2_delta_limit/delta_limit"]}
+    assert all(row["answers"] == 120 for row in limit.values())
+    assert all(limit[delta]["in_french"] < 0.1 for delta in (5.0, 7.0, 9.0))
+    # Two shares of 120 answers differ by some 13 points by chance.
+    assert max(abs(limit[d]["in_french"] - limit[0.0]["in_french"]) for d in (1.0, 2.0)) < 0.13
 
 
 def test_what_the_page_says_of_calibration_and_of_predictors():
