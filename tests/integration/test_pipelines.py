@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: MIT
 """transformers' pipelines with tags: the answers of `generate()`, in batches, chats and streams."""
 
+import doctest
+from pathlib import Path
+
 import pairs
 import pytest
 import torch
@@ -199,3 +202,13 @@ class TestPayAttention:
             pipeline("pay-attention", model=model, tokenizer=tokenizer, num_layers=32)
         with pytest.raises(ValueError, match="metric must be one of influence"):
             pipeline("pay-attention", model=model, tokenizer=tokenizer, metric="attention")
+
+
+def test_the_page_runs():
+    page = Path(__file__).parents[2] / "docs" / "pipelines.md"
+    flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    failed, attempted = doctest.testfile(
+        str(page), module_relative=False, optionflags=flags, encoding="utf-8"
+    )
+    assert failed == 0
+    assert attempted > 5
