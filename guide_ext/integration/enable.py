@@ -90,8 +90,8 @@ def enable(model: Model) -> Model:
     findings = examine(model) if has_own_attention(model) else verify.compare_with_eager(model)
     if findings.adds_to_mask:
         _LOGGER.warning(
-            "%s gets the bias in its mask, because its attention is code of its own: that is as "
-            "fast as before, without strengths for layers and heads, shares and Influence",
+            "%s gets the bias in its mask, because its attention is code of its own: without "
+            "strengths for layers and heads, shares and Influence",
             type(model).__name__,
         )
     elif findings.implementation != "guide":

@@ -90,6 +90,31 @@ class TestRefusal:
         with pytest.raises(guide.UnsupportedModelError, match=message):
             guide.enable(models.make("llama"))
 
+    @pytest.mark.parametrize("layer", [0, 1])
+    def test_a_layer_with_attention_of_its_own(self, layer):
+        """The others would be steered, and this one not."""
+        model = models.make("llama")
+        attention = model.model.layers[layer].self_attn
+        heads, width = models.HEADS, attention.head_dim
+
+        def own(hidden_states, *args, **kwargs):
+            rows, tokens, _ = hidden_states.shape
+            query, key, value = (
+                project(hidden_states).view(rows, tokens, -1, width).transpose(1, 2)
+                for project in (attention.q_proj, attention.k_proj, attention.v_proj)
+            )
+            key, value = (x.repeat_interleave(heads // x.shape[1], 1) for x in (key, value))
+            scores = query @ key.transpose(2, 3)
+            future = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
+            out = scores.masked_fill(future, -1e9).softmax(-1) @ value
+            return attention.o_proj(out.transpose(1, 2).flatten(2)), None
+
+        attention.forward = own
+        before = snapshot(model)
+        with pytest.raises(guide.UnsupportedModelError, match="which also computes attention in"):
+            guide.enable(model)
+        assert snapshot(model) == before
+
     @staticmethod
     @contextlib.contextmanager
     def unchanged_by_failure(monkeypatch, method, error):

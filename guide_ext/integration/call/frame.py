@@ -36,6 +36,7 @@ class Recorder:
             text. In an encoder–decoder all modules read text, or what stands for it.
         num_keys: The number of keys of these modules.
         is_causal: For the modules whose mask was a carrier, whether it was causal.
+        others: How often something else than these modules computed attention.
 
     """
 
@@ -45,6 +46,7 @@ class Recorder:
     needs_mask: bool = True
     num_keys: dict[nn.Module, int] = field(default_factory=dict)
     is_causal: dict[nn.Module, bool] = field(default_factory=dict)
+    others: int = 0
 
 
 @dataclass

@@ -13,9 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from guide_ext.integration.call.caches import cache_argument
@@ -23,47 +21,13 @@ from guide_ext.integration.call.frame import Frame, Recorder, using
 from guide_ext.integration.model.parallel import Heads, group_of, is_pipelined
 from guide_ext.integration.model.trial import Trial, evaluation, trial_of
 from guide_ext.integration.model.verify import Findings, UnsupportedModelError
+from guide_ext.integration.model.watch import HIDDEN, SoftmaxWatch
 
 EAGER = "eager"
 
-_SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
 # Largest difference between scores and what they must be, relative to the largest: rounding.
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 _HOW = {False: "do not have the bias", True: "differ by something else than the bias"}
-_HIDDEN = -1e4  # scores below are those of keys that a mask hides, in every dtype
-
-
-class _Watch(TorchFunctionMode):
-    """Notes the scores that every softmax gets in a ``with`` block.
-
-    Args:
-        replay: Scores of an earlier run, in order: softmax is that of these, so that everything
-            behind it stays as it was.
-
-    """
-
-    def __init__(self, replay: list[Tensor] | None = None) -> None:
-        super().__init__()
-        self.scores: list[Tensor] = []
-        self._replay = replay
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        given = kwargs or {}
-        if func not in _SOFTMAX:
-            return func(*args, **given)
-        scores, rest = (args[0], args[1:]) if args else (given.pop("input"), ())
-        self.scores.append(scores.detach())
-        if self._replay is not None:
-            if len(self._replay) < len(self.scores):
-                raise RuntimeError("softmax was called more often with a bias than without")
-            scores = self._replay[len(self.scores) - 1]
-        return func(scores, *rest, **given)
 
 
 def has_own_attention(model: nn.Module) -> bool:
@@ -138,7 +102,7 @@ def _scores(
     recorder = Recorder()
     # A frame for any config: which ones the model makes masks for is found out here.
     frame = Frame(recorder=recorder, bias=bias, adds_to_mask=True, configs=None)
-    with using(frame), _Watch(replay) as watch:
+    with using(frame), SoftmaxWatch(replay) as watch:
         trial.run(model)
     configs = {id(config): config for config in recorder.configs if config is not None}
     return tuple(configs.values()), watch.scores
@@ -160,9 +124,9 @@ def _compare(
     heads, is_causal = [], True
     for one, other in zip(plain, steered, strict=True):
         is_attention = one.dim() > 2 and one.shape[-1] == tokens and one.shape[-2] == tokens
-        difference = (other.double() - one.double()).masked_fill(one < _HIDDEN, 0)
+        difference = (other.double() - one.double()).masked_fill(one < HIDDEN, 0)
         allowed = _TOLERANCE.get(one.dtype, 1e-4) * float(
-            one.double().masked_fill(one < _HIDDEN, 0).abs().max() + bias.abs().max()
+            one.double().masked_fill(one < HIDDEN, 0).abs().max() + bias.abs().max()
         )
         if not is_attention:
             if float(difference.abs().max()) > allowed:
@@ -172,11 +136,11 @@ def _compare(
             return "its scores are not those of every query and key", [], True
         wanted = bias.to(one.device, torch.float64)[:, None, None].expand(-1, 1, tokens, -1)
         found = difference.reshape(rows, -1, tokens, tokens)
-        hidden = (one < _HIDDEN).reshape(found.shape)
+        hidden = (one < HIDDEN).reshape(found.shape)
         if float((found - wanted).masked_fill(hidden, 0).abs().max()) > allowed:
             reached = bool(found.masked_fill(hidden, 0).any())
             return f"its scores {_HOW[reached]}", [], True
-        if bool((other.reshape(found.shape)[hidden] > _HIDDEN / 2).any()):
+        if bool((other.reshape(found.shape)[hidden] > HIDDEN / 2).any()):
             return "a bias shows keys that its mask hides", [], True
         heads.append(found.shape[1])
         is_causal = is_causal and bool(hidden[-1, :, 0, 1:].all())  # the row without padding

@@ -20,6 +20,7 @@ from guide_ext.integration.call.caches import cache_argument
 from guide_ext.integration.call.frame import Frame, Recorder, using
 from guide_ext.integration.model.parallel import Heads, heads_of, unknown_part
 from guide_ext.integration.model.trial import Trial, evaluation, trial_of
+from guide_ext.integration.model.watch import SoftmaxWatch, is_attention
 from guide_ext.op.libraries import library_status
 
 # Largest difference of the logits, relative to the largest logit: float32 models differ by about
@@ -147,6 +148,12 @@ def compare_with_eager(model: Any) -> Findings:
             difference = float((found.double() - wanted.double()).abs().max())
             if not difference <= allowed:  # NaN too
                 failures.append(f"{implementation!r} differs by up to {difference:.3g}")
+            elif recorder.others and recorder.layers:
+                raise UnsupportedModelError(
+                    "model must use the attention interface of transformers in all its layers, got "
+                    f"{name}, which also computes attention in code of its own ({recorder.others} "
+                    "times in a pass): these layers would not be steered"
+                )
             elif not recorder.layers and not recorder.attends:
                 raise UnsupportedModelError(
                     f"model must have attention layers, got {name}, which calls attention nowhere: "
@@ -212,8 +219,11 @@ def _run(model: Any, implementation: str, trial: Trial) -> tuple[Tensor, Recorde
     model.set_attn_implementation(implementation)
     has_encoder = model.config.is_encoder_decoder
     recorder = Recorder(needs_mask=not has_encoder)
-    with using(Frame(recorder=recorder, has_encoder=has_encoder)):
+    with using(Frame(recorder=recorder, has_encoder=has_encoder)), SoftmaxWatch() as watch:
         found = trial.run(model)
+    # Under eager attention, every layer takes a softmax.
+    lengths = {*recorder.num_keys.values(), trial.mask.shape[1]}
+    recorder.others = sum(is_attention(scores, lengths) for scores in watch.scores)
     return found, recorder
 
 
