@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,13 @@ from guide_ext.cli.progress import progress
 from guide_ext.embedded import EMBEDDED
 from guide_ext.report.console import say
 
+KeepOption = Annotated[
+    int | None, typer.Option(min=1, help="How many heads to keep. Default: 9 % of all.")
+]
+HeadDeltaOption = Annotated[float, typer.Option("--delta", help="Δ in the steered head, nats.")]
+HeadsTogetherOption = Annotated[
+    int, typer.Option("--batch-size", min=1, help="Heads that are measured together.")
+]
 _SHOWN = 5  # of the best heads, in the terminal
 
 
@@ -58,11 +66,9 @@ def heads(
             min=0, max=MAX_SEED, help="Of the documents; must not be that of 'study run'."
         ),
     ] = 7,
-    keep: Annotated[
-        int | None, typer.Option(min=1, help="How many heads to keep. Default: 9 % of all.")
-    ] = None,
-    delta: Annotated[float, typer.Option(help="Δ in the steered head, nats.")] = 2.0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Heads that are measured together.")] = 32,
+    keep: KeepOption = None,
+    delta: HeadDeltaOption = 2.0,
+    batch_size: HeadsTogetherOption = 32,
     chat: ChatOption = True,
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
@@ -122,9 +128,16 @@ def heads(
         f"in {found.documents} documents: {found.plain:.2f} nats plain, "
         f"{found.gain_everywhere:+.2f} with all heads"
     )
-    for layer, head in found.heads[:_SHOWN]:
-        say(f"layer {layer:2} head {head:2}  {found.gains[layer][head]:+.3f} nats")
-    if len(found.heads) > _SHOWN:
-        layer, head = found.heads[-1]
-        say(f"the last kept: layer {layer} head {head}  {found.gains[layer][head]:+.3f} nats")
+    say_best(found.heads, found.gains, "nats")
     say(f"saved: {out}")
+
+
+def say_best(
+    heads: Sequence[tuple[int, int]], scores: Sequence[Sequence[float]], unit: str
+) -> None:
+    """Print the first of the chosen heads, and the last, each with its score."""
+    for layer, head in heads[:_SHOWN]:
+        say(f"layer {layer:2} head {head:2}  {scores[layer][head]:+.3f} {unit}")
+    if len(heads) > _SHOWN:
+        layer, head = heads[-1]
+        say(f"the last kept: layer {layer} head {head}  {scores[layer][head]:+.3f} {unit}")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from guide_ext.cli.heads import HeadDeltaOption, HeadsTogetherOption, KeepOption, say_best
 from guide_ext.cli.options import (
     ChatOption,
     DeviceOption,
@@ -22,8 +23,6 @@ from guide_ext.cli.options import (
 from guide_ext.cli.progress import progress
 from guide_ext.embedded import EMBEDDED
 from guide_ext.report.console import say
-
-_SHOWN = 5  # of the best heads, in the terminal
 
 
 def profile(
@@ -44,11 +43,9 @@ def profile(
             "'attention': what each head gives to marked text, in one pass an example."
         ),
     ] = "gain",
-    keep: Annotated[
-        int | None, typer.Option(min=1, help="How many heads to keep. Default: 9 % of all.")
-    ] = None,
-    delta: Annotated[float, typer.Option(help="Δ in the steered head, nats.")] = 2.0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Heads that are measured together.")] = 32,
+    keep: KeepOption = None,
+    delta: HeadDeltaOption = 2.0,
+    batch_size: HeadsTogetherOption = 32,
     chat: ChatOption = True,
     dtype: DtypeOption = "auto",
     device: DeviceOption = None,
@@ -110,8 +107,7 @@ def profile(
             f"the right answer: {found.plain:.2f} nats plain, "
             f"{found.gain_everywhere:+.2f} with all heads"
         )
-    for layer, head in found.best(min(keep, _SHOWN)):
-        say(f"layer {layer:2} head {head:2}  {found.scores[layer][head]:+.3f} {unit}")
+    say_best(found.best(keep), found.scores, unit)
     say(f"saved: {out}")
 
 

@@ -4,18 +4,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from transformers import Cache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from guide_ext.integration.call import arguments, caches, source
 from guide_ext.integration.call.arguments import DECODER_BIAS
 from guide_ext.integration.call.attention import LAYER_ATTRIBUTE
 from guide_ext.integration.call.carrier import TablePlace
-from guide_ext.integration.call.frame import Frame, current, pop, push
+from guide_ext.integration.call.frame import Frame, pop, push
 from guide_ext.integration.generation import GuidedGenerate, PrepareInputs
 from guide_ext.integration.influence.hooks import state_of_call
 from guide_ext.integration.model import verify, verify_cache
@@ -160,11 +159,11 @@ def _refuse_other_kinds(model: object) -> None:
             f"model must be a transformers PreTrainedModel, got {type(model).__name__}; "
             "for a wrapper such as PEFT's, enable the model inside it"
         )
-    name = type(model).__name__
     if any(LAYER_ATTRIBUTE in module.__dict__ for module in model.modules()):
         raise ValueError(
-            f"model must share no layer with one that is enabled already, got a {name} that does; "
-            "steer that one, or call guide_ext.integration.disable() on it first"
+            "model must share no layer with one that is enabled already, got a "
+            f"{type(model).__name__} that does; steer that one, or call "
+            "guide_ext.integration.disable() on it first"
         )
 
 
@@ -189,9 +188,9 @@ def _attach(model: Any, state: ModelState) -> None:
     if findings.has_encoder:
         encoder = model.get_encoder()
         state.handles.append(
-            encoder.register_forward_pre_hook(_before_encoder, prepend=True, with_kwargs=True)
+            encoder.register_forward_pre_hook(source.before_encoder, prepend=True, with_kwargs=True)
         )
-        state.handles.append(encoder.register_forward_hook(_after_encoder, always_call=True))
+        state.handles.append(encoder.register_forward_hook(source.after_encoder, always_call=True))
     for method in _METHODS:
         if hasattr(model, method.name):
             model.__dict__[method.name] = method(model)
@@ -210,7 +209,7 @@ def _before_forward(
     )
     push(frame)  # before the checks: _after_forward pops it if one of them raises
     if findings.has_encoder:
-        _begin_pair(model, frame, args, kwargs)
+        _begin_encoder_decoder(model, frame, args, kwargs)
         return args, kwargs
     given = kwargs.pop("guide_bias", None)
     strength = kwargs.pop("guide_strength", None)
@@ -251,7 +250,9 @@ def _before_forward(
     return args, kwargs
 
 
-def _begin_pair(model: Any, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def _begin_encoder_decoder(
+    model: Any, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
     """Move the steering arguments of one call of an encoder–decoder into its frame."""
     findings = state_of(model).findings
     given = {name: kwargs.pop(name, None) for name in arguments.steering_arguments(model)}
@@ -283,29 +284,6 @@ def _begin_pair(model: Any, frame: Frame, args: tuple[Any, ...], kwargs: dict[st
     for own in (frame.source_bias, frame.bias):
         if own is not None and not _values_are_known(frame, some):
             arguments.check_values(own, strength)
-
-
-def _before_encoder(
-    encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Take out the steering that `generate()` hands to an encoder; its frame has it already."""
-    frame = current()
-    given = [name for name in kwargs if name.startswith("guide_") and kwargs[name] is not None]
-    in_generate = frame is not None and frame.is_generation and frame.has_encoder
-    if in_generate and frame is not None and frame.biased_layers:
-        push(Frame(is_nested=True))  # a call of somebody else's: generate() has made its own
-    if given and not in_generate:
-        raise ValueError(
-            f"{given[0]} must go to the whole encoder–decoder, got a call of its encoder alone, "
-            "whose output does not say how it was steered; call the model"
-        )
-    return args, {name: value for name, value in kwargs.items() if not name.startswith("guide_")}
-
-
-def _after_encoder(encoder: nn.Module, args: tuple[Any, ...], output: object) -> None:
-    frame = current()
-    if frame is not None and frame.is_nested:
-        pop()
 
 
 def _values_are_known(frame: Frame, bias: torch.Tensor) -> bool:
@@ -363,9 +341,11 @@ def _after_forward(model: nn.Module, args: tuple[Any, ...], output: object) -> N
     if findings.has_encoder and not frame.encoder_ran and frame.outer is not None:
         # It ran before the first step, in the frame of generate().
         biased = biased | {i for i in frame.outer.biased_layers if findings.kinds[i] == "encoder"}
-    missing = set(range(len(findings.layers))) - biased - _unsteered(frame, findings.kinds)
+    missing = (
+        set(range(len(findings.layers))) - biased - source.unsteered_layers(frame, findings.kinds)
+    )
     if not missing and frame.source_bias is not None:
-        source.note_source(_cache_in(output), frame.source_bias, frame.strength)
+        source.note_source(output, frame.source_bias, frame.strength)
     if missing and not _leaves_layers_out(model, findings.num_hidden_layers):
         first = min(missing)
         raise RuntimeError(
@@ -375,22 +355,6 @@ def _after_forward(model: nn.Module, args: tuple[Any, ...], output: object) -> N
             "A part of the model was compiled or replaced on its own; compile the whole model "
             "after enable(), or use a model that makes its masks itself"
         )
-
-
-def _cache_in(output: object) -> Any:
-    """Return the cache among the outputs of a model, or None."""
-    parts = output.values() if isinstance(output, Mapping) else output
-    found = parts if isinstance(parts, Iterable) else ()
-    return next((part for part in found if isinstance(part, Cache)), None)
-
-
-def _unsteered(frame: Frame, kinds: tuple[str, ...]) -> set[int]:
-    """Return the layers of an encoder–decoder whose text has no bias in this call."""
-    return {
-        index
-        for index, kind in enumerate(kinds)
-        if (frame.bias if kind == "decoder" else frame.source_bias) is None
-    }
 
 
 def _leaves_layers_out(model: Any, num_hidden_layers: int | None) -> bool:

@@ -62,7 +62,7 @@ class GuidedGenerate(_Method):
         kwargs = {**dict(zip(names[1:], args[1:], strict=False)), **kwargs}
         args = args[:1]
         if state_of(self._model).findings.has_encoder:
-            return self._generate_pair(args, kwargs)
+            return self._generate_encoder_decoder(args, kwargs)
         share = kwargs.get("guide_share")
         if share is not None:
             kwargs["guide_bias"] = arguments.bias_beside(share, kwargs.get("guide_bias"))
@@ -84,7 +84,7 @@ class GuidedGenerate(_Method):
             raise RuntimeError(_no_steps(self._model))
         return output
 
-    def _generate_pair(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _generate_encoder_decoder(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Generate with an encoder–decoder. Its encoder runs once, in the frame made here."""
         model, findings = self._model, state_of(self._model).findings
         source.refuse_others(kwargs)
@@ -185,7 +185,9 @@ class PrepareInputs(_Method):
         model = self._model
         findings = state_of(model).findings
         if findings.has_encoder:
-            return self._prepare_pair(input_ids, args, guide_bias, guide_strength, kwargs)
+            return self._prepare_encoder_decoder(
+                input_ids, args, guide_bias, guide_strength, kwargs
+            )
         frame = Frame(configs=findings.configs, adds_to_mask=findings.adds_to_mask)
         guide_bias = arguments.bias_beside(guide_share, guide_bias)
         arguments.check_companions(guide_bias, guide_strength, [])
@@ -215,7 +217,7 @@ class PrepareInputs(_Method):
             inputs["guide_seed"] = guide_seed
         return inputs
 
-    def _prepare_pair(
+    def _prepare_encoder_decoder(
         self,
         input_ids: Tensor,
         args: tuple[Any, ...],

@@ -5,10 +5,20 @@ import copy
 import inspect
 import pickle
 
-import pairs
+import encoder_decoders as zoo
 import pytest
 import torch
-from pairs import NEW, SOUND, TEXT, assert_close, logits, make, marks, positions, steered_eager
+from encoder_decoders import (
+    NEW,
+    SOUND,
+    TEXT,
+    assert_close,
+    logits,
+    make,
+    marks,
+    positions,
+    steered_eager,
+)
 from sweep.build import build
 
 import guide_ext.integration as guide
@@ -21,8 +31,11 @@ EVERY = (*TEXT, *SOUND)
 def whole(name):
     """A model, the inputs of one forward call, and the biases of both texts."""
     model = make(name)
-    inputs = {**pairs.source(name), **pairs.target()}
-    both = marks(positions(model, pairs.source(name))), marks(inputs["decoder_input_ids"].shape[1])
+    inputs = {**zoo.source(name), **zoo.target()}
+    both = (
+        marks(positions(model, zoo.source(name))),
+        marks(inputs["decoder_input_ids"].shape[1]),
+    )
     return model, inputs, *both
 
 
@@ -49,7 +62,7 @@ def test_each_text_and_both(name):
 def test_each_kind_of_layer_can_be_left_out(name):
     """Strengths switch the encoder's attention and the decoder's look at it, each by itself."""
     model, inputs, source, target = whole(name)
-    names = pairs.attention_names(model)
+    names = zoo.attention_names(model)
     kinds = ("encoder",) * 2 + ("decoder", "cross") * 2
     generator = torch.Generator().manual_seed(5)
     tables = [torch.rand(2, 6, 4, generator=generator) * 2 - 0.5]
@@ -99,7 +112,7 @@ class TestGenerate:
     @pytest.mark.parametrize("name", ["t5", "bart", "marian", "moonshine"])
     def test_source(self, name, how):
         model = make(name)
-        inputs = pairs.source(name)
+        inputs = zoo.source(name)
         source = marks(positions(model, inputs))
         self.compare(model, inputs, source, None, **WAYS[how])
 
@@ -125,10 +138,10 @@ class TestGenerate:
 
     def test_strengths(self):
         model = make("t5")
-        inputs = pairs.source("t5")
+        inputs = zoo.source("t5")
         source = marks(positions(model, inputs))
         table = torch.rand(2, 6, 4, generator=torch.Generator().manual_seed(5))
-        strength = {n: table[:, i] for i, n in enumerate(pairs.attention_names(model))}
+        strength = {n: table[:, i] for i, n in enumerate(zoo.attention_names(model))}
         with steered_eager(model, source=source, strength=strength):
             wanted = model.generate(**inputs, **NEW)
         guide.enable(model)
@@ -137,7 +150,7 @@ class TestGenerate:
 
     def test_the_first_argument_may_have_no_name(self):
         model = guide.enable(make("t5"))
-        inputs = pairs.source("t5")
+        inputs = zoo.source("t5")
         source = marks(11)
         by_name = model.generate(**inputs, guide_bias=source, **NEW)
         mask = inputs["attention_mask"]
@@ -147,7 +160,7 @@ class TestGenerate:
 
 def test_gradients_are_those_of_eager_attention():
     model = make("bart")
-    inputs = pairs.source("bart") | {"labels": pairs.target()["decoder_input_ids"]}
+    inputs = zoo.source("bart") | {"labels": zoo.target()["decoder_input_ids"]}
     source, target = marks(11), marks(9)
 
     def gradient(**steering):
@@ -167,7 +180,7 @@ def test_gradients_are_those_of_eager_attention():
 
 def test_activation_checkpointing_keeps_the_bias():
     model = guide.enable(make("t5", dropout_rate=0.0))
-    inputs = pairs.source("t5") | {"labels": pairs.target()["decoder_input_ids"]}
+    inputs = zoo.source("t5") | {"labels": zoo.target()["decoder_input_ids"]}
     steering = {"guide_bias": marks(11), "guide_decoder_bias": marks(9)}
 
     def gradient():
@@ -184,7 +197,7 @@ def test_activation_checkpointing_keeps_the_bias():
 def test_activation_checkpointing_without_masks_is_refused():
     model = guide.enable(make("whisper", dropout=0.0)).train()
     model.gradient_checkpointing_enable()
-    inputs = {**pairs.source("whisper"), **pairs.target()}
+    inputs = {**zoo.source("whisper"), **zoo.target()}
     with pytest.raises(ValueError, match="activation checkpointing must be off"):
         model(**inputs, guide_bias=marks(12))
 
@@ -223,7 +236,7 @@ def test_the_first_argument_of_forward_may_have_no_name():
 
 def test_an_encoder_that_somebody_calls_in_a_steered_generation_is_not_steered():
     model = guide.enable(make("bart"))
-    source, seen = pairs.source("bart"), []
+    source, seen = zoo.source("bart"), []
 
     def look(input_ids, scores):
         seen.append(model.get_encoder()(**source)[0])
@@ -239,9 +252,9 @@ def test_an_encoder_that_somebody_calls_in_a_steered_generation_is_not_steered()
 
 def test_a_decoder_with_other_heads_than_its_encoder():
     model = make("bart", decoder_attention_heads=2)
-    inputs = {**pairs.source("bart"), **pairs.target()}
+    inputs = {**zoo.source("bart"), **zoo.target()}
     table = torch.rand(2, 6, 4, generator=torch.Generator().manual_seed(5))
-    names = pairs.attention_names(model)
+    names = zoo.attention_names(model)
     strength = {n: table[:, i, : 4 if i < 2 else 2] for i, n in enumerate(names)}
     with steered_eager(model, source=marks(11), target=marks(9), strength=strength):
         wanted = logits(model, inputs)

@@ -3,12 +3,12 @@
 
 from typing import ClassVar
 
+import encoder_decoders as zoo
 import models
-import pairs
 import pytest
 import torch
+from encoder_decoders import NEW, START, assert_close, logits, make, marks, steered_eager
 from models import CACHE
-from pairs import NEW, START, assert_close, logits, make, marks, steered_eager
 from transformers import GenerationConfig
 
 import guide_ext.integration as guide
@@ -55,7 +55,7 @@ class TestLayersThatAreNotReached:
 
     def test_forward(self, kind_and_model):
         kind, model = kind_and_model
-        inputs = {**pairs.source("bart"), **pairs.target()}
+        inputs = {**zoo.source("bart"), **zoo.target()}
         both = {"guide_bias": marks(11), "guide_decoder_bias": marks(9)}
         with pytest.raises(RuntimeError, match="must reach all 6 attention layers"):
             model(**inputs, **both)
@@ -65,7 +65,7 @@ class TestLayersThatAreNotReached:
 
     def test_generate(self, kind_and_model):
         _, model = kind_and_model
-        inputs = {**pairs.source("bart"), **pairs.target()}
+        inputs = {**zoo.source("bart"), **zoo.target()}
         both = {"guide_bias": marks(11), "guide_decoder_bias": marks(9)}
         with pytest.raises(RuntimeError, match="must reach all 6 attention layers"):
             model.generate(**inputs, **both, **NEW)
@@ -93,16 +93,16 @@ class TestCaches:
     def step(model, cache, ids, **steering):
         with torch.no_grad():
             return model(
-                **pairs.source("bart"), decoder_input_ids=ids, **{CACHE: cache}, use_cache=True,
+                **zoo.source("bart"), decoder_input_ids=ids, **{CACHE: cache}, use_cache=True,
                 **steering,
             )  # fmt: skip
 
     def test_a_loop_of_one_s_own(self):
         model = make("bart")
-        ids = pairs.target()["decoder_input_ids"]
+        ids = zoo.target()["decoder_input_ids"]
         steering = {"guide_bias": marks(11), "guide_decoder_bias": marks(9)}
         with steered_eager(model, source=marks(11), target=marks(9)):
-            wanted = logits(model, {**pairs.source("bart"), "decoder_input_ids": ids})
+            wanted = logits(model, {**zoo.source("bart"), "decoder_input_ids": ids})
         guide.enable(model)
         begun = self.step(model, None, ids[:, :6], guide_bias=marks(11),
                           guide_decoder_bias=marks(9)[:, :6])  # fmt: skip
@@ -112,14 +112,14 @@ class TestCaches:
     @pytest.mark.parametrize("before", [None, -marks(11)])
     def test_one_of_another_bias_is_refused(self, before):
         model = guide.enable(make("bart"))
-        ids = pairs.target()["decoder_input_ids"]
+        ids = zoo.target()["decoder_input_ids"]
         begun = self.step(model, None, ids[:, :6], guide_bias=before)
         with pytest.raises(ValueError, match="the cache must hold a source that was read under"):
             self.step(model, begun[CACHE], ids[:, 6:], guide_bias=marks(11))
 
     def test_one_of_other_strengths_is_refused(self):
         model = guide.enable(make("bart"))
-        ids, table = pairs.target()["decoder_input_ids"], torch.ones(2, 6, 4)
+        ids, table = zoo.target()["decoder_input_ids"], torch.ones(2, 6, 4)
         begun = self.step(model, None, ids[:, :6], guide_bias=marks(11), guide_strength=table)
         with pytest.raises(ValueError, match="the cache must hold a source that was read under"):
             self.step(model, begun[CACHE], ids[:, 6:], guide_bias=marks(11))
@@ -131,48 +131,48 @@ class TestRefusals:
     @pytest.mark.parametrize("message", WRONG_CALLS)
     def test_forward(self, message):
         model = guide.enable(make("bart"))
-        inputs = {**pairs.source("bart"), **pairs.target()}
+        inputs = {**zoo.source("bart"), **zoo.target()}
         with pytest.raises(ValueError, match=message):
             model(**inputs, **WRONG_CALLS[message])
         assert current() is None
 
     def test_output_of_an_encoder_that_ran_before(self):
         model = guide.enable(make("bart"))
-        source = pairs.source("bart")
+        source = zoo.source("bart")
         outputs = model.get_encoder()(**source)
         inputs = {"encoder_outputs": outputs, "attention_mask": source["attention_mask"]}
         with pytest.raises(ValueError, match="encoder_outputs must be left out"):
-            model(**inputs, **pairs.target(), guide_bias=marks(11))
+            model(**inputs, **zoo.target(), guide_bias=marks(11))
         with pytest.raises(ValueError, match="encoder_outputs must be left out"):
             model.generate(**inputs, guide_bias=marks(11))
         # The target may be steered behind it: nothing of the encoder depends on that.
         with torch.no_grad():
-            model(**inputs, **pairs.target(), guide_decoder_bias=marks(9))
+            model(**inputs, **zoo.target(), guide_decoder_bias=marks(9))
 
     def test_an_encoder_alone(self):
         model = guide.enable(make("t5"))
         with pytest.raises(ValueError, match="must go to the whole encoder–decoder"):
-            model.get_encoder()(**pairs.source("t5"), guide_bias=marks(11))
+            model.get_encoder()(**zoo.source("t5"), guide_bias=marks(11))
 
     @pytest.mark.parametrize("message", WRONG_GENERATIONS)
     def test_generate(self, message):
         model = guide.enable(make("bart"))
         with pytest.raises(ValueError, match=message):
-            model.generate(**pairs.source("bart"), **WRONG_GENERATIONS[message], **NEW)
+            model.generate(**zoo.source("bart"), **WRONG_GENERATIONS[message], **NEW)
         assert current() is None
 
     def test_a_target_that_generate_would_shift(self):
         model = guide.enable(make("bart"))
-        target = pairs.target()
+        target = zoo.target()
         target["decoder_input_ids"] = target["decoder_input_ids"].clone()
         target["decoder_input_ids"][:, 0] = START + 1
         with pytest.raises(ValueError, match=rf"must begin with the token \[{START}\]"):
-            model.generate(**pairs.source("bart"), **target, guide_decoder_bias=marks(9), **NEW)
+            model.generate(**zoo.source("bart"), **target, guide_decoder_bias=marks(9), **NEW)
 
     @pytest.mark.parametrize("start", [torch.tensor(7), [7, 7], torch.tensor([START, 7])])
     def test_a_start_that_is_no_plain_number(self, start):
         model = guide.enable(make("bart"))
-        inputs = {**pairs.source("bart"), **pairs.target()}
+        inputs = {**zoo.source("bart"), **zoo.target()}
         with pytest.raises(ValueError, match="must begin with the token"):
             model.generate(
                 **inputs, guide_decoder_bias=marks(9), decoder_start_token_id=start, **NEW
@@ -180,7 +180,7 @@ class TestRefusals:
 
     def test_settings_by_their_place(self):
         model = guide.enable(make("bart"))
-        inputs = {**pairs.source("bart"), **pairs.target()}
+        inputs = {**zoo.source("bart"), **zoo.target()}
         ids = inputs.pop("input_ids")
         config = GenerationConfig(decoder_start_token_id=7, max_new_tokens=3, pad_token_id=0)
         with pytest.raises(ValueError, match="must begin with the token"):
@@ -202,12 +202,12 @@ class TestRefusals:
         model = guide.enable(make("bart"))
         setattr(model.generation_config, name, value)
         with pytest.raises(ValueError, match=f"{name} must be None"):
-            model.generate(**pairs.source("bart"), guide_bias=marks(11), **NEW)
+            model.generate(**zoo.source("bart"), guide_bias=marks(11), **NEW)
 
     def test_influence(self):
         model = guide.enable(make("bart"))
         with pytest.raises(guide.UnsupportedModelError, match="a model with one text"):
-            guide.influence(model, {**pairs.source("bart"), "guide_seed": torch.ones(2, 1, 11)})
+            guide.influence(model, {**zoo.source("bart"), "guide_seed": torch.ones(2, 1, 11)})
 
     def test_decoders_have_no_second_bias(self):
         model = guide.enable(models.make("llama"))

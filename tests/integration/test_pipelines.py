@@ -4,7 +4,7 @@
 import doctest
 from pathlib import Path
 
-import pairs
+import encoder_decoders as zoo
 import pytest
 import torch
 from transformers import TextStreamer, pipeline
@@ -145,7 +145,9 @@ def test_a_call_says_otherwise_what_marks_mean(loaded, answer):
 def test_encoder_decoders_are_refused(loaded):
     with pytest.raises(ValueError, match="must go to a model with one text"):
         pipeline(
-            "guide-text-generation", model=pairs.make("bart", vocab_size=1504), tokenizer=loaded[1]
+            "guide-text-generation",
+            model=zoo.make("bart", vocab_size=1504),
+            tokenizer=loaded[1],
         )
 
 

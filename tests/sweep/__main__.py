@@ -21,7 +21,7 @@ sys.path[:0] = [str(TESTS), str(TESTS / "helpers")]
 
 from sweep.build import TASKS, build  # noqa: E402
 from sweep.compare import TOLERANCE, Verdict, compare  # noqa: E402
-from sweep.compare_pairs import compare_pair  # noqa: E402
+from sweep.compare_encoder_decoders import compare_encoder_decoder  # noqa: E402
 from sweep.page import PAGE, written  # noqa: E402
 
 
@@ -32,7 +32,7 @@ def judge(model_type: str, task: str = "causal") -> Verdict:
     except Exception as error:  # whatever an architecture says of the sizes that it was given
         return Verdict("not built", f"{type(error).__name__}: {error}")
     try:
-        return (compare_pair if model.config.is_encoder_decoder else compare)(model)
+        return (compare_encoder_decoder if model.config.is_encoder_decoder else compare)(model)
     except Exception as error:
         return Verdict("fails", f"{type(error).__name__}: {error}")
 

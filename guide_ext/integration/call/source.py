@@ -8,16 +8,17 @@ to the target. Which layers, of each kind, is up to ``guide_strength``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import Cache
 
 from guide_ext.integration.call import arguments, caches
 from guide_ext.integration.call.arguments import DECODER_BIAS
-from guide_ext.integration.call.frame import Frame
+from guide_ext.integration.call.frame import Frame, current, pop, push
 
 # What encoders read, by the names of the arguments.
 _FIRST = ("input_ids", "inputs_embeds", "input_features", "input_values", "inputs",
@@ -96,10 +97,12 @@ def begin_call(
             frame.bias = F.pad(frame.bias, (1, 0))[:, :-1]
 
 
-def note_source(cache: Any, bias: Tensor, strength: Tensor | None) -> None:
-    """Note on a cache under which bias the source was read that it holds."""
-    if cache is not None:
-        cache._guide_source = (bias, strength)
+def note_source(output: object, bias: Tensor, strength: Tensor | None) -> None:
+    """Note on the cache that a model returned under which bias the source was read."""
+    parts = output.values() if isinstance(output, Mapping) else output
+    for part in parts if isinstance(parts, Iterable) else ():
+        if isinstance(part, Cache):
+            part._guide_source = (bias, strength)
 
 
 def _check_seen(cache: Any, bias: Tensor, strength: object) -> None:
@@ -211,3 +214,36 @@ def _target_of(named: Mapping[str, Any]) -> tuple[int, int, bool]:
         if isinstance(value, Tensor):
             return value.shape[0], value.shape[1], name not in _TARGETS
     raise ValueError(f"{DECODER_BIAS} must come with decoder_input_ids, got none")
+
+
+def before_encoder(
+    encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Take out the steering that `generate()` hands to an encoder; its frame has it already."""
+    frame = current()
+    given = [name for name in kwargs if name.startswith("guide_") and kwargs[name] is not None]
+    in_generate = frame is not None and frame.is_generation and frame.has_encoder
+    if in_generate and frame is not None and frame.biased_layers:
+        push(Frame(is_nested=True))  # a call of somebody else's: generate() has made its own
+    if given and not in_generate:
+        raise ValueError(
+            f"{given[0]} must go to the whole encoder–decoder, got a call of its encoder alone, "
+            "whose output does not say how it was steered; call the model"
+        )
+    return args, {name: value for name, value in kwargs.items() if not name.startswith("guide_")}
+
+
+def after_encoder(encoder: nn.Module, args: tuple[Any, ...], output: object) -> None:
+    """Undo what `before_encoder` did for a call of somebody else's."""
+    frame = current()
+    if frame is not None and frame.is_nested:
+        pop()
+
+
+def unsteered_layers(frame: Frame, kinds: tuple[str, ...]) -> set[int]:
+    """Return the layers of an encoder–decoder whose text has no bias in this call."""
+    return {
+        index
+        for index, kind in enumerate(kinds)
+        if (frame.bias if kind == "decoder" else frame.source_bias) is None
+    }

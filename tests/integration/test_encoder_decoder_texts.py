@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Encoder–decoders and encoders from prompts with tags to answers, batches for training, files."""
 
-import pairs
+import encoder_decoders as zoo
 import pytest
 import torch
 from datasets import Dataset
-from pairs import make
+from encoder_decoders import make
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
 import guide_ext.integration as guide
@@ -53,7 +53,7 @@ class TestEncode:
         begins = ["The <!!->cat<-!!>", "The <!!->dog<-!!>"]
         inputs = guide.encode(model, tokenizer, TEXTS, delta=2.0, decoder_prompts=begins)
         ids = inputs["decoder_input_ids"]
-        assert ids[:, 0].tolist() == [pairs.START] * 2
+        assert ids[:, 0].tolist() == [zoo.START] * 2
         said = tokenizer.batch_decode(ids[:, 1:])
         assert [text.strip() for text in said] == ["The cat", "The dog"]
         marked = inputs["guide_decoder_bias"] != 0
@@ -176,7 +176,7 @@ class TestTraining:
         labels = rows[0]["labels"]
         rows[0]["guide_decoder_bias"] = [0.0, 3.0] + [0.0] * (len(labels) - 2)
         batch = guide.SteeringCollator(model, tokenizer)(rows)
-        ids = torch.tensor([[pairs.START, *labels[:-1]]])
+        ids = torch.tensor([[zoo.START, *labels[:-1]]])
         moved = torch.tensor([[0.0, 0.0, 3.0] + [0.0] * (len(labels) - 3)])
         by_ids = {"decoder_input_ids": ids, "guide_decoder_bias": moved}
         kept = {name: v for name, v in batch.items() if name not in ("labels", *by_ids)}

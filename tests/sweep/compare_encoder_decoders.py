@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pairs import steered_eager
+from encoder_decoders import steered_eager
 from torch import Tensor
 from transformers import GenerationMixin
 
@@ -20,7 +20,7 @@ TARGET = 12
 PADDING = 3
 
 
-def compare_pair(model: Any) -> Verdict:
+def compare_encoder_decoder(model: Any) -> Verdict:
     """Judge a model: a forward pass with both texts steered, strengths, generation from a cache.
 
     Args:
