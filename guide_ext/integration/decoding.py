@@ -344,15 +344,13 @@ def check_temperature(temperature: float) -> None:
 
 
 def first_new(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> int:
-    """Return with how many tokens the rows begin that ``generate()`` returns for these inputs.
+    """Return with how many tokens the rows begin that ``generate()`` returns for these prompts.
 
-    Those of the prompt; in an encoder–decoder, those of the decoder's prompt, or the one token that
-    every text begins with.
+    Those of the prompt; in an encoder–decoder, the one that every text begins with.
     """
     if not _has_encoder(model):
         return inputs["input_ids"].shape[1]
-    target = inputs.get("decoder_input_ids")
-    return 1 if target is None else target.shape[1]
+    return 1
 
 
 def has_room(model: PreTrainedModel, tokens: int, wanted: int) -> bool:

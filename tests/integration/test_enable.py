@@ -9,6 +9,7 @@ import math
 import models
 import pytest
 import torch
+import torch.nn.functional as F
 from models import bias, logits, snapshot
 from transformers import DynamicCache
 
@@ -91,7 +92,8 @@ class TestRefusal:
             guide.enable(models.make("llama"))
 
     @pytest.mark.parametrize("layer", [0, 1])
-    def test_a_layer_with_attention_of_its_own(self, layer):
+    @pytest.mark.parametrize("fused", [False, True])
+    def test_a_layer_with_attention_of_its_own(self, layer, fused):
         """The others would be steered, and this one not."""
         model = models.make("llama")
         attention = model.model.layers[layer].self_attn
@@ -104,9 +106,14 @@ class TestRefusal:
                 for project in (attention.q_proj, attention.k_proj, attention.v_proj)
             )
             key, value = (x.repeat_interleave(heads // x.shape[1], 1) for x in (key, value))
-            scores = query @ key.transpose(2, 3)
-            future = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
-            out = scores.masked_fill(future, -1e9).softmax(-1) @ value
+            if fused:
+                out = F.scaled_dot_product_attention(
+                    query, key, value=value, is_causal=True, scale=1
+                )
+            else:
+                scores = query @ key.transpose(2, 3)
+                future = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
+                out = scores.masked_fill(future, -1e9).softmax(-1) @ value
             return attention.o_proj(out.transpose(1, 2).flatten(2)), None
 
         attention.forward = own

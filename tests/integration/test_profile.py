@@ -60,6 +60,7 @@ def test_attention_is_that_of_eager_models(loaded):
     finally:
         guide.enable(model)
     wanted = torch.stack(shares).mean(0)
+    # Scores are rounded to four decimals.
     torch.testing.assert_close(torch.tensor(found.scores), wanted, atol=1e-4, rtol=0)
 
 

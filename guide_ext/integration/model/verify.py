@@ -221,9 +221,10 @@ def _run(model: Any, implementation: str, trial: Trial) -> tuple[Tensor, Recorde
     recorder = Recorder(needs_mask=not has_encoder)
     with using(Frame(recorder=recorder, has_encoder=has_encoder)), SoftmaxWatch() as watch:
         found = trial.run(model)
-    # Under eager attention, every layer takes a softmax.
+    # Under eager attention, every layer takes a softmax; under ours, none.
     lengths = {*recorder.num_keys.values(), trial.mask.shape[1]}
     recorder.others = sum(is_attention(scores, lengths) for scores in watch.scores)
+    recorder.others += sum(own <= lengths for own in watch.fused)
     return found, recorder
 
 

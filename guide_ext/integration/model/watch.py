@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Watch what attention that is code of a model's own computes: the scores that softmax gets."""
+"""Watch the attention that is code of a model's own: what softmax gets, and calls of SDPA."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ _HEADS_APART = 4  # dimensions of scores whose heads have one of their own
 class SoftmaxWatch(TorchFunctionMode):
     """Notes the scores that every softmax gets in a ``with`` block.
 
+    Attributes:
+        scores: Those scores, in order.
+        fused: Queries and keys of every call of SDPA.
+
     Args:
         replay: Scores of an earlier run, in order: softmax is that of these, so that everything
             behind it stays as it was.
@@ -28,6 +32,7 @@ class SoftmaxWatch(TorchFunctionMode):
     def __init__(self, replay: list[Tensor] | None = None) -> None:
         super().__init__()
         self.scores: list[Tensor] = []
+        self.fused: list[set[int]] = []
         self._replay = replay
 
     def __torch_function__(
@@ -39,6 +44,10 @@ class SoftmaxWatch(TorchFunctionMode):
     ) -> Any:
         """Note the scores if this is a softmax, and call the function."""
         given = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            query = args[0] if args else given["query"]
+            key = args[1] if len(args) > 1 else given["key"]
+            self.fused.append({query.shape[-2], key.shape[-2]})
         if func not in _SOFTMAX:
             return func(*args, **given)
         scores, rest = (args[0], args[1:]) if args else (given.pop("input"), ())
