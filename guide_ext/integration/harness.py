@@ -30,6 +30,7 @@ from guide_ext.marking.tags import TagError
 from guide_ext.marking.tokens import Encoding, encode_text
 from guide_ext.steering.steering import Steering, grouped_by_layer
 
+_MADE_BY = "guide: made by"  # a key beside those of the harness, which are hashes
 _WITHOUT_AUTO = 16  # rows of a batch, if the harness is to find out how many fit
 
 
@@ -64,6 +65,7 @@ class GuideLM(HFLM):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         self._steering = _steering(float(delta), layers, heads)
+        self._made_by = _description(pretrained, kwargs.get("dtype"), self._steering)
         self._batch: dict[str, Tensor] = {}
         named = resolved(pretrained) if isinstance(pretrained, str) else pretrained
         super().__init__(named, **kwargs)
@@ -77,6 +79,29 @@ class GuideLM(HFLM):  # type: ignore[misc]
             strength_size(self._model)  # raises where strengths cannot be given
 
     # What the harness calls.
+
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """Take the harness's file of answers (``--use_cache``), if it is of this very model.
+
+        The harness looks answers up by their prompts alone: those of another Δ would pass as ours.
+
+        Raises:
+            ValueError: If the file has answers of another model, or under another steering.
+
+        """
+        super().set_cache_hook(cache_hook)
+        answers = cache_hook.dbdict
+        if answers is None:
+            return
+        made_by = answers.get(_MADE_BY)
+        if made_by is None and len(answers) == 0:
+            answers[_MADE_BY] = self._made_by
+        elif made_by != self._made_by:
+            raise ValueError(
+                f"use_cache must name a file of its own for each model and Δ, got one with answers "
+                f"of {made_by or 'a model that is not named there'}, and this is {self._made_by}; "
+                "name another file"
+            )
 
     def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
         """Tokenise text as the model reads it."""
@@ -298,6 +323,12 @@ def _steering(
     saved = json.loads(Path(heads).read_text(encoding="utf-8"))
     pairs = saved["heads"] if isinstance(saved, dict) else saved
     return Steering.guide(delta, heads=grouped_by_layer((layer, head) for layer, head in pairs))
+
+
+def _description(pretrained: Any, dtype: Any, steering: Steering) -> str:
+    """Return all that answers depend on, as a line."""
+    name = pretrained if isinstance(pretrained, str) else pretrained.config.name_or_path
+    return f"{name} (dtype {dtype or 'auto'}) under {steering}"
 
 
 def _refuse_cut(encoding: Encoding, length: int | None, text: str) -> None:

@@ -10,6 +10,7 @@ from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from sqlitedict import SqliteDict
 
 import guide_ext.integration as guide
 from guide_ext.integration.harness import GuideLM
@@ -163,6 +164,29 @@ def test_heads_of_a_file(loaded, tmp_path):
     assert model._strength.nonzero().tolist() == [[2, 0], [3, 1]]
     with pytest.raises(ValueError, match="layers must be left out with heads"):
         steered(loaded, heads=str(file), layers=3)
+
+
+def test_saved_answers_are_those_of_one_model_and_delta(loaded, tasks, tmp_path):
+    """The harness looks answers up by their prompts, and would take those of another Δ."""
+    model, tokenizer = loaded
+    manager, kept = tasks(MARKED), str(tmp_path / "kept")
+
+    def run(delta, **given):
+        lm = GuideLM(model, tokenizer=tokenizer, delta=delta, **given)
+        found = simple_evaluate(
+            model=lm, tasks=["choices"], task_manager=manager, log_samples=True,
+            bootstrap_iters=0, use_cache=kept,
+        )  # fmt: skip
+        return [row["resps"] for row in found["samples"]["choices"]]
+
+    assert run(2.0) == run(2.0)
+    for delta, given in ((0.0, {}), (2.0, {"layers": "0"})):
+        with pytest.raises(ValueError, match=r"(?s)use_cache must .* under .*delta_mid=2.0"):
+            run(delta, **given)
+    with SqliteDict(f"{kept}_rank0.db", autocommit=True) as answers:
+        del answers["guide: made by"]
+    with pytest.raises(ValueError, match="a model that is not named there"):
+        run(2.0)
 
 
 class TestErrors:
