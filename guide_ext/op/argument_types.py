@@ -19,7 +19,6 @@ _WITHOUT_DENSE = ("key_bias", "influence", "sinks", "q_start")
 _STRIDED = torch.strided
 _INTEGERS = (int, torch.SymInt)
 _NUMBERS = (float, int, torch.SymFloat, torch.SymInt)
-_HOW_TO_CONVERT = {"ndarray": "torch.from_numpy(...)"}
 
 
 def check_types(
@@ -86,7 +85,8 @@ def refuse_tensor(function: str, name: str, value: object, expected: str) -> NoR
             )
         layout = str(value.layout).removeprefix("torch.")
         raise ValueError(f"{function}: {name} must be a strided tensor, got layout {layout}")
-    convert = _HOW_TO_CONVERT.get(type(value).__name__, "torch.tensor(...)")
+    is_array = type(value).__name__ == "ndarray"
+    convert = "torch.from_numpy(...)" if is_array else "torch.tensor(...)"
     if name == "q_start":
         convert = "torch.tensor([position], dtype=torch.int32, device=query.device)"
     _refuse(function, name, expected, value, f"pass {convert}" if value is not None else "")

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 from numbers import Real
 
 
@@ -16,8 +15,11 @@ def is_int(value: object) -> bool:
 def as_float(value: object) -> float:
     """Return a number as a float; NaN if it is not a number, or too large for a float."""
     if isinstance(value, Real) and not isinstance(value, bool):
-        with suppress(OverflowError):
+        # Not contextlib.suppress, which torch.compile of torch 2.10 cannot trace.
+        try:
             return float(value)
+        except OverflowError:
+            return math.nan
     return math.nan
 
 
