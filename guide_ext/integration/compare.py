@@ -71,6 +71,7 @@ def measure_prompt(
     seed: int = 0,
     model_name: str | None = None,
     on_token: Callable[[str, int], None] | None = None,
+    on_values: Callable[[str, Tensor], None] | None = None,
 ) -> dict[str, Any]:
     """Answer a prompt twice, plain and guided, and measure the Influence of its marks in both runs.
 
@@ -91,6 +92,8 @@ def measure_prompt(
         model_name: Name of the model in the record; None for the name in its configuration.
         on_token: Called after every token with the name of the run and the number of tokens of its
             answer so far.
+        on_values: Called after every token with the name of the run and the Influence of the tokens
+            that were read since, ``[1, layers + 1, groups, tokens]``, the prompt first.
 
     Returns:
         A JSON-ready record, see `guide_ext.influence.record`.
@@ -130,7 +133,12 @@ def measure_prompt(
         if on_token is not None:
             decoding["streamer"] = AnswerStream(on_token=partial(on_token, name))
         sequences, measured = generate_with_influence(
-            model, given, form=form, groups=inputs.groups, **decoding
+            model,
+            given,
+            form=form,
+            groups=inputs.groups,
+            on_values=None if on_values is None else partial(on_values, name),
+            **decoding,
         )
         run = _Run(name, strength, sequences[0], measured)
         runs.append(run.described(tokenizer))

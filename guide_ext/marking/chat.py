@@ -284,7 +284,8 @@ def _found_texts(
         place = f"messages[{index}] (role {message['role']!r})"
         is_trusted = message["role"] in trusted_roles
         texts = [
-            _read(text, place, untrusted_tags, is_trusted=is_trusted) for text in _texts(message)
+            read_text(text, place, untrusted_tags, is_trusted=is_trusted)
+            for text in _texts(message)
         ]
         others = _replace_texts(message, lambda _: "")
         if is_trusted or untrusted_tags == "error":
@@ -376,10 +377,21 @@ def _literal(text: str | MarkedText) -> MarkedText:
     return text if isinstance(text, MarkedText) else MarkedText(text)
 
 
-def _read(
+def read_text(
     text: str | MarkedText, where: str, untrusted_tags: str, *, is_trusted: bool
 ) -> MarkedText:
-    """Parse a text if its role is trusted; refuse or keep its tags if not."""
+    """Parse a text if its role is trusted; refuse or keep its tags if not.
+
+    Args:
+        text: The text; a `MarkedText` is returned as it is.
+        where: Its place, for the error.
+        untrusted_tags: See `encode_chat`.
+        is_trusted: Whether its tags act.
+
+    Raises:
+        TagError: If a tag cannot be read, or stands where none is read.
+
+    """
     if isinstance(text, MarkedText):
         return text
     if is_trusted:

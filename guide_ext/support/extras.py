@@ -25,6 +25,9 @@ _EXTRAS = {
     "PIL": "report",
     "ray": "ray",
     "lm_eval": "harness",
+    "fastapi": "serve",
+    "uvicorn": "serve",
+    "prometheus_client": "serve",
 }
 _OTHERS = "studies"
 

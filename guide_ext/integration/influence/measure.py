@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers.generation.streamers import BaseStreamer
 
 from guide_ext.influence.forms import Form, form_named
 from guide_ext.influence.result import Influence
@@ -165,6 +166,7 @@ def generate_with_influence(
     *,
     form: str = "paper",
     groups: Sequence[str] | None = None,
+    on_values: Callable[[Tensor], None] | None = None,
     **generation: Any,
 ) -> tuple[Any, Influence]:
     """Generate, and measure the Influence of groups of the prompt on every token at the same time.
@@ -176,6 +178,9 @@ def generate_with_influence(
         inputs: See `influence`; ``input_ids`` must be among them.
         form: Name of the recursion, see `guide_ext.influence.form_named`.
         groups: Names of the groups; None for the names in the tags.
+        on_values: Called after every step with the Influence of the tokens that the step has read,
+            ``[batch, layers + 1, groups, tokens]``, float32, on the CPU: first of the prompts,
+            padding included, then of one token each. Not for beams.
         **generation: Arguments of the model's `generate()`: sampling, beams, caches.
 
     Returns:
@@ -204,6 +209,8 @@ def generate_with_influence(
             f"its place, got {', '.join(inputs)}"
         )
     request = Request(model, form_named(form))
+    if on_values is not None:
+        generation["streamer"] = _ValuesStream(request, on_values, generation.get("streamer"))
     wants_dict = generation.pop("return_dict_in_generate", False)
     given = generation.get("generation_config")
     if given is None:
@@ -228,6 +235,31 @@ def generate_with_influence(
     values = _of_sequences(state, beam_indices, sequences)
     result = _result(values, state, names, described, seed.shape[2])
     return (output if wants_dict else sequences), result
+
+
+class _ValuesStream(BaseStreamer):  # type: ignore[misc]
+    """Hands on what each step has measured; `generate()` calls it with the tokens of the step."""
+
+    def __init__(
+        self, request: Request, on_values: Callable[[Tensor], None], beside: BaseStreamer | None
+    ) -> None:
+        self._request, self._on_values, self._beside = request, on_values, beside
+        self._seen = 0
+
+    def put(self, value: Tensor) -> None:
+        """Take the prompts, for which nothing is measured yet, then the tokens of each step."""
+        state = self._request.state
+        if state is not None:
+            new = [level[:, :, self._seen : state.filled] for level in state.levels]
+            self._seen = state.filled
+            self._on_values(torch.stack(new, 1).float().cpu())
+        if self._beside is not None:
+            self._beside.put(value)
+
+    def end(self) -> None:
+        """Hand on the end."""
+        if self._beside is not None:
+            self._beside.end()
 
 
 def _seed_of(

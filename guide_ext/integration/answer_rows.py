@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: MIT
+"""Generate a batch of answers, each with a Δ, a temperature, a seed and an end of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TopPLogitsWarper,
+)
+from transformers.generation.streamers import BaseStreamer
+
+from guide_ext.integration.decoding import RowSampling, decoding_options
+from guide_ext.integration.inputs import Inputs, encode
+from guide_ext.integration.writing import Writer
+from guide_ext.marking.tokens import Encoding
+from guide_ext.steering.steering import Steering
+
+
+@dataclass(frozen=True)
+class Likely:
+    """A token and how likely it was, by the model's own logits.
+
+    Attributes:
+        token: Its id.
+        logprob: Natural logarithm of its probability.
+        others: The likeliest tokens in its place, each with its logarithm.
+
+    """
+
+    token: int
+    logprob: float
+    others: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The end of an answer.
+
+    Attributes:
+        reason: ``"stop"``, ``"length"``, or ``"gone"`` if nobody waits for it any more.
+        tokens: Number of its tokens.
+
+    """
+
+    reason: str
+    tokens: int
+
+
+@dataclass(eq=False)
+class Row:
+    """One answer that is wanted.
+
+    Attributes:
+        encoding: The prompt that it answers.
+        steering: What its marks mean.
+        most: Most tokens.
+        temperature: 0 for greedy decoding.
+        top_p: Share of the probability that is sampled from.
+        seed: Of its noise.
+        stops: Texts that end it.
+        num_logprobs: How many likely tokens are wanted beside each; None for no probabilities.
+        push: Called by the thread that generates with each piece of text and its `Likely` tokens.
+        end: Called at the end, with `Ended` or an error.
+        min_share: Least share of the attention, instead of `steering`; None for `steering`.
+        gone: Set if nobody waits for it any more.
+
+    """
+
+    encoding: Encoding
+    steering: Steering
+    most: int
+    temperature: float
+    top_p: float
+    seed: int
+    stops: tuple[str, ...]
+    num_logprobs: int | None
+    push: Callable[[str, list[Likely]], None]
+    end: Callable[[Ended | Exception], None]
+    min_share: float | None = None
+    gone: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens of the prompt."""
+        return len(self.encoding.input_ids)
+
+
+def generate(model: Any, tokenizer: Any, rows: Sequence[Row], cache: Any = None) -> Tensor:
+    """Generate all answers; each row is told its pieces and its end.
+
+    Args:
+        model: An enabled decoder.
+        tokenizer: Its tokenizer, which nobody else uses meanwhile.
+        rows: What is wanted; all with a `min_share`, the same one, or all without.
+        cache: The arguments of ``generate`` that carry a cache of what the prompts begin with.
+
+    Returns:
+        Token ids, ``[rows, tokens]``, the prompts included.
+
+    """
+    inputs = inputs_of(model, tokenizer, rows)
+    most = max(row.most for row in rows)
+    how = decoding_options(model, inputs["input_ids"].shape[1], most, 0.0)
+    ends = how["generation_config"].eos_token_id
+    ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    steps = _Steps(tokenizer, rows, ends)
+    with torch.inference_mode():
+        ids: Tensor = model.generate(
+            **inputs,
+            **how,
+            **(cache or {}),
+            logits_processor=LogitsProcessorList([steps.choice]),
+            stopping_criteria=StoppingCriteriaList([steps.stop]),
+            streamer=steps.stream,
+        )
+    steps.end()
+    return ids
+
+
+def inputs_of(model: Any, tokenizer: Any, rows: Sequence[Row]) -> Inputs:
+    """Return the prompts of rows as a left-padded batch."""
+    encodings = [row.encoding for row in rows]
+    share = rows[0].min_share
+    if share is not None:
+        inputs = encode(model, tokenizer, encodings, min_share=share)
+    else:
+        inputs = encode(model, tokenizer, encodings, steering=[row.steering for row in rows])
+    inputs.pop("guide_seed", None)
+    return inputs
+
+
+class _Steps:
+    """What happens at each step: the choice of the tokens, their text, the end of rows.
+
+    `generate()` calls them in this order: `choice`, `stream`, `stop`.
+    """
+
+    def __init__(self, tokenizer: Any, rows: Sequence[Row], ends: Sequence[int]) -> None:
+        self._rows = rows
+        self._writers = [Writer(tokenizer, r.most, ends, r.stops, r.push) for r in rows]
+        self._told = [False] * len(rows)
+        self.choice = _Choice(rows)
+        self.stream = _Stream(self._take)
+        self.stop = _Stop(self._stopped)
+
+    def _take(self, tokens: list[int]) -> None:
+        details = self.choice.details(tokens)
+        for row, (writer, token) in enumerate(zip(self._writers, tokens, strict=True)):
+            writer.take(token, details.get(row))
+            self._tell(row)
+
+    def _tell(self, row: int) -> None:
+        """Tell a row its end, once."""
+        reason = self._writers[row].reason
+        if reason is not None and not self._told[row]:
+            self._told[row] = True
+            self._rows[row].end(Ended(reason, self._writers[row].tokens))
+
+    def _stopped(self) -> list[bool]:
+        return [
+            writer.reason is not None or row.gone.is_set()
+            for row, writer in zip(self._rows, self._writers, strict=True)
+        ]
+
+    def end(self) -> None:
+        """Tell rows that nobody waits for that they are over."""
+        for row, writer in zip(self._rows, self._writers, strict=True):
+            if writer.reason is None:
+                row.end(Ended("gone", writer.tokens))
+
+
+class _Choice(LogitsProcessor):  # type: ignore[misc]
+    """Chooses the next token of each row: the likeliest, after noise where a row is sampled."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self._rows = rows
+        self._samplers = [
+            None if r.temperature == 0 else RowSampling([r.seed], r.temperature) for r in rows
+        ]
+        self._warpers = [None if r.top_p == 1 else TopPLogitsWarper(r.top_p) for r in rows]
+        self._logits: Tensor | None = None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return scores whose largest are the chosen tokens, ``[rows, vocabulary]``."""
+        if any(row.num_logprobs is not None for row in self._rows):
+            self._logits = scores
+        if all(sampler is None for sampler in self._samplers):
+            return scores
+        chosen = scores.float().clone()
+        for row, (sampler, warper) in enumerate(zip(self._samplers, self._warpers, strict=True)):
+            if sampler is None:
+                continue
+            own, ids = scores[row : row + 1], input_ids[row : row + 1]
+            if warper is not None:
+                kept = warper(ids, own.float() / self._rows[row].temperature)
+                own = own.float().masked_fill(kept == -torch.inf, -torch.inf)
+            chosen[row] = sampler(ids, own)[0]
+        return chosen
+
+    def details(self, tokens: Sequence[int]) -> dict[int, Likely]:
+        """Return what is known of the tokens of the last step, by row, where a row asks for it."""
+        found: dict[int, Likely] = {}
+        for row, one in enumerate(self._rows):
+            if one.num_logprobs is None or self._logits is None:
+                continue
+            logprobs = self._logits[row].float().log_softmax(-1)
+            best = logprobs.topk(min(one.num_logprobs, len(logprobs)))
+            others = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            found[row] = Likely(tokens[row], float(logprobs[tokens[row]]), tuple(others))
+        return found
+
+
+class _Stream(BaseStreamer):  # type: ignore[misc]
+    def __init__(self, take: Callable[[list[int]], None]) -> None:
+        self._take, self._is_prompt = take, True
+
+    def put(self, value: Tensor) -> None:
+        """Take the prompts first, then the tokens of each step."""
+        if self._is_prompt:
+            self._is_prompt = False
+        else:
+            self._take(value.flatten().tolist())
+
+    def end(self) -> None:
+        """Nothing is left to do."""
+
+
+class _Stop(StoppingCriteria):  # type: ignore[misc]
+    def __init__(self, stopped: Callable[[], list[bool]]) -> None:
+        self._stopped = stopped
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        """Return which rows are over, ``[rows]``."""
+        return torch.tensor(self._stopped(), device=input_ids.device)

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: MIT
+"""From the tokens of an answer to its text, while they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+_UNFINISHED = "\ufffd"  # what a decoder shows for the first bytes of a character
+_MOST_BYTES = 4  # of a character in UTF-8
+
+
+class Text:
+    """The text of tokens, a piece at a time; the pieces together are the text of all.
+
+    Args:
+        tokenizer: The model's tokenizer.
+
+    Example:
+        >>> from guide_ext import integration as guide
+        >>> _, tokenizer = guide.load_embedded()
+        >>> text = Text(tokenizer)
+        >>> ids = tokenizer("Le chat dort.", add_special_tokens=False)["input_ids"]
+        >>> "".join([*map(text.take, ids), text.rest()])
+        'Le chat dort.'
+
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        # Tokens before `_begin` are not looked at again. Those up to `_read` were given out, and
+        # are decoded again with what follows, because some tokenizers join neighbours.
+        self._begin = self._read = 0
+
+    def take(self, token: int) -> str:
+        """Return what a token adds; nothing while a character is not finished."""
+        self._ids.append(token)
+        known = self._decoded(self._ids[self._begin : self._read])
+        now = self._decoded(self._ids[self._begin :])
+        unfinished = now.endswith(_UNFINISHED) and len(self._ids) - self._read < _MOST_BYTES
+        if unfinished or len(now) <= len(known):
+            return ""
+        self._begin, self._read = self._read, len(self._ids)
+        return now[len(known) :]
+
+    def rest(self) -> str:
+        """Return what is left at the end of an answer."""
+        known = self._decoded(self._ids[self._begin : self._read])
+        now = self._decoded(self._ids[self._begin :])
+        self._begin = self._read = len(self._ids)
+        return now[len(known) :]
+
+    def _decoded(self, ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
+        return text
+
+
+class UntilStop:
+    """Passes text on until one of some texts comes, and holds back what may be its beginning.
+
+    Example:
+        >>> until = UntilStop(("END",))
+        >>> [until.take(piece) for piece in ("a E", "Nd", " b EN", "D c")], until.stopped
+        (['a ', 'ENd', ' b ', ''], True)
+
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.stopped = False
+
+    def take(self, piece: str) -> str:
+        """Return what can be given out now."""
+        if self.stopped:
+            return ""
+        text = self._held + piece
+        ends = [place for place in (text.find(stop) for stop in self._stops) if place >= 0]
+        if ends:
+            self.stopped, self._held = True, ""
+            return text[: min(ends)]
+        kept = max((_overlap(text, stop) for stop in self._stops), default=0)
+        self._held = text[len(text) - kept :]
+        return text[: len(text) - kept]
+
+    def rest(self) -> str:
+        """Return what was held back, at the end of an answer."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Return how many characters at the end of a text are a beginning of another."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if stop.startswith(text[-length:]):
+            return length
+    return 0
+
+
+class Writer:
+    """Follows one answer: tokens in, pieces of text out, until something ends it.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        most: Most tokens.
+        ends: Tokens that end a text.
+        stops: Texts that end it; they are not given out.
+        push: Called with each piece and what is known of its tokens.
+
+    Attributes:
+        reason: Why it ended: ``"stop"`` or ``"length"``; None while it goes on.
+        tokens: Number of tokens so far, that of the end included.
+
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        most: int,
+        ends: Sequence[int],
+        stops: Sequence[str],
+        push: Callable[[str, list[Any]], None],
+    ) -> None:
+        self._text, self._until = Text(tokenizer), UntilStop(stops)
+        self._most, self._ends, self._push = most, frozenset(ends), push
+        self._details: list[Any] = []
+        self.reason: str | None = None
+        self.tokens = 0
+
+    def take(self, token: int, detail: Any = None) -> None:
+        """Take the next token, and what is known of it, if anything is asked for."""
+        if self.reason is not None:
+            return
+        self.tokens += 1
+        if token in self._ends:
+            self._finish("stop")
+            return
+        if detail is not None:
+            self._details.append(detail)
+        self._give(self._until.take(self._text.take(token)))
+        if self._until.stopped:
+            self._finish("stop")
+        elif self.tokens == self._most:
+            self._finish("length")
+
+    def _finish(self, reason: str) -> None:
+        if not self._until.stopped:
+            piece = self._until.take(self._text.rest())
+            # The last characters may bring what was waited for.
+            reason = "stop" if self._until.stopped else reason
+            self._give(piece + self._until.rest(), last=True)
+        elif self._details:
+            self._give("", last=True)
+        self.reason = reason
+
+    def _give(self, piece: str, *, last: bool = False) -> None:
+        if piece or (last and self._details):
+            details, self._details = self._details, []
+            self._push(piece, details)

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: MIT
+"""The queue, the batches, clients that leave, models that fail, the end."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import httpx
+import openai
+import pytest
+from serving import MODEL, held, running, until
+
+from guide_ext.serve import engine as engine_module
+from guide_ext.serve.engine import Engine
+from guide_ext.serve.errors import ApiError
+from guide_ext.serve.settings import Settings
+
+BODY = {"model": MODEL, "prompt": "The cat", "temperature": 0, "max_tokens": 3}
+LONG = {**BODY, "max_tokens": 900, "temperature": 5.0}
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """The sizes of the batches that were generated."""
+    found = []
+
+    def counted(model, tokenizer, rows, *rest):
+        found.append(len(rows))
+        return generate(model, tokenizer, rows, *rest)
+
+    generate = engine_module.generate
+    monkeypatch.setattr(engine_module, "generate", counted)
+    return found
+
+
+def all_of(server, bodies):
+    """Send requests that wait together, and return their answers."""
+    with ThreadPoolExecutor(len(bodies)) as pool, server.http() as http:
+        with held(server.engine):
+            waiting = []
+            for number, body in enumerate(bodies, 1):
+                waiting.append(pool.submit(http.post, "/v1/completions", json=body))
+                until(lambda number=number: server.engine.waiting == number)
+        return [one.result() for one in waiting]
+
+
+class TestBatches:
+    def test_what_waits_together_runs_together(self, server, batches):
+        bodies = [{**BODY, "prompt": text} for text in ("The cat", "The dog", "A")]
+        answers = all_of(server, bodies)
+        assert all(answer.status_code == 200 for answer in answers)
+        assert batches == [3]
+
+    def test_no_batch_is_larger_than_allowed(self, loaded, batches):
+        with running(*loaded, Settings(MODEL, batch=2)) as server:
+            all_of(server, [BODY] * 3)
+            assert batches == [2, 1]
+            with server.http() as http:
+                found = http.post("/v1/completions", json={**BODY, "n": 5}).json()
+        assert len(found["choices"]) == 5
+        assert batches[2:] == [2, 2, 1]
+
+    def test_shares_run_with_their_like(self, server, batches):
+        shared = {**BODY, "prompt": "<!!->The<-!!> cat", "guide": {"min_share": 0.2}}
+        all_of(server, [BODY, shared, BODY, shared])
+        assert batches == [2, 2]
+
+    def test_a_long_prompt_does_not_cut_its_neighbours(self, server, batches):
+        """Together they would need more positions than the model has."""
+        bodies = [{**BODY, "prompt": "cat " * 900}, {**BODY, "max_tokens": 200}]
+        answers = all_of(server, bodies)
+        assert batches == [1, 1]
+        assert answers[1].json()["usage"]["completion_tokens"] > 124
+
+
+class TestQueue:
+    def test_it_is_bounded(self, loaded):
+        with running(*loaded, Settings(MODEL, queue=2)) as server, server.http() as http:
+            with ThreadPoolExecutor(2) as pool, held(server.engine):
+                waiting = [pool.submit(http.post, "/v1/completions", json=BODY) for _ in range(2)]
+                until(lambda: server.engine.waiting == 2)
+                with pytest.raises(openai.RateLimitError, match="2 requests wait already"):
+                    server.client().completions.create(**BODY)
+                assert http.get("/health").json()["waiting"] == 2
+                streamed = http.post("/v1/completions", json={**BODY, "stream": True})
+                assert streamed.status_code == 429
+            assert [one.result().status_code for one in waiting] == [200, 200]
+
+    def test_the_model_is_used_by_one_thread(self, server):
+        """Influence, too, waits for its turn."""
+        seen = []
+        done = server.engine.alone(lambda: seen.append(threading.current_thread().name))
+        done.result(60)
+        assert seen == ["guide-engine"]
+
+
+class TestClientsThatLeave:
+    def test_while_it_waits(self, server, batches):
+        with server.http() as http, held(server.engine):
+            with pytest.raises(httpx.ReadTimeout):
+                http.post("/v1/completions", json=LONG, timeout=0.5)
+            until(lambda: server.engine.waiting == 1)
+            row = server.engine._jobs[0].rows[0]
+            until(row.gone.is_set)
+        with server.http() as http:
+            assert http.post("/v1/completions", json=BODY).status_code == 200
+        assert batches == [1]
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_while_it_is_answered(self, server, monkeypatch, stream):
+        ended = threading.Event()
+        generate = engine_module.generate
+
+        def watched(model, tokenizer, rows, *rest):
+            ids = generate(model, tokenizer, rows, *rest)
+            watched.tokens = ids.shape[1]
+            ended.set()
+            return ids
+
+        monkeypatch.setattr(engine_module, "generate", watched)
+        body = {**LONG, "stream": stream, "seed": 1}
+        with server.http() as http:
+            if stream:
+                with http.stream("POST", "/v1/completions", json=body) as response:
+                    next(response.iter_lines())
+            else:
+                with pytest.raises(httpx.ReadTimeout):
+                    http.post("/v1/completions", json=body, timeout=0.3)
+        assert ended.wait(60)
+        assert watched.tokens < 800
+
+    def test_one_of_a_batch(self, server):
+        """The others get what they would have got alone."""
+        with server.http() as http:
+            alone = http.post("/v1/completions", json=BODY).json()["choices"]
+            with ThreadPoolExecutor(2) as pool:
+                with held(server.engine):
+                    leaves = pool.submit(http.post, "/v1/completions", json=LONG, timeout=0.5)
+                    stays = pool.submit(http.post, "/v1/completions", json=BODY)
+                    until(lambda: server.engine.waiting == 2)
+                    assert isinstance(leaves.exception(60), httpx.ReadTimeout)
+                assert stays.result().json()["choices"] == alone
+
+
+class TestFailures:
+    def test_the_thread_goes_on(self, server, monkeypatch):
+        def fails(*_):
+            raise RuntimeError("out of memory, with a secret")
+
+        with server.http() as http:
+            with monkeypatch.context() as patch:
+                patch.setattr(engine_module, "generate", fails)
+                found = http.post("/v1/completions", json=BODY)
+                streamed = http.post("/v1/completions", json={**BODY, "stream": True})
+            assert found.status_code == 500
+            assert found.json()["error"] == {
+                "message": "the model could not answer: RuntimeError", "type": "server_error",
+                "param": None, "code": None,
+            }  # fmt: skip
+            assert '"error":{"message":"the model could not answer' in streamed.text
+            assert "[DONE]" not in streamed.text
+            assert http.post("/v1/completions", json=BODY).status_code == 200
+
+    def test_halfway(self, server, monkeypatch):
+        """An error after an answer of the batch has ended reaches the other alone."""
+        generate = engine_module.generate
+
+        def fails(model, tokenizer, rows, *rest):
+            generate(model, tokenizer, [row for row in rows if row.most == 1], *rest)
+            raise RuntimeError
+
+        monkeypatch.setattr(engine_module, "generate", fails)
+        first, second = all_of(server, [{**BODY, "max_tokens": 1}, BODY])
+        assert (first.status_code, second.status_code) == (200, 500)
+
+
+class TestTheEnd:
+    def test_what_has_begun_is_finished_and_what_waits_is_refused(self, loaded):
+        model, tokenizer = loaded
+        prompts = SimpleNamespace(model=model, tokenizer=tokenizer)
+        engine = Engine(prompts, Settings(MODEL))
+        engine.start()
+        ends = []
+        with held(engine):
+            row = SimpleNamespace(
+                tokens=1, most=1, min_share=None, end=ends.append, gone=threading.Event()
+            )
+            engine.submit([row])
+            other = engine.alone(lambda: None)
+            closing = threading.Thread(target=engine.close)
+            closing.start()
+            until(lambda: not engine.is_alive())
+            assert isinstance(ends[0], ApiError)
+            assert ends[0].status == 503
+            with pytest.raises(ApiError, match="the server stops"):
+                other.result(60)
+            with pytest.raises(ApiError, match="the server stops"):
+                engine.submit([row])
+            assert closing.is_alive()  # what has begun goes on
+        closing.join(60)
+        assert not closing.is_alive()
