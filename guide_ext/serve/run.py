@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
@@ -53,7 +56,7 @@ def run(
     )
     shown = f"[{host}]" if ":" in host else host
     server = _Server(config, lambda: on_ready and on_ready(f"http://{shown}:{_port(listener)}"))
-    with listener:
+    with listener, _signals_end_here():
         server.run(sockets=[listener])
 
 
@@ -69,6 +72,20 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._on_ready()
+
+
+@contextmanager
+def _signals_end_here() -> Iterator[None]:
+    """Let the signals that stop the server not stop the process, too: uvicorn hands them on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {one: signal.signal(one, lambda *_: None) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def _listener(host: str, port: int) -> socket.socket:

@@ -26,7 +26,7 @@ TESTS = ("tests/integration", "tests/op", "tests/calibration")
 EXTRAS = "studies,gguf,harness"
 
 
-class Failed(Exception):
+class StepError(Exception):
     """A step that did not do its work; the message says which."""
 
 
@@ -34,7 +34,7 @@ def step(command: list[str | Path], log: Path) -> str:
     """Run a command and return the last line that it printed.
 
     Raises:
-        Failed: If it fails; the message has its last lines.
+        StepError: If it fails; the message has its last lines.
 
     """
     with log.open("a", encoding="utf-8") as file:
@@ -42,7 +42,7 @@ def step(command: list[str | Path], log: Path) -> str:
         done = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, check=False)
     lines = log.read_text(encoding="utf-8").rstrip().splitlines()
     if done.returncode != 0:
-        raise Failed("\n".join([f"exit status {done.returncode}, all in {log}:", *lines[-40:]]))
+        raise StepError("\n".join([f"exit status {done.returncode}, all in {log}:", *lines[-40:]]))
     return lines[-1]
 
 
@@ -61,7 +61,7 @@ def try_one(name: str, wanted: list[str], built: Path, tests: list[str]) -> str:
     """Install into an environment, run the tests there, and return what came of it.
 
     Raises:
-        Failed: If something cannot be installed, is replaced, or a test fails.
+        StepError: If something cannot be installed, is replaced, or a test fails.
 
     """
     log, venv = FOLDER / f"{name}.log", FOLDER / name
@@ -109,7 +109,7 @@ def main(words: list[str]) -> int:
         print(f"{name}: {', '.join(wanted)} (up to 7 GB; some minutes)", flush=True)
         try:
             print(f"{name}: {try_one(name, wanted, built, given.tests)}", flush=True)
-        except Failed as failure:
+        except StepError as failure:
             failed = 1
             print(f"{name}: FAILED: {failure}", flush=True)
         if not given.keep:
