@@ -24,7 +24,7 @@ export GUIDE_CUDA := $(CUDA)
 export MAX_JOBS := $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-real studies test test-long test-real test-versions sweep lint format sanitize bench bench-generate bench-influence bench-growth bench-study gpu doctor model wheel wheel-cuda clean
+.PHONY: help setup demo demo-real serve studies test test-long test-real test-versions sweep lint format sanitize bench bench-generate bench-influence bench-growth bench-study gpu doctor model wheel wheel-cuda clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -91,6 +91,9 @@ demo-real: $(READY) $(VENV)/.real  ## a real model on real texts: what is found,
 	$(BIN)/guide-ext study report demo_real_results
 	$(BIN)/guide-ext study answers demo_real_results needle --delta 2 --pairs 2
 	$(BIN)/guide-ext study answers demo_real_results instruction --delta 1 --pairs 1
+
+serve: setup  ## a server with the API of OpenAI and a page, on the embedded model; another: MODEL=smollm2
+	$(BIN)/guide-ext serve $(or $(MODEL),embedded) $(SERVE)
 
 studies: setup  ## the paper's studies on the embedded model, with report (some minutes, resumable)
 	$(BIN)/guide-ext study run --out study_results $(STUDY)
