@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 _UNFINISHED = "\ufffd"  # what a decoder shows for the first bytes of a character
-_MOST_BYTES = 4  # of a character in UTF-8
+_MOST_UNFINISHED = 3  # bytes of a character in UTF-8, of which a decoder may show each
+_MOST_CONTEXT = 16  # tokens that are decoded again
 
 
 class Text:
@@ -28,28 +29,31 @@ class Text:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        # What is decoded again at each token: some whose text was given out, because some
+        # tokenizers join neighbours, and those that are not a whole character yet.
         self._ids: list[int] = []
-        # Tokens before `_begin` are not looked at again. Those up to `_read` were given out, and
-        # are decoded again with what follows, because some tokenizers join neighbours.
-        self._begin = self._read = 0
+        self._given = 0  # of these tokens, how many were whole at the last cut
+        self._known = ""  # the part of their text that was given out
 
     def take(self, token: int) -> str:
         """Return what a token adds; nothing while a character is not finished."""
         self._ids.append(token)
-        known = self._decoded(self._ids[self._begin : self._read])
-        now = self._decoded(self._ids[self._begin :])
-        unfinished = now.endswith(_UNFINISHED) and len(self._ids) - self._read < _MOST_BYTES
-        if unfinished or len(now) <= len(known):
-            return ""
-        self._begin, self._read = self._read, len(self._ids)
-        return now[len(known) :]
+        now = self._decoded(self._ids)
+        kept = now.rstrip(_UNFINISHED)
+        # The last of them may be the first bytes of one character, and become it.
+        whole = now[: max(len(kept), len(now) - _MOST_UNFINISHED)]
+        new, self._known = whole[len(self._known) :], max(self._known, whole, key=len)
+        if new and whole == now:
+            if len(self._ids) > _MOST_CONTEXT:
+                del self._ids[: self._given]
+                self._known = self._decoded(self._ids)
+            self._given = len(self._ids)
+        return new
 
     def rest(self) -> str:
         """Return what is left at the end of an answer."""
-        known = self._decoded(self._ids[self._begin : self._read])
-        now = self._decoded(self._ids[self._begin :])
-        self._begin = self._read = len(self._ids)
-        return now[len(known) :]
+        known, self._known = self._known, self._decoded(self._ids)
+        return self._known[len(known) :]
 
     def _decoded(self, ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True)

@@ -6,7 +6,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,7 @@ from guide_ext.serve.prompts import Prepared
 from guide_ext.serve.schemas import ChatRequest, CompletionRequest
 from guide_ext.serve.wire import DONE, Answer, ChatWire, TextWire, event, usage
 
+_LOOKS_EVERY = 0.01  # seconds between two looks for pieces of a stream
 _LEAVES_EVERY = 0.2  # seconds between two looks at whether a client is still there
 
 
@@ -40,22 +43,38 @@ class _End:
 
 
 class Inbox:
-    """Brings events from the thread that generates to the one that answers clients."""
+    """Brings events from the thread that generates to the one that answers clients.
 
-    def __init__(self) -> None:
+    To wake that thread takes the other one as long as a small part of a step. So only the first
+    piece of a stream and every end wake it; it looks for other pieces by itself.
+
+    Args:
+        is_streamed: Whether pieces are wanted before the end.
+
+    """
+
+    def __init__(self, *, is_streamed: bool) -> None:
         self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[_Piece | _End] = asyncio.Queue()
+        self._is_streamed, self._has_begun = is_streamed, False
+        self._events: deque[_Piece | _End] = deque()  # its methods are safe in threads
+        self._woken = asyncio.Event()
 
     def put(self, one: _Piece | _End) -> None:
         """Take an event, in any thread."""
-        try:
-            self._loop.call_soon_threadsafe(self._events.put_nowait, one)
-        except RuntimeError:  # the server has stopped meanwhile, and nobody listens
-            return
+        self._events.append(one)
+        is_first, self._has_begun = not self._has_begun, True
+        if isinstance(one, _End) or (is_first and self._is_streamed):
+            # RuntimeError: the server has stopped meanwhile, and nobody listens.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._woken.set)
 
-    async def get(self) -> _Piece | _End:
-        """Return the next event."""
-        return await self._events.get()
+    async def take(self) -> list[_Piece | _End]:
+        """Return the events that have come; there may be none yet."""
+        seconds = _LOOKS_EVERY if self._is_streamed and self._has_begun else None
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._woken.wait(), seconds)
+        self._woken.clear()
+        return [self._events.popleft() for _ in range(len(self._events))]
 
 
 class Answering:
@@ -82,7 +101,8 @@ class Answering:
         wire: ChatWire | TextWire,
     ) -> None:
         self._body, self._prompts, self._engine = body, prompts, engine
-        self._metrics, self._wire, self._inbox = metrics, wire, Inbox()
+        self._metrics, self._wire = metrics, wire
+        self._inbox = Inbox(is_streamed=body.stream)
         self._began = time.monotonic()
         self._seed = secrets.randbits(62) if body.seed is None else body.seed
         seeds = PromptSeeds(self._seed)
@@ -153,18 +173,18 @@ class Answering:
         left = set(range(len(self._rows)))
         is_first = True
         while left:
-            one = await self._inbox.get()
-            if one.index not in left:
-                continue  # an error of a batch reaches rows that had ended, too
-            if is_first:
-                is_first = False
-                self._metrics.first_token.observe(time.monotonic() - self._began)
-            if isinstance(one, _End):
-                if isinstance(one.how, Exception):
-                    raise _told(one.how)
-                left.discard(one.index)
-                self._metrics.answer_tokens.inc(one.how.tokens)
-            yield one
+            for one in await self._inbox.take():
+                if one.index not in left:
+                    continue  # an error of a batch reaches rows that had ended, too
+                if is_first:
+                    is_first = False
+                    self._metrics.first_token.observe(time.monotonic() - self._began)
+                if isinstance(one, _End):
+                    if isinstance(one.how, Exception):
+                        raise _told(one.how)
+                    left.discard(one.index)
+                    self._metrics.answer_tokens.inc(one.how.tokens)
+                yield one
 
     async def _whole(self) -> dict[str, Any]:
         texts = ["" for _ in self._rows]

@@ -35,7 +35,7 @@ class Metrics:
             registry=where,
         )
         self.first_token = Histogram(
-            "guide_first_token_seconds", "From a request to its first text.", buckets=_SECONDS,
+            "guide_first_token_seconds", "Until the first of an answer is known.", buckets=_SECONDS,
             registry=where,
         )  # fmt: skip
         self._rows = Histogram(

@@ -83,7 +83,7 @@ def test_a_body_that_does_not_come(server, monkeypatch):
             b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n"
             b"content-type: application/json\r\n\r\n{"
         )
-        answer = connection.recv(4096)
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
     assert answer.startswith(b"HTTP/1.1 408")
     assert b"a body must come within 0.2 seconds" in answer
 
