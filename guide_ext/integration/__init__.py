@@ -17,6 +17,7 @@ from guide_ext.integration import versions as _versions  # noqa: F401
 # isort: split
 from guide_ext.integration import registration as _registration  # noqa: F401
 from guide_ext.integration.answers import as_prompt, complete
+from guide_ext.integration.atman import Explanation, atman
 from guide_ext.integration.calibrate import calibrate
 from guide_ext.integration.collator import SteeringCollator
 from guide_ext.integration.embedded import load_embedded
@@ -31,6 +32,7 @@ from guide_ext.integration.profile import Example, Profile, profile_heads
 
 __all__ = [
     "Example",
+    "Explanation",
     "GuidePipeline",
     "Inputs",
     "PayAttentionPipeline",
@@ -38,6 +40,7 @@ __all__ = [
     "SteeringCollator",
     "UnsupportedModelError",
     "as_prompt",
+    "atman",
     "calibrate",
     "complete",
     "disable",
