@@ -22,6 +22,7 @@ from guide_ext.integration.calibrate import calibrate
 from guide_ext.integration.collator import SteeringCollator
 from guide_ext.integration.embedded import load_embedded
 from guide_ext.integration.enable import disable, enable
+from guide_ext.integration.highlight import highlight
 from guide_ext.integration.influence.measure import generate_with_influence, influence
 from guide_ext.integration.inputs import Inputs, encode
 from guide_ext.integration.loading import load, load_tokenizer
@@ -47,6 +48,7 @@ __all__ = [
     "enable",
     "encode",
     "generate_with_influence",
+    "highlight",
     "influence",
     "is_enabled",
     "layers_of",
