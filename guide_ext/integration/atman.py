@@ -112,7 +112,8 @@ def atman(
     seed = inputs.pop("guide_seed", None)
     factors, names = _factors(model, tokenizer, inputs, seed, by, factor, similarity)
     losses: list[float] = []
-    for rows in factors.split(batch_size):
+    for first in range(0, len(factors), batch_size):
+        rows = factors[first : first + batch_size]
         batch = {name: tensor.expand(len(rows), -1) for name, tensor in inputs.items()}
         batch["guide_bias"] = inputs["guide_bias"] + rows.log()
         losses += [-one for one in likelihoods_of_rows(model, batch, [wanted])]

@@ -191,7 +191,7 @@ class Contrast(LogitsProcessor):  # type: ignore[misc]
                 "both halves of the batch must write the same tokens, got others: the decoding "
                 "draws or reorders rows on its own"
             )
-        high, low = scores.float().log_softmax(-1).split(rows)
+        high, low = scores.float().log_softmax(-1).chunk(2)
         mixed = low + self._scale * (high - low)
         # A token that may not come has no log-probability in either.
         mixed = mixed.masked_fill(high == -math.inf, -math.inf)
