@@ -256,7 +256,7 @@ def _tables(embedded):
     yield table(
         "methods_strengths", "Methods of the field: every strength",
         "by_method strength answers documents success success_low success_high",
-        [["GUIDE", f"Δ = {delta}", 60, 30, *rated(0.6 + 0.1 * delta, 60)] for delta in (1, 2)],
+        [["GUIDE", f"Δ = {delta}", 60, 30, *rated(0.6 + 0.1 * delta, 60)] for delta in (1, 2, 3)],
     )  # fmt: skip
     predictors = []
     for task, (good, length) in tasks.items():

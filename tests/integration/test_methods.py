@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Methods of the field beside plain code that does what their papers say, with whole matrices."""
 
+import doctest
+from pathlib import Path
+
 import models
 import plain_methods
 import pytest
@@ -77,3 +80,13 @@ def test_guide_is_instaboost_by_another_name(loaded):
         for steering in (Steering.guide(1.5), Steering.instaboost(torch.tensor(1.5).exp().item()))
     ]
     torch.testing.assert_close(*found)
+
+
+def test_the_page_runs():
+    page = Path(__file__).parents[2] / "docs" / "methods.md"
+    flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    failed, attempted = doctest.testfile(
+        str(page), module_relative=False, optionflags=flags, encoding="utf-8"
+    )
+    assert failed == 0
+    assert attempted > 10

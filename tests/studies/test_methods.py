@@ -2,6 +2,7 @@
 """The study `methods`: strengths chosen on one half, judged on the other; made-up answers."""
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -124,3 +125,21 @@ def test_a_run_without_answers_has_empty_tables():
     results = Results([], {}, STUDY.tasks, is_embedded=True)
     assert methods.COMPARED.made(results)["rows"] == []
     assert methods.STRENGTHS.made(results)["rows"] == []
+
+
+def test_the_page_names_what_is_tried():
+    page = (Path(__file__).parents[2] / "docs" / "methods.md").read_text("utf-8")
+    everywhere, chosen = _listed(STUDY.deltas[1:]), _listed(one.delta for one in methods._CHOSEN)
+    highlights = ", ".join(f"({w:g}, {scale:g})" for w, scale in methods._HIGHLIGHTS)
+    for row in (
+        f"| GUIDE, also in chosen heads | Δ = {everywhere}; {chosen} |",
+        f"| InstABoost | M = {_listed(methods._MULTIPLIERS)} |",
+        f"| PASTA, in chosen heads | α = {_listed(methods._ALPHAS)} |",
+        f"| Spotlight | ψ = {_listed(methods._SHARES)} |",
+        f"| Prompt-Highlighter | (w, γ) = {highlights} |",
+    ):
+        assert row in page
+
+
+def _listed(numbers):
+    return ", ".join(f"{number:g}" for number in numbers)
