@@ -30,6 +30,7 @@ from guide_ext.integration.model.state import is_enabled, layers_of, table_size
 from guide_ext.integration.model.verify import UnsupportedModelError
 from guide_ext.integration.pipelines import GuidePipeline, PayAttentionPipeline
 from guide_ext.integration.profile import Example, Profile, profile_heads
+from guide_ext.integration.seka import fit_seka, seka
 
 __all__ = [
     "Example",
@@ -47,6 +48,7 @@ __all__ = [
     "disable",
     "enable",
     "encode",
+    "fit_seka",
     "generate_with_influence",
     "highlight",
     "influence",
@@ -56,5 +58,6 @@ __all__ = [
     "load_embedded",
     "load_tokenizer",
     "profile_heads",
+    "seka",
     "table_size",
 ]

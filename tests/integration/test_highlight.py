@@ -132,6 +132,23 @@ def test_one_call(loaded, prompts):
     assert found[0] == tokenizer.decode(ended, skip_special_tokens=True)
 
 
+def test_the_contrast_reaches_the_answer(loaded, prompts):
+    """By default, the second reading is played down by as much as the first is raised."""
+    model, tokenizer = loaded
+    how = {"multiplier": 9.0, "guidance_scale": 40.0, "max_new_tokens": 12}
+    found = guide.highlight(model, tokenizer, prompts, **how)
+    for prompt, answer in zip(prompts, found, strict=True):
+        scores = scores_of(loaded, [prompt], 9.0, 1 / 9.0, 40.0)[0]
+        first = scores.argmax(-1).tolist()
+        assert (
+            tokenizer.decode(first[:2], skip_special_tokens=True)
+            == answer[: len(tokenizer.decode(first[:2], skip_special_tokens=True))]
+        )
+    steering = Steering.instaboost(9.0)
+    assert found != guide.complete(model, tokenizer, prompts, steering=steering, max_new_tokens=12)
+    assert found != guide.highlight(model, tokenizer, prompts, suppression=1.0, **how)
+
+
 def test_a_scale_of_1_is_the_first_reading(loaded, prompts):
     model, tokenizer = loaded
     steering = Steering.instaboost(MULTIPLIER)
