@@ -173,6 +173,15 @@ def test_sampled_answers_depend_on_their_seed_alone(loaded, prompts):
     assert guide.highlight(model, tokenizer, prompts, **{**how, "temperature": 0.0}) != together
 
 
+def test_sampled_answers_to_prompts_without_marks(loaded):
+    """Both halves of such a row are equal, and must draw equally."""
+    model, tokenizer = loaded
+    prompt = guide.as_prompt(tokenizer, "Summarize in French: the dog eats.")
+    how = {"temperature": 4.0, "seed": 5, "max_new_tokens": 12}
+    plain = guide.complete(model, tokenizer, [prompt], **how)
+    assert guide.highlight(model, tokenizer, [prompt], **how) == plain
+
+
 def test_halves_that_part_company_are_an_error(loaded, prompts):
     model, tokenizer = loaded
     inputs = both_readings(model, tokenizer, prompts, 4.0, 0.25)

@@ -183,6 +183,21 @@ def test_one_call_and_no_trace(loaded, projections):
     assert nothing == plain
 
 
+def test_prompts_of_one_length_are_told_apart(loaded, projections):
+    model, tokenizer = loaded
+    prompts = ["The dog sees <!!->the cat<-!!>.", "<!!->The cat<-!!> sees the dog."]
+    lengths = {len(guide.encode(model, tokenizer, one)["input_ids"][0]) for one in prompts}
+    assert len(lengths) == 1
+    how = {"positive": 8.0, "max_new_tokens": 12}
+    alone = [guide.seka(model, tokenizer, [one], projections, **how)[0] for one in prompts]
+    found = guide.seka(model, tokenizer, prompts, projections, batch_size=1, **how)
+    assert found == alone
+    swapped = guide.seka(
+        model, tokenizer, [prompts[0], "The cat sees <!!->the dog<-!!>."], projections, **how
+    )
+    assert swapped[1] != alone[1]  # where the mark stands matters here
+
+
 @pytest.mark.parametrize("name", ["llama", "mistral", "qwen3", "gemma3_text", "gpt_oss", "phi"])
 def test_where_keys_come_from(name):
     model = guide.enable(models.make(name))
@@ -200,9 +215,12 @@ def test_where_keys_come_from(name):
         torch.testing.assert_close(norms, wanted, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "bloom"])
-def test_models_whose_keys_cannot_be_edited(name):
-    model = guide.enable(models.make(name))
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [("gpt2", {}), ("gpt_neox", {}), ("bloom", {}), ("phi", {"qk_layernorm": True})],
+)
+def test_models_whose_keys_cannot_be_edited(name, how):
+    model = guide.enable(models.make(name, **how))
     with pytest.raises(ValueError, match=r"seka\(\) must go to a model"):
         _key_places(model)
 
@@ -235,16 +253,20 @@ def test_what_does_not_fit(loaded, projections):
 def test_other_threads_are_not_edited(loaded, projections):
     model, tokenizer = loaded
     inputs = guide.encode(model, tokenizer, TEXTS[0], delta=0.0)
+    other = guide.encode(model, tokenizer, "Another text.", delta=0.0)
     marked = guide.encode(model, tokenizer, TEXTS[0], delta=1.0)["guide_bias"] != 0
     plain = models.logits(model, inputs)
     found = []
     with _editing(model, _key_places(model), projections, 3.0, 0.0) as expect:
         expect(inputs["input_ids"], marked)
-        thread = threading.Thread(target=lambda: found.append(models.logits(model, inputs)))
+        thread = threading.Thread(
+            target=lambda: found.extend(models.logits(model, one) for one in (inputs, other))
+        )
         thread.start()
         thread.join()
         edited = models.logits(model, inputs)
     assert torch.equal(found[0], plain)
+    assert torch.equal(found[1], models.logits(model, other))
     assert (edited - plain).abs().max() > 1e-2
     assert torch.equal(models.logits(model, inputs), plain)
 
