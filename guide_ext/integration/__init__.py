@@ -17,10 +17,12 @@ from guide_ext.integration import versions as _versions  # noqa: F401
 # isort: split
 from guide_ext.integration import registration as _registration  # noqa: F401
 from guide_ext.integration.answers import as_prompt, complete
+from guide_ext.integration.atman import Explanation, atman
 from guide_ext.integration.calibrate import calibrate
 from guide_ext.integration.collator import SteeringCollator
 from guide_ext.integration.embedded import load_embedded
 from guide_ext.integration.enable import disable, enable
+from guide_ext.integration.highlight import highlight
 from guide_ext.integration.influence.measure import generate_with_influence, influence
 from guide_ext.integration.inputs import Inputs, encode
 from guide_ext.integration.loading import load, load_tokenizer
@@ -28,9 +30,11 @@ from guide_ext.integration.model.state import is_enabled, layers_of, table_size
 from guide_ext.integration.model.verify import UnsupportedModelError
 from guide_ext.integration.pipelines import GuidePipeline, PayAttentionPipeline
 from guide_ext.integration.profile import Example, Profile, profile_heads
+from guide_ext.integration.seka import fit_seka, seka
 
 __all__ = [
     "Example",
+    "Explanation",
     "GuidePipeline",
     "Inputs",
     "PayAttentionPipeline",
@@ -38,12 +42,15 @@ __all__ = [
     "SteeringCollator",
     "UnsupportedModelError",
     "as_prompt",
+    "atman",
     "calibrate",
     "complete",
     "disable",
     "enable",
     "encode",
+    "fit_seka",
     "generate_with_influence",
+    "highlight",
     "influence",
     "is_enabled",
     "layers_of",
@@ -51,5 +58,6 @@ __all__ = [
     "load_embedded",
     "load_tokenizer",
     "profile_heads",
+    "seka",
     "table_size",
 ]

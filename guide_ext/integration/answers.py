@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import LogitsProcessor, PreTrainedModel
 
 from guide_ext.integration.decoding import (
     PromptSeeds,
@@ -16,7 +16,7 @@ from guide_ext.integration.decoding import (
     first_new,
     has_room,
 )
-from guide_ext.integration.inputs import Prompt, encode
+from guide_ext.integration.inputs import Inputs, Prompt, encode
 from guide_ext.integration.streaming import AnswerStream
 from guide_ext.marking.chat import Chat
 from guide_ext.steering.steering import Steering
@@ -117,42 +117,91 @@ def complete(
         True
 
     """
-    if isinstance(prompts, str) or (prompts and isinstance(prompts[0], Mapping)):
-        msg = "prompts must be a list of texts or chats, got a single one; write [prompt]"
-        raise ValueError(msg)
-    if not is_int(batch_size) or batch_size < 1:
-        msg = f"batch_size must be a whole number from 1, got {batch_size!r}"
-        raise ValueError(msg)
+    _refuse_single(prompts)
     if stream and len(prompts) != 1:
         msg = f"stream needs exactly one prompt, got {len(prompts)}"
         raise ValueError(msg)
+    streamer = AnswerStream(tokenizer if stream else None, on_token)
+    how_marked = steering or Steering.guide(delta)
+    return answers_of(
+        model, tokenizer, prompts,
+        lambda batch: encode(model, tokenizer, batch, steering=how_marked),
+        max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, batch_size=batch_size,
+        streamer=streamer if stream or on_token is not None else None, on_batch=on_batch,
+    )  # fmt: skip
+
+
+def answers_of(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    encoded: Callable[[Sequence[Prompt]], Inputs],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    batch_size: int,
+    contrast: LogitsProcessor | None = None,
+    streamer: AnswerStream | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> list[str]:
+    """Answer prompts in batches that a caller encodes; see `complete`.
+
+    Args:
+        model: An enabled model, in evaluation mode.
+        tokenizer: Its tokenizer.
+        prompts: Texts or chats.
+        encoded: Makes the inputs of a batch: a row for each prompt, or two halves of such rows for
+            a `contrast`.
+        max_new_tokens: See `complete`, like all that is not explained here.
+        temperature: See `complete`.
+        seed: See `complete`.
+        batch_size: See `complete`.
+        contrast: Makes equal logits of both halves.
+        streamer: Follows the answers.
+        on_batch: See `complete`.
+
+    Raises:
+        ValueError: As `complete` does.
+
+    """
+    _refuse_single(prompts)
+    if not is_int(batch_size) or batch_size < 1:
+        msg = f"batch_size must be a whole number from 1, got {batch_size!r}"
+        raise ValueError(msg)
     check_temperature(temperature)
     seeds = PromptSeeds(seed)
-    streamer = {}
-    if stream or on_token is not None:
-        streamer["streamer"] = AnswerStream(tokenizer if stream else None, on_token)
-    how_marked = steering or Steering.guide(delta)
     answers: list[str] = []
     for start in range(0, len(prompts), batch_size):
         batch = list(prompts[start : start + batch_size])
-        inputs = encode(model, tokenizer, batch, steering=how_marked)
-        parts = [inputs]
+        inputs = encoded(batch)
+        parts = [(inputs, len(batch))]
         if len(batch) > 1 and not has_room(model, first_new(model, inputs), max_new_tokens):
             # The longest prompt would cut the answers of its neighbours.
-            parts = [encode(model, tokenizer, [prompt], steering=how_marked) for prompt in batch]
-        for part in parts:
+            parts = [(encoded([prompt]), 1) for prompt in batch]
+        for part, rows in parts:
             tokens = first_new(model, part)
+            halves = len(part["input_ids"]) // rows
             how = decoding_options(
                 model,
                 tokens,
                 max_new_tokens,
                 temperature,
-                seeds=seeds.of(part),
+                seeds=seeds.of({name: own[:rows] for name, own in part.items()}) * halves,
                 tokenizer=tokenizer,
+                contrast=contrast,
             )
+            if streamer is not None:
+                how["streamer"] = streamer
             with torch.inference_mode():
-                ids = model.generate(**part, **how, **streamer)  # type: ignore[operator]
-            answers += tokenizer.batch_decode(ids[:, tokens:], skip_special_tokens=True)
+                ids = model.generate(**part, **how)  # type: ignore[operator]
+            answers += tokenizer.batch_decode(ids[:rows, tokens:], skip_special_tokens=True)
         if on_batch is not None:
             on_batch(len(batch))
     return answers
+
+
+def _refuse_single(prompts: Sequence[Prompt]) -> None:
+    if isinstance(prompts, str) or (prompts and isinstance(prompts[0], Mapping)):
+        msg = "prompts must be a list of texts or chats, got a single one; write [prompt]"
+        raise ValueError(msg)

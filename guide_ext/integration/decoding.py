@@ -206,6 +206,7 @@ def decoding_options(
     *,
     seeds: Sequence[int] = (),
     tokenizer: Any = None,
+    contrast: LogitsProcessor | None = None,
 ) -> dict[str, Any]:
     """Return the arguments of ``generate()`` for greedy decoding or plain sampling.
 
@@ -216,6 +217,7 @@ def decoding_options(
         temperature: 0 for greedy decoding, else multinomial sampling at this temperature.
         seeds: For sampling, one seed per prompt.
         tokenizer: The model's tokenizer; needed if the checkpoint has ``stop_strings``.
+        contrast: Changes the logits before noise is added to them.
 
     Raises:
         ValueError: If the temperature or the number of new tokens is out of range, the prompt
@@ -247,8 +249,11 @@ def decoding_options(
     new_tokens = _new_tokens(model, tokens, max_new_tokens)
     config = _decided(model.generation_config, new_tokens, has_encoder=_has_encoder(model))
     how: dict[str, Any] = {"generation_config": config}
+    processors = [] if contrast is None else [contrast]
     if temperature > 0:
-        how["logits_processor"] = LogitsProcessorList([RowSampling(seeds, temperature)])
+        processors.append(RowSampling(seeds, temperature))
+    if processors:
+        how["logits_processor"] = LogitsProcessorList(processors)
     if config.stop_strings:
         if config.eos_token_id is None:  # generate() would not stop the rows of a batch one by one
             raise ValueError(

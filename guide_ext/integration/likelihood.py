@@ -14,7 +14,7 @@ from torch import Tensor
 
 from guide_ext.integration import prefixes
 from guide_ext.integration.inputs import Prompt, encode
-from guide_ext.integration.model.state import refuse_two_texts
+from guide_ext.integration.model.state import refuse_readers_of_both_sides
 from guide_ext.steering.steering import Steering
 
 
@@ -64,11 +64,42 @@ def log_likelihoods(
     for name, values in (("answers", answers), ("steerings", steerings)):
         if isinstance(values, str) or not values:
             raise ValueError(f"{name} must be a list of at least one, got {values!r}")
-    refuse_two_texts(model, "log_likelihoods()")
+    refuse_readers_of_both_sides(model, "log_likelihoods()")
     targets = _targets(tokenizer, answers)
     inputs = encode(model, tokenizer, [prompt] * len(steerings), steering=steerings)
     inputs.pop("guide_seed", None)
-    length = inputs["input_ids"].shape[1]
+    return likelihoods_of_rows(model, inputs, targets, batch_size=batch_size, on_rows=on_rows)
+
+
+def likelihoods_of_rows(
+    model: Any,
+    inputs: dict[str, Tensor],
+    targets: Sequence[list[int]],
+    *,
+    batch_size: int = 32,
+    on_rows: Callable[[int], None] | None = None,
+) -> list[float]:
+    """Return how likely one of some answers is behind every row; rows differ in their bias alone.
+
+    What stands before the first mark of any row is computed once for all.
+
+    Args:
+        model: An enabled model with one text.
+        inputs: What `encode` returned, without padding and ``guide_seed``; all rows have the same
+            tokens.
+        targets: Token ids of the ways to say the answer, none of which begins with another. Their
+            probabilities are added.
+        batch_size: Most rows in one forward pass.
+        on_rows: Called after each pass with the number of rows in it.
+
+    Returns:
+        The logarithm of the probability, one for each row.
+
+    Raises:
+        ValueError: If the model has too few positions, or returns something that is no number.
+
+    """
+    rows, length = inputs["input_ids"].shape
     _check_positions(model, length + max(map(len, targets)))
     marked = (inputs["guide_bias"] != 0).any(0).nonzero()
     # The last token of the prompt gives the logits of the first of an answer.
@@ -77,7 +108,7 @@ def log_likelihoods(
     with torch.inference_mode():
         ids, mask = inputs["input_ids"][:1, :start], inputs["attention_mask"][:1, :start]
         beginning = prefixes.begun(model, ids, mask)
-        for first in range(0, len(steerings), batch_size):
+        for first in range(0, rows, batch_size):
             part = {name: value[first : first + batch_size] for name, value in inputs.items()}
             if beginning is None:
                 chances = [_chance(_logits(model, part, target), target) for target in targets]

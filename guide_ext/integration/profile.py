@@ -94,6 +94,16 @@ class Profile:
         heads = grouped_by_layer(self.best(keep))
         return Steering.guide(self.delta if delta is None else delta, heads=heads)
 
+    def pasta(self, alpha: float = 0.01, keep: int | None = None) -> Steering:
+        """Return PASTA in the best heads: there, the rest of the prompt is scaled down by alpha.
+
+        Args:
+            alpha: As for `Steering.pasta`.
+            keep: As for `best`.
+
+        """
+        return Steering.pasta(alpha, grouped_by_layer(self.best(keep)))
+
 
 def heads_to_keep(keep: int | None, heads: int) -> int:
     """Return how many of a model's heads to keep; None stands for 9 %.

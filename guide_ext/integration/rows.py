@@ -10,6 +10,7 @@ import torch
 
 from guide_ext.integration import prefixes
 from guide_ext.integration.decoding import decoding_options, first_new
+from guide_ext.integration.highlight import Contrast, both_readings, checked_factors
 from guide_ext.integration.inputs import Prompt, encode
 from guide_ext.steering.steering import Steering
 
@@ -22,6 +23,8 @@ def answer_rows(
     seeds: Sequence[int],
     steering: Sequence[Steering] | None = None,
     min_share: float | None = None,
+    guidance_scale: float | None = None,
+    multiplier: float = 1.0,
     max_new_tokens: int = 200,
     temperature: float = 0.0,
 ) -> list[tuple[str, int]]:
@@ -34,6 +37,9 @@ def answer_rows(
         seeds: One for each prompt.
         steering: What marks mean, one for each prompt; None for that.
         min_share: In place of Δ: the minimum share of the attention that marked text gets.
+        guidance_scale: In place of Δ: answer as `guide_ext.integration.highlight` does, by this
+            scale and `multiplier`.
+        multiplier: See `guidance_scale`.
         max_new_tokens: Longest answer, in tokens.
         temperature: 0 for greedy decoding, else multinomial sampling at this temperature.
 
@@ -56,18 +62,31 @@ def answer_rows(
     """
     if len(seeds) != len(prompts):
         raise ValueError(f"seeds must be one for each of {len(prompts)} prompts, got {len(seeds)}")
-    delta = 1.0 if steering is None and min_share is None else None
-    inputs = encode(
-        model, tokenizer, list(prompts), delta=delta, steering=steering, min_share=min_share
-    )
+    contrast = None
+    if guidance_scale is not None:
+        if steering is not None or min_share is not None:
+            raise ValueError(
+                "guidance_scale must come without steering and min_share, got "
+                f"{steering!r} and {min_share!r}"
+            )
+        contrast = Contrast(guidance_scale)
+        factors = checked_factors(multiplier, None)
+        inputs = both_readings(model, tokenizer, prompts, *factors)
+        seeds = [*seeds, *seeds]
+    else:
+        delta = 1.0 if steering is None and min_share is None else None
+        inputs = encode(
+            model, tokenizer, list(prompts), delta=delta, steering=steering, min_share=min_share
+        )
     length = first_new(model, inputs)
     how = decoding_options(
-        model, length, max_new_tokens, temperature, seeds=seeds, tokenizer=tokenizer
-    )
+        model, length, max_new_tokens, temperature, seeds=seeds, tokenizer=tokenizer,
+        contrast=contrast,
+    )  # fmt: skip
     allowed = how["generation_config"].max_new_tokens
     with torch.inference_mode():
         sequences = prefixes.generate(model, inputs, **how)
-    new = sequences[:, length:]
+    new = sequences[: len(prompts), length:]
     texts = tokenizer.batch_decode(new, skip_special_tokens=True)
     written = [_written(model.generation_config, tokenizer, row) for row in new.tolist()]
     if allowed < max_new_tokens and None in written:

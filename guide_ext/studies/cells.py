@@ -147,12 +147,16 @@ class Condition:
         share: In place of Δ: the minimum share of the attention that the parts get in every row of
             every head; 0 for none.
         where: Where Δ acts.
+        guidance: In place of a guided answer, Prompt-Highlighter's: what this scale makes of the
+            difference between the parts raised and played down by Δ; 0 for none.
 
     Example:
         >>> Condition(delta=2.0).name, Condition(Style.UPPER).name
         ('Δ = 2', 'upper case')
         >>> Condition(delta=2.0, parts=("marked", "question")).name, Condition(share=0.1).name
         ('Δ = 2 on marked and question', 'share ≥ 0.1')
+        >>> Condition(delta=2.0, guidance=1.5).name
+        'Δ = 2, contrast × 1.5'
 
     """
 
@@ -161,6 +165,7 @@ class Condition:
     parts: tuple[str, ...] = (MARKED,)
     share: float = 0.0
     where: Where = Where.EVERYWHERE
+    guidance: float = 0.0
 
     @property
     def name(self) -> str:
@@ -170,6 +175,8 @@ class Condition:
         name = f"share ≥ {self.share:g}" if self.share else f"Δ = {self.delta:g}"
         if self.parts != (MARKED,):
             name += f" on {' and '.join(self.parts)}"
+        if self.guidance:
+            name += f", contrast × {self.guidance:g}"
         return f"{name}, {self.where.value}" if self.where.value else name
 
     @property
@@ -185,7 +192,13 @@ class Condition:
             return str(self.style.value)
         ways = ["+".join(self.parts)] if self.parts != (MARKED,) else []
         ways += ["share"] if self.share else []
+        ways += ["contrast"] if self.guidance else []
         return ", ".join([*ways, *filter(None, [self.where.value])]) or "plain"
+
+    @property
+    def of_a_batch(self) -> tuple[float, float, float]:
+        """What all cells of a batch must have in common."""
+        return self.share, self.guidance, self.delta if self.guidance else 0.0
 
 
 STYLE_NAMES = {
@@ -267,6 +280,7 @@ class Cell:
             "parts": list(condition.parts) if condition.parts != (MARKED,) else None,
             "share": condition.share or None,
             "where": condition.where.value or None,
+            "guidance": condition.guidance or None,
         }
         return {
             "style": condition.style.value,

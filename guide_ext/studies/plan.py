@@ -329,8 +329,8 @@ def batches_of(cells: Sequence[Cell], batch_size: int) -> list[list[Cell]]:
     for cell in cells:
         # The model itself comes before the fine-tuned ones.
         adapter = -1 if cell.adapter is None else cell.adapter
-        # A share is one for a whole batch.
-        groups[adapter, cell.kind, cell.decoding, cell.condition.share][cell.key] = cell
+        common = cell.condition.of_a_batch
+        groups[adapter, cell.kind, cell.decoding, common][cell.key] = cell
     batches = []
     for group in sorted(groups, key=repr):
         found = groups[group].values()

@@ -49,6 +49,8 @@ class Study:
         styles: Prompt-engineering baselines, with a bias of 0.
         on_texts: More conditions, for real texts: of those in the embedded world the model knows no
             other wordings. A row is asked only if it has the parts that a condition stresses.
+        everywhere: More conditions, in the embedded world, too. Those that act in chosen heads are
+            left out where none are named.
         samples: Answers to each document and condition, for tasks whose answers are sampled.
         answers: Whether it needs answers.
         measurements: What it measures on prompts.
@@ -70,6 +72,7 @@ class Study:
     keeps_deltas: bool = False
     styles: tuple[Style, ...] = ()
     on_texts: tuple[Condition, ...] = ()
+    everywhere: tuple[Condition, ...] = ()
     samples: int = 1
     answers: bool = True
     measurements: tuple[Measurement, ...] = ()
@@ -118,4 +121,9 @@ class Study:
             return guided
         more = list(self.on_texts) if on_texts else []
         more += SOME_HEADS if more and with_heads else ()
+        more += [
+            condition
+            for condition in self.everywhere
+            if with_heads or condition.where not in (Where.HEADS, Where.PASTA)
+        ]
         return [*guided, *(Condition(style) for style in self.styles), *more]

@@ -245,6 +245,19 @@ def _tables(embedded):
         "change change_low change_high",
         choices,
     )  # fmt: skip
+    head = "by_method strength tried answers documents success success_low success_high"
+    yield table(
+        "methods", "Methods of the field",
+        f"{head} difference difference_low difference_high p p_corrected",
+        [["plain", "Δ = 0", None, 60, 30, *rated(0.6, 60), *[None] * 5],
+         ["GUIDE", "Δ = 2", 4, 60, 30, *rated(0.9, 60), 0.3, 0.2, 0.4, 0.0001, 0.0002],
+         ["PASTA", "α = 0.01", 3, 60, 30, *rated(0.65, 60), 0.05, -0.05, 0.15, 0.4, 0.4]],
+    )  # fmt: skip
+    yield table(
+        "methods_strengths", "Methods of the field: every strength",
+        "by_method strength answers documents success success_low success_high",
+        [["GUIDE", f"Δ = {delta}", 60, 30, *rated(0.6 + 0.1 * delta, 60)] for delta in (1, 2, 3)],
+    )  # fmt: skip
     predictors = []
     for task, (good, length) in tasks.items():
         found = {"influence": good + 0.004, "exact": good + 0.01, "authors": good}

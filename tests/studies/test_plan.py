@@ -104,6 +104,18 @@ class TestBatches:
         assert sorted(map(tuple, shares)) == [(0.0,), (0.1,), (0.2,)]
         assert sorted(map(len, batches)) == [3, 3, 6]
 
+    def test_so_is_a_contrast_with_its_delta(self):
+        conditions = [
+            Condition(delta=2.0), Condition(delta=2.0, guidance=1.5), Condition(delta=1.0),
+            Condition(delta=2.0, guidance=3.0), Condition(delta=1.0, guidance=1.5),
+        ]  # fmt: skip
+        batches = batches_of(stressed(ROW, *conditions), 12)
+        found = sorted(sorted(cell.condition.name for cell in batch) for batch in batches)
+        assert found == [
+            ["Δ = 1", "Δ = 2"], ["Δ = 1, contrast × 1.5"], ["Δ = 2, contrast × 1.5"],
+            ["Δ = 2, contrast × 3"],
+        ]  # fmt: skip
+
     def test_what_counts_is_the_length_behind_the_first_stressed_part(self):
         """Here all prompts are of one length, and every document has one that begins late."""
         deep = dataclasses.replace(

@@ -138,6 +138,22 @@ def refuse_two_texts(model: nn.Module, what: str) -> None:
         )
 
 
+def refuse_readers_of_both_sides(model: nn.Module, what: str) -> None:
+    """Raise ValueError if the tokens of a model see later ones, so that it writes no answers.
+
+    Args:
+        model: An enabled model.
+        what: What needs a model that goes on with a text, for the message.
+
+    """
+    refuse_two_texts(model, what)
+    if state_of(model).findings.pads_right:
+        raise ValueError(
+            f"{what} must go to a model that goes on with a text, got a {type(model).__name__}, "
+            "whose tokens see those behind them"
+        )
+
+
 def strength_size(model: nn.Module) -> tuple[int, int]:
     """Return `table_size` of a model whose layers and heads are all known in this process.
 

@@ -101,10 +101,12 @@ class TransformersEngine:
         return [{"text": text, "new_tokens": tokens} for text, tokens in found]
 
     def _stress(self, model: Any, cells: Sequence[Cell]) -> dict[str, Any]:
-        """Return what the marks of a batch mean; its cells have one share."""
-        share = cells[0].condition.share
-        if share:
-            return {"min_share": share}
+        """Return what the marks of a batch mean; its cells have one share and one contrast."""
+        first = cells[0].condition
+        if first.share:
+            return {"min_share": first.share}
+        if first.guidance:
+            return {"guidance_scale": first.guidance, "multiplier": math.exp(first.delta)}
         layers, _ = table_size(model)
         return {
             "steering": [
@@ -211,8 +213,13 @@ def marked_prompt(cell: Cell, marks: Marks | None = None) -> MarkedText:
     how: dict[str, Any] = {"delta": condition.delta}
     if marks is Marks.GROUP:
         how = {"group": DEFAULT_GROUP}
-    elif marks is Marks.EMPHASIS or condition.share or condition.where is Where.PASTA:
-        how = {"level": 2}  # the share or the steering says what a mark means
+    elif (
+        marks is Marks.EMPHASIS
+        or condition.share
+        or condition.guidance
+        or condition.where is Where.PASTA
+    ):
+        how = {"level": 2}  # the share, the contrast or the steering says what a mark means
     spans = tuple(Span(start, end, **how) for start, end in sorted(places))
     return MarkedText(f"{row.before}{marked}{row.after}", spans)
 

@@ -121,7 +121,8 @@ def test_a_table_of_nulls_is_shown_and_said_nothing_of(name):
     found = tables(name)
     table = found["tables"][0]
     texts = {"condition", "style", "language", "task", "predictor", "method", "prompt", "fact",
-             "marked_sentence", "instruction", "family", "place", "asked", "rule"}  # fmt: skip
+             "marked_sentence", "instruction", "family", "place", "asked", "rule", "by_method",
+             "strength"}  # fmt: skip
     table["rows"] = [
         [
             cell if column in texts else None
@@ -176,7 +177,7 @@ def test_only_what_was_measured_is_drawn():
     assert [one.name for _, one in all_drawings(record)] == ["norms"]
     every = all_drawings(StudyRecord.read(tables(), SECTIONS))
     details = ("_by_length", "_by_prompt", "_by_fact", "_by_order", "_by_variant", "_gains",
-               "_differences", "chosen_delta")  # fmt: skip
+               "_differences", "chosen_delta", "methods", "methods_strengths")  # fmt: skip
     assert {one.name for _, one in every} == {
         name for name in COLUMNS if not name.endswith(details)
     } | {"norms_by_length"}

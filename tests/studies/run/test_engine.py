@@ -3,6 +3,7 @@
 
 import dataclasses
 import itertools
+import math
 import sys
 
 import pytest
@@ -81,6 +82,12 @@ WAYS = {
     ),
     Condition(share=0.2): (_THE_MARKED, {"min_share": 0.2}),
     Condition(share=0.5): (_THE_MARKED, {"min_share": 0.5}),
+    Condition(delta=3.0, guidance=1.5): (
+        _THE_MARKED, {"multiplier": math.exp(3.0), "guidance_scale": 1.5},
+    ),
+    Condition(delta=-3.0, guidance=4.0): (
+        _THE_MARKED, {"multiplier": math.exp(-3.0), "guidance_scale": 4.0},
+    ),
 }  # fmt: skip
 
 
@@ -104,7 +111,13 @@ def asked(row, condition, embedded):
         before=row.before, marked=row.marked, upper=row.marked.upper(), after=row.after,
         until=row.after.removesuffix(other), other=other,
     )  # fmt: skip
-    inputs = integration.encode(model, tokenizer, [{"role": "user", "content": content}], **meaning)
+    prompt = [{"role": "user", "content": content}]
+    if "guidance_scale" in meaning:
+        [answer] = integration.highlight(
+            model, tokenizer, [prompt], max_new_tokens=TOKENS, **meaning
+        )
+        return answer
+    inputs = integration.encode(model, tokenizer, [prompt], **meaning)
     tokens = model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)
     return tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
@@ -114,8 +127,8 @@ def test_a_condition_reaches_the_model_whatever_runs_beside_it(engine, embedded)
         Cell(ANSWER, row, condition, 0, Decoding(TOKENS)) for row in ROWS for condition in WAYS
     ]
     found = {}
-    for share in (0.0, 0.2, 0.5):  # a batch has one
-        batch = [cell for cell in cells if cell.condition.share == share]
+    for common in {condition.of_a_batch for condition in WAYS}:
+        batch = [cell for cell in cells if cell.condition.of_a_batch == common]
         for cell, result in zip(batch, engine.run(batch), strict=True):
             found[cell.row.id, cell.condition] = result["text"]
     assert found == {
