@@ -30,7 +30,10 @@ from guide_ext.support.version import VERSION
 _ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"description": "The request is wrong; the message says where."},
     401: {"description": "The key is missing or wrong."},
+    403: {"description": "The request names another host than this machine."},
     404: {"description": "There is no such model or route."},
+    405: {"description": "There is no such method here."},
+    408: {"description": "The body did not come in time."},
     413: {"description": "The body is too large."},
     429: {"description": "Too many requests wait."},
     503: {"description": "The server stops."},
@@ -64,9 +67,11 @@ def build(model: Any, tokenizer: Any, settings: Settings) -> Guard:
 
     app = FastAPI(
         title="guide_ext", version=VERSION, lifespan=lifespan, docs_url=None, redoc_url=None,
+        responses=_ERRORS,
         description="A language model whose prompts can be marked: tags in them act.",
     )  # fmt: skip
     app.state.engine = engine
+    _describe_errors(app)
     _add_handlers(app)
     _add_routes(app, prompts, engine, metrics, settings)
     add_guide_routes(app, prompts, engine, settings)
@@ -94,6 +99,20 @@ def _check(model: Any) -> None:
             "a served model must end its texts by tokens, got stop_strings in its "
             "generation_config; set them to None, and send 'stop' with requests"
         )
+
+
+def _describe_errors(app: FastAPI) -> None:
+    """Leave the status of FastAPI's own errors out of the description: ours are 400."""
+    describe = app.openapi
+
+    def described() -> dict[str, Any]:
+        found = describe()
+        for path in found["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        return found
+
+    app.openapi = described  # type: ignore[method-assign]
 
 
 def _add_handlers(app: FastAPI) -> None:
@@ -151,19 +170,19 @@ def _add_routes(
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [_model(settings.name, began)]}
 
-    @app.get("/v1/models/{model:path}", responses=_ERRORS)
+    @app.get("/v1/models/{model:path}")
     async def one_model(model: str) -> dict[str, Any]:
         check_model(settings, model)
         return _model(settings.name, began)
 
-    @app.post("/v1/chat/completions", responses=_ERRORS)
+    @app.post("/v1/chat/completions")
     async def chat(body: ChatRequest, request: Request) -> Response:
         check_model(settings, body.model)
         prompt = await run_in_threadpool(prompts.of_chat, body.messages, body.guide)
         wire = ChatWire(settings.name, prompts.tokenizer)
         return await Answering(body, [prompt], engine, metrics, wire).answer(request)
 
-    @app.post("/v1/completions", responses=_ERRORS)
+    @app.post("/v1/completions")
     async def text(body: CompletionRequest, request: Request) -> Response:
         check_model(settings, body.model)
         texts = body.prompts()
