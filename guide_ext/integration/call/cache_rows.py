@@ -70,7 +70,10 @@ class _Moving:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Moving:
         """Return the method of the copy of the cache, which is being made."""
-        return _Moving(memo[id(self._owner())], self._name)
+        copied = memo.get(id(self._owner()))
+        if copied is None:
+            raise self._shallow()
+        return _Moving(copied, self._name)
 
     def __reduce__(self) -> Any:
         """Pickle as the method of the cache that is being pickled."""
@@ -79,11 +82,14 @@ class _Moving:
     def _owner(self) -> Any:
         cache = self._cache()
         if cache is None:
-            raise RuntimeError(
-                f"{self._name}() must be called on a cache that still exists, got a shallow copy "
-                "of one that does not; make copies with copy.deepcopy()"
-            )
+            raise self._shallow()
         return cache
+
+    def _shallow(self) -> RuntimeError:
+        return RuntimeError(
+            f"{self._name}() must belong to the cache that it is called on, got a shallow copy, "
+            "which shares its keys and values; copy the original with copy.deepcopy()"
+        )
 
 
 def _selected(rows: Any) -> Callable[[Tensor], Tensor]:
