@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from guide_ext.integration.call import arguments, caches, source
+from guide_ext.integration.call import arguments, caches, reuse, source
 from guide_ext.integration.call.arguments import DECODER_BIAS
 from guide_ext.integration.call.attention import LAYER_ATTRIBUTE
 from guide_ext.integration.call.carrier import TablePlace
@@ -214,6 +215,7 @@ def _before_forward(
     given = kwargs.pop("guide_bias", None)
     strength = kwargs.pop("guide_strength", None)
     share = kwargs.pop("guide_share", None)
+    originals = (given, strength, share)
     given = arguments.bias_beside(share, given)
     seed = kwargs.pop("guide_seed", None)
     frame.influence = state_of_call(model, seed, args, kwargs)
@@ -222,6 +224,7 @@ def _before_forward(
     named = arguments.named(model.forward, args, kwargs)
     if given is None:
         _note_carried(frame, named.get("attention_mask"))
+        _begin_unsteered(model, frame, named)
         return args, kwargs
     arguments.check_own_mask(named.get("attention_mask"))
     arguments.check_implementation(findings.configs, findings.implementation)
@@ -243,11 +246,34 @@ def _before_forward(
     if share is not None:
         share = arguments.check_share(share, bias)
         refuse_unknown_part(model, "guide_share")
-    if not _values_are_known(frame, given):
-        arguments.check_values(bias, strength)
-        arguments.check_share_values(share)
+    if torch.compiler.is_compiling():
+        reuse.refuse_compiled(cache, is_steered=True)
+    else:
+        now = reuse.filling(bias, strength, share, *originals)
+        if not _values_are_known(frame, given):
+            arguments.check_values(bias, strength)
+            arguments.check_share_values(share)
+            reuse.go_on(cache, now)
+        frame.fills = now if cache is None else None
     frame.bias, frame.strength, frame.share = bias, strength, share
     return args, kwargs
+
+
+def _begin_unsteered(model: Any, frame: Frame, named: Mapping[str, Any]) -> None:
+    """Refuse to go on without a bias behind tokens that were read under one.
+
+    Finished masks say for themselves what is added: `prepare_inputs_for_generation` made them, and
+    has compared, or the caller did.
+    """
+    mask = named.get("attention_mask")
+    if frame.carried or isinstance(mask, dict) or getattr(mask, "ndim", 2) == 4:
+        return
+    cache = caches.cache_of(state_of(model).findings.cache_argument, named)
+    if torch.compiler.is_compiling():
+        reuse.refuse_compiled(cache, is_steered=False)
+    else:
+        reuse.go_on(cache, reuse.Filling())
+        frame.fills = reuse.Filling() if cache is None else None
 
 
 def _begin_encoder_decoder(
@@ -263,13 +289,15 @@ def _begin_encoder_decoder(
     )
     some = decoder_bias if bias is None else bias
     arguments.check_companions(some, strength, unknown)
-    if some is None:
-        return
-    arguments.check_implementation(findings.configs, findings.implementation)
-    _refuse_lost_gradients(model, keeps_masks=findings.carries_all)
     named = dict(arguments.named(model.forward, args, kwargs))
     if args:
         named.setdefault(model.main_input_name, args[0])
+    if some is None:
+        _begin_unsteered(model, frame, named)
+        source.refuse_other_source(findings.cache_argument, named)
+        return
+    arguments.check_implementation(findings.configs, findings.implementation)
+    _refuse_lost_gradients(model, keeps_masks=findings.carries_all)
     source.begin_call(
         frame,
         findings.cache_argument,
@@ -281,9 +309,19 @@ def _begin_encoder_decoder(
     if strength is not None:
         strength = arguments.check_strength(strength, len(some), *strength_size(model))
         frame.strength = strength
-    for own in (frame.source_bias, frame.bias):
-        if own is not None and not _values_are_known(frame, some):
-            arguments.check_values(own, strength)
+    cache = caches.cache_of(findings.cache_argument, named)
+    is_known = _values_are_known(frame, some)
+    if not is_known:
+        for own in (frame.source_bias, frame.bias):
+            if own is not None:
+                arguments.check_values(own, strength)
+    if torch.compiler.is_compiling():
+        reuse.refuse_compiled(cache, is_steered=frame.bias is not None)
+    else:
+        now = reuse.filling(frame.bias, None if frame.bias is None else strength, None)
+        if not is_known or reuse.filling_of(cache) is None:  # or the first step of generate()
+            reuse.go_on(cache, now)
+        frame.fills = now if cache is None else None
 
 
 def _values_are_known(frame: Frame, bias: torch.Tensor) -> bool:
@@ -329,7 +367,11 @@ def _after_forward(model: nn.Module, args: tuple[Any, ...], output: object) -> N
 
     """
     frame = pop()
-    if output is None or frame is None or not frame.is_steered:
+    if output is None or frame is None:
+        return
+    if isinstance(frame.fills, reuse.Filling):
+        reuse.note_made(output, frame.fills)
+    if not frame.is_steered:
         return
     findings = state_of(model).findings
     if findings.adds_to_mask and not (frame.applied or frame.carried):

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from guide_ext.integration.call import arguments, caches, source
+from guide_ext.integration.call import arguments, caches, reuse, source
 from guide_ext.integration.call.arguments import DECODER_BIAS
 from guide_ext.integration.call.frame import Frame, current, using
 from guide_ext.integration.influence.hooks import state_of_call
@@ -189,6 +190,7 @@ class PrepareInputs(_Method):
                 input_ids, args, guide_bias, guide_strength, kwargs
             )
         frame = Frame(configs=findings.configs, adds_to_mask=findings.adds_to_mask)
+        originals = (guide_bias, guide_strength, guide_share)
         guide_bias = arguments.bias_beside(guide_share, guide_bias)
         arguments.check_companions(guide_bias, guide_strength, [])
         if guide_share is not None:
@@ -204,6 +206,12 @@ class PrepareInputs(_Method):
             outer.has_steps = True
         if frame.bias is not None and kwargs.get("is_first_iteration") and not in_generate:
             arguments.check_values(frame.bias, frame.strength)  # called from a loop of a user
+        if not torch.compiler.is_compiling():
+            reuse.go_on(
+                caches.cache_of(findings.cache_argument, kwargs),
+                reuse.filling(frame.bias, frame.strength, frame.share, *originals),
+                outer if in_generate else None,
+            )
         with using(frame):
             inputs: dict[str, Any] = self._wrapped(input_ids, *args, **kwargs)
         if frame.bias is not None and not frame.applied:

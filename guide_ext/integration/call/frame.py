@@ -109,6 +109,10 @@ class Frame:
             checked before the first step.
         masks: Frames of `generate()` only: the masks of the current step, if they were made before
             the forward call and carry the bias.
+        continued: Frames of `generate()` only: the cache of the last step and what steered it, see
+            `reuse.go_on`.
+        fills: The steering of this call as it is noted on a cache that the model makes itself, a
+            `reuse.Filling`; None if a cache was given, which has it already.
         slots_by_length: The slots of each mask that was made in this call, by its number of keys.
         influence: Takes the Influence of this call; None if nothing is measured.
         request: What calls inside this frame are to measure, or None.
@@ -137,6 +141,8 @@ class Frame:
     has_steps: bool = False
     handed_on: Tensor | None = None
     masks: object = None
+    continued: tuple[object, tuple[Any, ...]] | None = None
+    fills: object = None
     slots_by_length: dict[int, Slots] = field(default_factory=dict)
     influence: LayerInfluence | None = None
     request: object = None

@@ -82,8 +82,9 @@ def check_keywords(module: object, kwargs: Mapping[str, Any], *, is_numbered: bo
             continue
         if name in STEERING_ARGUMENTS:
             raise ValueError(
-                f"{name} must go to the model that was enabled, got a part of it; "
-                "call that model, which passes it on to its parts"
+                f"{name} must go to the model that was enabled, got a part of it, or a forward "
+                "that a wrapper kept from before; call that model, which passes it on to its "
+                "parts, and enable the model before you wrap it"
                 if is_numbered
                 else f"{name} must go to an enabled model, got one that was not; "
                 "call guide_ext.integration.enable(model) first"

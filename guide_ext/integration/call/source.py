@@ -89,6 +89,8 @@ def begin_call(
                 "encoder_outputs must be left out with guide_bias, so that the encoder runs under "
                 "the bias, too; got some of an unknown call"
             )
+    else:
+        refuse_other_source(cache_argument, named)
     if decoder_bias is not None:
         rows, tokens, is_shifted = _target_of(named)
         frame.bias = arguments.check_bias(decoder_bias, rows, DECODER_BIAS)
@@ -103,6 +105,23 @@ def note_source(output: object, bias: Tensor, strength: Tensor | None) -> None:
     for part in parts if isinstance(parts, Iterable) else ():
         if isinstance(part, Cache):
             part._guide_source = (bias, strength)
+
+
+def refuse_other_source(cache_argument: str | None, named: Mapping[str, Any]) -> None:
+    """Refuse to go on without a bias on the source behind a source that was read under one.
+
+    Raises:
+        ValueError: If the cache of the call holds such a source.
+
+    """
+    cache = caches.cache_of(cache_argument, named)
+    if getattr(cache, "_guide_source", None) is not None and any(
+        getattr(cache, "is_updated", {}).values()
+    ):
+        raise ValueError(
+            "guide_bias must be given with a cache whose source was read under one, got none; "
+            "pass the same guide_bias, or begin with a new cache"
+        )
 
 
 def _check_seen(cache: Any, bias: Tensor, strength: object) -> None:

@@ -10,7 +10,6 @@ are written again.
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from guide_ext.influence.forms import Form
+from guide_ext.integration.call.cache_rows import keep_on
 from guide_ext.integration.call.frame import Slots
 from guide_ext.integration.model.parallel import Split
 
@@ -261,15 +261,12 @@ class InfluenceState:
         return torch.stack([level[:, :, :slots] for level in self.levels], dim=1)
 
     def follow(self, cache: Any) -> None:
-        """Keep this state on a cache, and move its rows from now on as the cache does.
+        """Keep this state on a cache, and move its rows from now on as the cache does."""
+        keep_on(cache, CACHE_STATE, self)
 
-        The cache gets bound methods and not closures, so that a copied cache moves the rows of its
-        own copy of the state.
-        """
-        setattr(cache, CACHE_STATE, self)
-        for name, method in _FOLLOWERS.items():
-            if hasattr(cache, name):
-                setattr(cache, name, types.MethodType(method, cache))
+    def before_reorder(self) -> None:
+        """Keep what was written, before beam search moves rows."""
+        self.remember()
 
     def map_rows(self, change: Any) -> None:
         """Apply `change` to every table."""
@@ -301,29 +298,3 @@ def _columns(first: int | Tensor, count: int, table: Tensor) -> Tensor:
         first = first.to(table.device)
     # A static cache may have more slots than were reserved; no query sees the last ones.
     return (columns + first).clamp(max=table.shape[2] - 1)
-
-
-def _reorder_cache(cache: Any, beam_idx: Tensor, *args: Any, **kwargs: Any) -> Any:
-    state: InfluenceState = getattr(cache, CACHE_STATE)
-    state.remember()
-    state.map_rows(lambda table: table.index_select(0, beam_idx.to(table.device)))
-    return type(cache).reorder_cache(cache, beam_idx, *args, **kwargs)
-
-
-def _batch_repeat_interleave(cache: Any, repeats: int, *args: Any, **kwargs: Any) -> Any:
-    state: InfluenceState = getattr(cache, CACHE_STATE)
-    state.map_rows(lambda table: table.repeat_interleave(repeats, 0))
-    return type(cache).batch_repeat_interleave(cache, repeats, *args, **kwargs)
-
-
-def _batch_select_indices(cache: Any, indices: Tensor, *args: Any, **kwargs: Any) -> Any:
-    state: InfluenceState = getattr(cache, CACHE_STATE)
-    state.map_rows(lambda table: table[indices.to(table.device)])
-    return type(cache).batch_select_indices(cache, indices, *args, **kwargs)
-
-
-_FOLLOWERS: dict[str, Callable[..., Any]] = {
-    "reorder_cache": _reorder_cache,
-    "batch_repeat_interleave": _batch_repeat_interleave,
-    "batch_select_indices": _batch_select_indices,
-}
