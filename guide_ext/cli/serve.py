@@ -48,6 +48,9 @@ def serve(
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 4096,
     queue: Annotated[int, typer.Option(help="Most requests that wait.", min=1)] = 32,
     batch: Annotated[int, typer.Option(help="Most answers at the same time.", min=1)] = 16,
+    cached_tokens: Annotated[
+        int, typer.Option(help="Tokens whose keys and values are kept for the next turn.", min=0)
+    ] = 16384,
     cors: Annotated[
         list[str] | None,
         typer.Option(help="Origin whose pages may use the server; may be repeated."),
@@ -81,6 +84,7 @@ def serve(
         max_tokens=max_tokens,
         queue=queue,
         batch=batch,
+        cached_tokens=cached_tokens,
         api_key=api_key,
         cors=tuple(cors or ()),
     )

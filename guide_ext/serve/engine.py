@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from guide_ext.integration.answer_rows import Ended, Row, generate
+from guide_ext.integration.kept import KeptTexts
 from guide_ext.serve.errors import ApiError
 from guide_ext.serve.prompts import Prepared, Prompts
 from guide_ext.serve.settings import Settings
@@ -29,6 +30,9 @@ class Watch(Protocol):
 
     def batch(self, rows: int) -> None:
         """Take the number of answers that begin together."""
+
+    def reused(self, tokens: int) -> None:
+        """Take the number of tokens of a prompt that need not be computed again."""
 
 
 @dataclass(eq=False)
@@ -60,6 +64,7 @@ class Engine:
     def __init__(self, prompts: Prompts, settings: Settings, watch: Watch | None = None) -> None:
         self._prompts, self._settings, self._watch = prompts, settings, watch
         self._jobs: deque[_Job] = deque()
+        self._kept = KeptTexts(prompts.model, settings.cached_tokens)
         self._changed = threading.Condition()
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="guide-engine", daemon=True)
@@ -232,7 +237,18 @@ class Engine:
 
     def _generate(self, rows: Sequence[Row]) -> None:
         model, tokenizer = self._prompts.model, self._prompts.tokenizer
-        generate(model, tokenizer, rows)
+        # Several rows begin in different slots, and a share acts on every token.
+        row = rows[0]
+        begun = None
+        if len(rows) == 1 and row.min_share is None:
+            begun = self._kept.begin(row.encoding, row.steering)
+        if begun is None:
+            generate(model, tokenizer, rows)
+            return
+        if self._watch is not None:
+            self._watch.reused(len(begun.ids))
+        ids = generate(model, tokenizer, rows, begun.cache)
+        self._kept.keep(begun, ids[0], row.steering.bias(row.encoding).tolist())
 
 
 def warm_up(engine: Engine, prompt: Prepared) -> None:

@@ -199,3 +199,41 @@ class TestTheEnd:
             assert closing.is_alive()  # what has begun goes on
         closing.join(60)
         assert not closing.is_alive()
+
+
+class TestNextTurns:
+    def test_they_begin_where_the_last_ended(self, server):
+        """The count says so, and the answers are those of a server that keeps nothing."""
+        chat = [{"role": "user", "content": "<!!->Summarize in French<-!!>\n" + "A cat. " * 20}]
+        body = {"model": MODEL, "temperature": 0, "max_tokens": 12, "guide": {"delta": 2.0}}
+
+        def reused(http):
+            lines = http.get("/metrics").text.splitlines()
+            return next(
+                float(line.split()[1]) for line in lines if line.startswith("guide_reused_tokens_t")
+            )
+
+        def talk(http):
+            found, messages = [], list(chat)
+            for _ in range(3):
+                answer = http.post("/v1/chat/completions", json={**body, "messages": messages})
+                text = answer.json()["choices"][0]["message"]["content"]
+                found.append(text)
+                messages += [
+                    {"role": "assistant", "content": text},
+                    {"role": "user", "content": "<!!->Again<-!!>, please."},
+                ]
+            return found
+
+        with server.http() as http:
+            before = reused(http)
+            found = talk(http)
+            assert reused(http) - before > 100
+        model = server.engine._prompts.model
+        tokenizer = server.engine._prompts.tokenizer
+        with (
+            running(model, tokenizer, Settings(MODEL, cached_tokens=0)) as other,
+            other.http() as http,
+        ):
+            assert talk(http) == found
+            assert reused(http) == 0
