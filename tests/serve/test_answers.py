@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from serving import MODEL, held, until
+from serving import MODEL, held, running, until
 
 import guide_ext.integration as guide
+from guide_ext.serve.settings import Settings
 from guide_ext.steering.steering import Steering
 
 TEXTS = (
@@ -216,8 +217,13 @@ class TestHowMarksAreGiven:
         assert ask(client, messages, guide=inert).guide["marked_tokens"] == 0
 
 
-def test_many_at_once_equal_one_after_the_other(server, client):
-    """Requests of all kinds, held back so that they run in full batches."""
+def test_many_at_once_equal_one_after_the_other(loaded):
+    """Requests of all kinds, 72 at once, held back so that they run in full batches."""
+    with running(*loaded, Settings(MODEL, queue=72)) as server:
+        compare_many(server, server.client())
+
+
+def compare_many(server, client):
     kinds = [
         {"delta": delta, "temperature": temperature, "messages": chat(TEXTS[row % 3]),
          "top_p": 1.0 if row % 2 else 0.7}
@@ -231,12 +237,12 @@ def test_many_at_once_equal_one_after_the_other(server, client):
         return [(one.token, one.logprob) for one in found.logprobs.content]
 
     alone = [one(kind) for kind in kinds]
-    with ThreadPoolExecutor(24) as pool:
+    with ThreadPoolExecutor(72) as pool:
         with held(server.engine):
-            waiting = [pool.submit(one, kind) for kind in kinds * 2]
-            until(lambda: server.engine.waiting == len(kinds) * 2)
+            waiting = [pool.submit(one, kind) for kind in kinds * 6]
+            until(lambda: server.engine.waiting == 72)
         together = [one.result() for one in waiting]
-    for wanted, found in zip(alone * 2, together, strict=True):
+    for wanted, found in zip(alone * 6, together, strict=True):
         assert [token for token, _ in found] == [token for token, _ in wanted]
         for (_, a), (_, b) in zip(found, wanted, strict=True):
             assert math.isclose(a, b, abs_tol=1e-4)
