@@ -17,6 +17,7 @@ from guide_ext.integration import versions as _versions  # noqa: F401
 # isort: split
 from guide_ext.integration import registration as _registration  # noqa: F401
 from guide_ext.integration.answers import as_prompt, complete
+from guide_ext.integration.batching.requests import as_requests
 from guide_ext.integration.calibrate import calibrate
 from guide_ext.integration.collator import SteeringCollator
 from guide_ext.integration.embedded import load_embedded
@@ -38,6 +39,7 @@ __all__ = [
     "SteeringCollator",
     "UnsupportedModelError",
     "as_prompt",
+    "as_requests",
     "calibrate",
     "complete",
     "disable",

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from guide_ext.integration.batching.entries import GuidedGenerateBatch, GuidedInitBatching
 from guide_ext.integration.call import arguments, caches, source
-from guide_ext.integration.call.arguments import DECODER_BIAS
+from guide_ext.integration.call.arguments import DECODER_BIAS, PACKED_ARGUMENT
 from guide_ext.integration.call.attention import LAYER_ATTRIBUTE
 from guide_ext.integration.call.carrier import TablePlace
 from guide_ext.integration.call.frame import Frame, pop, push
@@ -34,7 +35,7 @@ from guide_ext.integration.model.state import (
 Model = TypeVar("Model", bound=nn.Module)
 
 _LOGGER = logging.getLogger(__name__)
-_METHODS = (GuidedGenerate, PrepareInputs)
+_METHODS = (GuidedGenerate, PrepareInputs, GuidedInitBatching, GuidedGenerateBatch)
 
 
 def enable(model: Model) -> Model:
@@ -210,6 +211,12 @@ def _before_forward(
     push(frame)  # before the checks: _after_forward pops it if one of them raises
     if findings.has_encoder:
         _begin_encoder_decoder(model, frame, args, kwargs)
+        return args, kwargs
+    packed = kwargs.pop(PACKED_ARGUMENT, None)
+    if packed is not None:
+        arguments.check_implementation(findings.configs, findings.implementation)
+        frame.packed = packed
+        kwargs["attention_mask"] = packed.masks(kwargs["input_ids"].device)
         return args, kwargs
     given = kwargs.pop("guide_bias", None)
     strength = kwargs.pop("guide_strength", None)
