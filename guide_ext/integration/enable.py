@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from guide_ext.integration.batching.entries import GuidedGenerateBatch, GuidedInitBatching
+from guide_ext.integration.batching.manager import refuse_running_manager
 from guide_ext.integration.call import arguments, caches, source
 from guide_ext.integration.call.arguments import DECODER_BIAS, PACKED_ARGUMENT
 from guide_ext.integration.call.attention import LAYER_ATTRIBUTE
@@ -127,6 +128,9 @@ def disable(model: Model) -> Model:
     Returns:
         The same object.
 
+    Raises:
+        ValueError: If a manager of continuous batching is running on the model.
+
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
         >>> from guide_ext import integration as guide
@@ -140,6 +144,7 @@ def disable(model: Model) -> Model:
     state = model.__dict__.get(MODEL_STATE)
     if state is None:
         return model
+    refuse_running_manager(model)
     for handle in state.handles:
         handle.remove()
     for name, before in state.methods_before.items():

@@ -13,6 +13,7 @@ the request has to begin again, or when it is copied for several return sequence
 from __future__ import annotations
 
 import copy
+import weakref
 from typing import Any
 
 from transformers.generation.continuous_batching import ContinuousBatchingManager
@@ -29,6 +30,8 @@ from guide_ext.integration.call.arguments import PACKED_ARGUMENT, check_implemen
 from guide_ext.integration.call.packed import PackedBatch, RequestSteering, Stretch, windows_of
 from guide_ext.integration.model.parallel import is_pipelined
 from guide_ext.integration.model.state import is_enabled, state_of
+
+_MANAGERS: weakref.WeakSet[GuidedManager] = weakref.WeakSet()
 
 
 class GuidedManager(ContinuousBatchingManager):  # type: ignore[misc]
@@ -62,6 +65,7 @@ class GuidedManager(ContinuousBatchingManager):  # type: ignore[misc]
             )
         self.logit_processor.supported_keys[STEERING_KEY] = RequestSteering
         self._positions = positions_alone(model)
+        _MANAGERS.add(self)
         check_packed_calls(model, self.distributed_helper, self.logit_processor, GuidedIOs)
 
     def switch_to_cb_friendly_attn(self, model: Any, auto_switch_to_flash: bool = True) -> None:
@@ -263,6 +267,20 @@ class GuidedIOs(ContinuousBatchingIOs):  # type: ignore[misc]
         kwargs: dict[str, Any] = dict(super().get_model_kwargs(use_padding))
         kwargs[PACKED_ARGUMENT] = self.packed
         return kwargs
+
+
+def refuse_running_manager(model: Any) -> None:
+    """Raise ValueError if a manager is running that needs the model as it is.
+
+    Args:
+        model: A model that is to be disabled. A call of it may be half done, in another thread.
+
+    """
+    if any(manager.model is model and manager.is_running() for manager in set(_MANAGERS)):
+        raise ValueError(
+            f"disable() must get a model that answers no requests, got a {type(model).__name__} "
+            "whose manager of continuous batching is running; call stop() of the manager"
+        )
 
 
 def refuse_unknown(kwargs: dict[str, Any], entry: str) -> None:
