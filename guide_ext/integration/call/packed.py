@@ -86,7 +86,7 @@ class PackedBatch:
     cache: PagedAttentionCache
     windows: dict[str, int]
     stretches: Sequence[Stretch]
-    _moved: dict[tuple[int, str, str], Tensor] = field(default_factory=dict)
+    _moved: dict[tuple[int, str, str, torch.device], Tensor] = field(default_factory=dict)
 
     def masks(self, device: torch.device) -> Tensor | dict[str, Tensor]:
         """Make what the model gets as its mask: causality and window for each kind of layer.
@@ -165,11 +165,12 @@ class PackedBatch:
 
         def here(name: str, numbers: Tensor) -> Tensor:
             """Move numbers to the device, once for all layers of a kind."""
-            found = self._moved.get((index, kind, name))
+            place = (index, kind, name, device)
+            found = self._moved.get(place)
             if found is None:
                 whole = name == "strength"
                 cut = numbers.flatten(1) if whole else stretch.cut(numbers, kind)
-                found = self._moved[index, kind, name] = cut.to(device)
+                found = self._moved[place] = cut.to(device)
             return found
 
         key_bias = here("bias", steering.bias)[:, None, :]

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Continuous batching: what cannot be steered is refused, and no error stays in the thread."""
 
+import queue
+
 import encoder_decoders
 import models
 import pytest
@@ -8,10 +10,16 @@ import torch
 from batching_cases import difference, prompts, settings
 from transformers import CompileConfig, GenerationConfig
 from transformers.generation.continuous_batching import ContinuousBatchingManager
+from transformers.generation.continuous_batching.cb_logits_processors import (
+    ContinuousBatchingLogitsProcessorList,
+)
 from transformers.generation.continuous_batching.requests import RequestState
 
 import guide_ext.integration as guide
 from guide_ext.integration.call import packed
+from guide_ext.integration.call.carrier import Structure, pack
+from guide_ext.integration.call.frame import Frame, current, using
+from guide_ext.integration.call.masks import guide_dense_mask, guide_mask
 
 IDS = prompts((6,))[0]
 BIAS = [0.0, 2.0, 0.0, 0.0, 1.0, 0.0]
@@ -84,6 +92,15 @@ class TestArguments:
             guide.as_requests({"guide_bias": models.marks()})
 
 
+def change_packed_calls(layer, **arguments):
+    """Give a layer other arguments, in calls of continuous batching alone."""
+
+    def change(module, args, kwargs):
+        return args, kwargs | (arguments if current().packed is not None else {})
+
+    layer.register_forward_pre_hook(change, with_kwargs=True)
+
+
 class TestModels:
     @pytest.mark.parametrize("name", ["doge", "bloom"])
     def test_other_masks(self, name):
@@ -112,6 +129,32 @@ class TestModels:
             guide.UnsupportedModelError,
             match="must compute for LlamaForCausalLM what the model",
         ):
+            model.generate_batch([IDS], guide_bias=[BIAS], **settings())
+
+    def test_a_layer_of_another_kind(self):
+        """Its mask has no window, and its place in the cache has one."""
+        model = guide.enable(models.make("gemma3_text"))
+        whole = pack(Structure(is_causal=True), 0, 1, "cpu")
+        change_packed_calls(model.model.layers[0].self_attn, attention_mask=whole)
+        with pytest.raises(
+            guide.UnsupportedModelError, match="give every layer a mask of its kind"
+        ):
+            model.generate_batch([IDS], guide_bias=[BIAS], **settings())
+
+    @pytest.mark.parametrize("function", [guide_mask, guide_dense_mask])
+    def test_a_mask_of_the_model(self, function):
+        """It would have neither the bias nor the ends of the requests."""
+        frame = Frame(packed=packed.PackedBatch(None, {}, ()))
+        with (
+            using(frame),
+            pytest.raises(ValueError, match="must use the masks of continuous batch"),
+        ):
+            function(1, 4, 4)
+
+    @pytest.mark.parametrize("given", ["position_bias", "indices", "block_indices"])
+    def test_a_layer_that_adds_or_chooses(self, model, given):
+        change_packed_calls(model.model.layers[1].self_attn, **{given: torch.zeros(1, 1, 1, 1)})
+        with pytest.raises(guide.UnsupportedModelError, match=f"got a LlamaAttention with {given}"):
             model.generate_batch([IDS], guide_bias=[BIAS], **settings())
 
     def test_positions_of_the_longest(self):
@@ -161,6 +204,11 @@ class TestSettings:
             model.generate_batch([IDS], guide_bias=[BIAS], **settings())
         manager = model.init_continuous_batching(**settings())
         assert type(manager) is ContinuousBatchingManager
+        model.set_attn_implementation("guide")
+        ours = model.init_continuous_batching(**settings())
+        model.set_attn_implementation("sdpa")
+        with pytest.raises(ValueError, match="attn_implementation must still be 'guide'"):
+            ours.start()
         with pytest.raises(ValueError, match=r"^add_request\(\) must be called without guide_bias"):
             manager.add_request(IDS, guide_bias=BIAS)
 
@@ -216,19 +264,17 @@ class TestThread:
         assert isinstance(found.value.__cause__, FloatingPointError)
 
     def test_manager(self, broken):
-        def ask():
-            with broken.continuous_batching_context_manager(**settings()) as manager:
-                manager.add_request(IDS, guide_bias=BIAS)
-                assert manager.get_result().error == "third call"
-                manager._generation_thread.join()
-                with pytest.raises(RuntimeError, match="must go to a manager that takes requests"):
-                    manager.add_request(IDS, guide_bias=BIAS)
-                with pytest.raises(RuntimeError, match="stopped before all requests"):
-                    manager.get_result()
-
-        with pytest.raises(RuntimeError, match="stopped before all requests") as found:
-            ask()
-        assert isinstance(found.value.__cause__, FloatingPointError)
+        manager = broken.init_continuous_batching(**settings())
+        manager.start()
+        manager.add_request(IDS, guide_bias=BIAS)
+        assert manager.get_result().error == "third call"
+        manager._generation_thread.join()
+        with pytest.raises(RuntimeError, match="must go to a manager that takes requests"):
+            manager.add_request(IDS, guide_bias=BIAS)
+        for method in (manager.get_result, manager.stop):
+            with pytest.raises(RuntimeError, match="stopped before all requests") as found:
+                method()
+            assert isinstance(found.value.__cause__, FloatingPointError)
 
     def test_iteration(self, broken):
         """It ends with the thread, before anything is seen."""
@@ -260,6 +306,33 @@ class TestThread:
             manager.add_request(IDS, guide_bias=BIAS)
             assert difference(model, manager.get_result(), IDS, BIAS) <= 1
         assert not guide.is_enabled(guide.disable(model))
+
+    def test_a_request_that_failed_alone(self, model, monkeypatch):
+        model.init_continuous_batching(**settings())
+        check = ContinuousBatchingLogitsProcessorList.check_kwargs
+        seen = []
+
+        def second_fails(self, kwargs):
+            seen.append(kwargs)
+            if len(seen) == 2:
+                raise ArithmeticError("no more")
+            check(self, kwargs)
+
+        monkeypatch.setattr(ContinuousBatchingLogitsProcessorList, "check_kwargs", second_fails)
+        with pytest.raises(
+            RuntimeError, match="all requests must be answered, got an error of 're"
+        ):
+            model.generate_batch([IDS, IDS], guide_bias=[BIAS, BIAS], **settings())
+
+    def test_a_queue_that_is_full(self, model, monkeypatch):
+        """transformers logs what goes wrong while requests are added, and returns."""
+
+        def full(*args, **kwargs):
+            raise queue.Full
+
+        monkeypatch.setattr(ContinuousBatchingManager, "add_request", full)
+        with pytest.raises(RuntimeError, match=r"must get all 1 answer\(s\), got 0"):
+            model.generate_batch([IDS], guide_bias=[BIAS], **settings())
 
     def test_too_long_for_the_cache(self, model):
         with pytest.raises(RuntimeError, match="No requests can be scheduled"):
