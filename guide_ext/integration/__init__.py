@@ -18,6 +18,7 @@ from guide_ext.integration import versions as _versions  # noqa: F401
 from guide_ext.integration import registration as _registration  # noqa: F401
 from guide_ext.integration.answers import as_prompt, complete
 from guide_ext.integration.atman import Explanation, atman
+from guide_ext.integration.batching.requests import as_requests
 from guide_ext.integration.calibrate import calibrate
 from guide_ext.integration.collator import SteeringCollator
 from guide_ext.integration.embedded import load_embedded
@@ -42,6 +43,7 @@ __all__ = [
     "SteeringCollator",
     "UnsupportedModelError",
     "as_prompt",
+    "as_requests",
     "atman",
     "calibrate",
     "complete",

@@ -11,8 +11,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from guide_ext.integration.batching.entries import GuidedGenerateBatch, GuidedInitBatching
+from guide_ext.integration.batching.manager import refuse_running_manager
 from guide_ext.integration.call import arguments, caches, reuse, source
-from guide_ext.integration.call.arguments import DECODER_BIAS
+from guide_ext.integration.call.arguments import DECODER_BIAS, PACKED_ARGUMENT
 from guide_ext.integration.call.attention import LAYER_ATTRIBUTE
 from guide_ext.integration.call.carrier import TablePlace
 from guide_ext.integration.call.frame import Frame, pop, push
@@ -35,7 +37,7 @@ from guide_ext.integration.model.state import (
 Model = TypeVar("Model", bound=nn.Module)
 
 _LOGGER = logging.getLogger(__name__)
-_METHODS = (GuidedGenerate, PrepareInputs)
+_METHODS = (GuidedGenerate, PrepareInputs, GuidedInitBatching, GuidedGenerateBatch)
 
 
 def enable(model: Model) -> Model:
@@ -127,6 +129,9 @@ def disable(model: Model) -> Model:
     Returns:
         The same object.
 
+    Raises:
+        ValueError: If a manager of continuous batching is running on the model.
+
     Example:
         >>> from transformers import LlamaConfig, LlamaForCausalLM
         >>> from guide_ext import integration as guide
@@ -140,6 +145,7 @@ def disable(model: Model) -> Model:
     state = model.__dict__.get(MODEL_STATE)
     if state is None:
         return model
+    refuse_running_manager(model)
     for handle in state.handles:
         handle.remove()
     for name, before in state.methods_before.items():
@@ -211,6 +217,12 @@ def _before_forward(
     push(frame)  # before the checks: _after_forward pops it if one of them raises
     if findings.has_encoder:
         _begin_encoder_decoder(model, frame, args, kwargs)
+        return args, kwargs
+    packed = kwargs.pop(PACKED_ARGUMENT, None)
+    if packed is not None:
+        arguments.check_implementation(findings.configs, findings.implementation)
+        frame.packed = packed
+        kwargs["attention_mask"] = packed.masks(kwargs["input_ids"].device)
         return args, kwargs
     given = kwargs.pop("guide_bias", None)
     strength = kwargs.pop("guide_strength", None)

@@ -20,7 +20,7 @@ from guide_ext.integration.model.state import is_enabled, state_of, strength_siz
 from guide_ext.integration.modes import check_mode, first_token, setting_of
 
 
-class _Method:
+class Method:
     """Replaces a method of one model, as an attribute of the model and not of its class.
 
     It is an object and not a closure, so that a copied or pickled model calls itself and not the
@@ -48,7 +48,7 @@ class _Method:
         return arguments.with_steering(inspect.signature(self._wrapped), names)
 
 
-class GuidedGenerate(_Method):
+class GuidedGenerate(Method):
     """Checks the steering arguments of `generate()` before anything runs.
 
     Here the length of the prompt is known, and checking the values waits for the device only once.
@@ -158,7 +158,7 @@ class GuidedGenerate(_Method):
         return prompt.ne(padding)
 
 
-class PrepareInputs(_Method):
+class PrepareInputs(Method):
     """Carries the steering arguments through every step of `generate()`.
 
     `generate()` accepts the keyword arguments that the signature of this method names, repeats

@@ -13,13 +13,20 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from transformers import GenerationMixin
-from transformers.generation.continuous_batching import ContinuousMixin
+from transformers.generation.continuous_batching import ContinuousBatchingManager, ContinuousMixin
 
 from guide_ext.integration.call.arguments import steering_arguments
 from guide_ext.integration.decoding import CompleteConfig
 
 # The entry points of continuous batching, which packs the prompts of many requests into one row.
-_BATCHING = ("generate_batch", "init_continuous_batching", "continuous_batching_context_manager")
+_ENTRIES = {
+    ContinuousMixin: (
+        "generate_batch",
+        "init_continuous_batching",
+        "continuous_batching_context_manager",
+    ),
+    ContinuousBatchingManager: ("add_request", "add_requests"),
+}
 
 
 def setting_of(name: str, model: Any, kwargs: Mapping[str, Any]) -> Any:
@@ -57,7 +64,11 @@ def check_mode(model: Any, kwargs: Mapping[str, Any]) -> None:
             "True: it cuts the prompt and tokenises it again; pass token_healing=False"
         )
     if setting_of("cache_implementation", model, kwargs) == "paged":
-        raise _batching_error("generate(cache_implementation='paged')", given)
+        raise ValueError(
+            f"generate(cache_implementation='paged') must be called without {given}, which it does "
+            "not pass on to continuous batching; call "
+            "generate_batch(**guide_ext.integration.as_requests(inputs)) of the enabled model"
+        )
     if isinstance(kwargs.get("custom_generate"), str) or kwargs.get("trust_remote_code"):
         raise ValueError(
             f"custom_generate and trust_remote_code must be left out with {given}, got code from "
@@ -78,16 +89,17 @@ def check_mode(model: Any, kwargs: Mapping[str, Any]) -> None:
 
 
 def refuse_in_continuous_batching() -> None:
-    """Make every model, enabled or not, refuse steering arguments in continuous batching.
+    """Make continuous batching refuse steering arguments wherever it would drop them.
 
-    The entry points of continuous batching drop unknown arguments, and transformers switches the
-    attention of the model, so none of our code would run. Importing `guide_ext.integration` calls
-    this. Calls without steering arguments are not affected.
+    Its entry points drop unknown arguments or fail later, in another thread. Enabled models have
+    entry points of their own and managers of their own (`batching`). Importing
+    `guide_ext.integration` calls this. Calls without steering arguments are not affected.
     """
-    for name in _BATCHING:
-        entry = getattr(ContinuousMixin, name, None)
-        if entry is not None and not hasattr(entry, "_guide_refuses"):
-            setattr(ContinuousMixin, name, _refusing(name, entry))
+    for owner, names in _ENTRIES.items():
+        for name in names:
+            entry = getattr(owner, name, None)
+            if entry is not None and not hasattr(entry, "_guide_refuses"):
+                setattr(owner, name, _refusing(name, entry))
 
 
 def _refusing(name: str, entry: Callable[..., Any]) -> Callable[..., Any]:
@@ -108,7 +120,7 @@ def _is_steering(name: str) -> bool:
 
 def _batching_error(entry: str, given: str) -> ValueError:
     return ValueError(
-        f"{entry} must be called without {given}: continuous batching packs many requests into one "
-        "row and cannot be steered; pad the prompts with guide_ext.integration.encode() and call "
-        "generate() on an enabled model"
+        f"{entry} must be called without {given} here; call guide_ext.integration.enable(model) "
+        "and leave its attention as it is, then pass steering arguments to generate_batch(), or "
+        "to add_request() of a manager that the enabled model makes"
     )

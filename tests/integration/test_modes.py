@@ -41,30 +41,40 @@ class TestTokenHealing:
 
 
 class TestContinuousBatching:
-    """On any model: transformers drops arguments that it does not know and switches attention."""
-
-    @pytest.fixture(params=["enabled", "disabled", "never enabled"])
-    def model(self, request):
-        model = models.make("llama")
-        if request.param != "never enabled":
-            guide.enable(model)
-        if request.param == "disabled":
-            guide.disable(model)
-        return model
+    """transformers drops arguments that it does not know; see `batching` for what is steered."""
 
     @pytest.mark.parametrize("name", ["guide_bias", "guide_strength", "guide_share", "guide_seed"])
     @pytest.mark.parametrize(
-        "entry",
-        ["generate_batch", "init_continuous_batching", "continuous_batching_context_manager"],
+        "entry", ["init_continuous_batching", "continuous_batching_context_manager"]
     )
-    def test_entries(self, model, entry, name):
+    @pytest.mark.parametrize("was", ["enabled", "disabled", "never enabled"])
+    def test_makers_of_managers(self, was, entry, name):
+        """They take no requests, so they take no steering."""
+        self.refuses(self.made(was), entry, name)
+
+    @pytest.mark.parametrize("name", ["guide_bias", "guide_strength", "guide_share", "guide_seed"])
+    @pytest.mark.parametrize("was", ["disabled", "never enabled"])
+    def test_models_that_are_not_enabled(self, was, name):
+        self.refuses(self.made(was), "generate_batch", name)
+
+    def made(self, was):
+        model = models.make("llama")
+        if was != "never enabled":
+            guide.enable(model)
+        if was == "disabled":
+            guide.disable(model)
+        return model
+
+    def refuses(self, model, entry, name):
         before = model.config._attn_implementation
         with pytest.raises(ValueError, match=rf"^{entry}\(\) must be called without {name}"):
             getattr(model, entry)([[1, 2, 3]], **{name: torch.ones(1, 3)})
         assert model.config._attn_implementation == before  # before auto_switch_to_flash
 
     def test_paged_cache(self, model, inputs):
-        with pytest.raises(ValueError, match="must be called without guide_bias: continuous"):
+        with pytest.raises(
+            ValueError, match="must be called without guide_bias, which it does not"
+        ):
             model.generate(**inputs, cache_implementation="paged")
 
     def test_unsteered_as_ever(self):

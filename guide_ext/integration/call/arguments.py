@@ -14,6 +14,8 @@ from torch import Tensor
 STEERING_ARGUMENTS = ("guide_bias", "guide_strength", "guide_share", "guide_seed")
 # Encoder–decoders have one more, for the text that the decoder reads and writes.
 DECODER_BIAS = "guide_decoder_bias"
+# Ours alone: the requests of one call of continuous batching, see `packed.PackedBatch`.
+PACKED_ARGUMENT = "guide_packed"
 # The attribute in which the `forward` of an enabled model keeps its parameter names, in order.
 NAMES_ATTRIBUTE = "_guide_names"
 

@@ -69,8 +69,16 @@ def guide_attention(
     """
     layer: TablePlace | None = getattr(module, LAYER_ATTRIBUTE, None)
     _refuse_dropout(dropout)
-    check_keywords(module, kwargs, is_numbered=layer is not None)
     frame = current()
+    if frame is not None and frame.packed is not None:
+        packed = frame.packed
+        key, value = packed.keys_and_values(module, key, value, kwargs)
+        check_keywords(module, kwargs, is_numbered=layer is not None)
+        given = {"position_bias": position_bias, "indices": indices, "block_indices": block_indices}
+        _refuse_in_packed(module, layer, attention_mask, given)
+        options = {"sinks": s_aux, "scale": scaling, "softcap": softcap or 0.0}
+        return _attend_packed(frame, module, (query, key, value), attention_mask, options), None
+    check_keywords(module, kwargs, is_numbered=layer is not None)
     if frame is not None:
         _note_call(frame, module, query, key, attention_mask)
     seqlen_k = key.shape[2]
@@ -196,6 +204,65 @@ def _attend(
             "give the marked text a guide_bias instead"
         )
     return out, reduced
+
+
+def _attend_packed(
+    frame: Frame,
+    module: nn.Module,
+    operands: tuple[Tensor, Tensor, Tensor],
+    mask: Tensor | None,
+    options: dict[str, Any],
+) -> Tensor:
+    """Compute one layer for every request of a call of continuous batching by itself.
+
+    Returns:
+        ``[1, seqlen_q, num_heads, head_dim_v]``, the requests behind each other.
+
+    """
+    layer: TablePlace = getattr(module, LAYER_ATTRIBUTE)
+    packed = frame.packed
+    assert packed is not None
+    assert mask is not None
+    query, key, value = (_rows(operand) for operand in operands)
+    structure = unpack(mask, 0, None).structure
+    kind = packed.kind_of(module, structure)
+    packed.check_lengths(kind, query.shape[2], key.shape[2])
+    outputs = []
+    for index, stretch in enumerate(packed.stretches):
+        queries, keys = stretch.queries, stretch.keys[kind]
+        key_bias, share = packed.steering_of(index, kind, layer, query.device)
+        geometry = _Geometry(structure, None, key_bias is not None, key_bias, share=share)
+        own = (query[:, :, queries], key[:, :, keys], value[:, :, keys])
+        out, _ = _attend(own, geometry, None, None, **options)
+        outputs.append(out.transpose(1, 2))
+    frame.biased_layers.add(layer.index)
+    return torch.cat(outputs, dim=1)
+
+
+def _refuse_in_packed(
+    module: nn.Module, layer: TablePlace | None, mask: Tensor | None, given: dict[str, Any]
+) -> None:
+    """Refuse what a layer may not have in continuous batching.
+
+    Raises:
+        ValueError: If `enable` never saw the layer, its mask is not the one of this call, or it
+            adds to scores or chooses keys.
+
+    """
+    names = [name for name, value in given.items() if value is not None]
+    name = type(module).__name__
+    if layer is None:
+        found = f"a {name} that enable() never saw"
+    elif not is_carrier(mask):
+        found = f"a {name} with a mask of its own"
+    elif names:
+        found = f"a {name} with {names[0]}"
+    else:
+        return
+    raise ValueError(
+        "continuous batching must run layers that see all keys of a causal or sliding-window "
+        f"mask to be steered, got {found}; use generate() for this model"
+    )
 
 
 def _note_call(

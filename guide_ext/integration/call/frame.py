@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from guide_ext.integration.call.carrier import TablePlace
+from guide_ext.integration.call.packed import PackedBatch
 
 
 @dataclass
@@ -94,6 +95,8 @@ class Frame:
         first_query: Slot of the first token of this call, that is, the number of slots in its
             cache; None if that is not known.
         applied: Whether masks that were made in this frame carry the bias.
+        packed: The requests of this call, if it is one of continuous batching. Then the steering is
+            theirs, and all fields above it are empty.
         carried: Whether the masks that were passed to this call carry a bias already.
         folded_lengths: For masks that are full tables with the bias added: their numbers of keys.
         biased_layers: Attention layers that the bias has reached.
@@ -130,6 +133,7 @@ class Frame:
     share: Tensor | None = None
     first_query: int | None = None
     applied: bool = False
+    packed: PackedBatch | None = None
     carried: bool = False
     folded_lengths: set[int] = field(default_factory=set)
     biased_layers: set[int] = field(default_factory=set)
@@ -151,6 +155,8 @@ class Frame:
     @property
     def is_steered(self) -> bool:
         """Whether attention layers of this call are to have a bias."""
+        if self.packed is not None:
+            return True
         return self.bias is not None or self.source_bias is not None or self.carried
 
     def steers(self, layer: TablePlace) -> bool:

@@ -208,6 +208,11 @@ def _bias_of_keys(frame: Frame | None, call: MaskCall) -> Tensor | None:
     """Cut the bias of the present keys out of the bias of all slots, ``[batch, seqlen_k]``."""
     if frame is None:
         return None
+    if frame.packed is not None:
+        raise ValueError(
+            "a model must use the masks of continuous batching as they are to be steered there, "
+            "got one that makes masks itself; use generate() for this model"
+        )
     if frame.recorder is not None:
         frame.recorder.configs.append(call.config)
     frame.slots_by_length[call.kv_length] = Slots(call.kv_offset, call.q_offset)

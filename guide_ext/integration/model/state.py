@@ -25,6 +25,7 @@ class ModelState:
             had before; None if only its class had the method.
         handles: Handles of the hooks.
         is_watched: Whether the hooks for Influence are among them; the first measurement adds them.
+        is_tried_packed: Whether calls of continuous batching were compared with others.
 
     """
 
@@ -33,6 +34,7 @@ class ModelState:
     methods_before: dict[str, Any]
     handles: list[RemovableHandle] = field(default_factory=list)
     is_watched: bool = False
+    is_tried_packed: bool = False
 
 
 def state_of(model: nn.Module) -> ModelState:
