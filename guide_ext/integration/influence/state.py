@@ -13,7 +13,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +59,8 @@ class Request:
         form: The recursion.
         keeps_heads: Whether to keep the attended Influence of each head.
         beside: More recursions, measured in the same calls.
-        state: The state of the last call that measured.
+        state: The state of the last call that measured; in an encoder–decoder, of its target.
+        source: Encoder–decoders only: the state of the source.
 
     """
 
@@ -68,6 +69,7 @@ class Request:
     keeps_heads: bool = False
     beside: tuple[Form, ...] = ()
     state: InfluenceState | None = None
+    source: InfluenceState | None = None
 
 
 @dataclass
@@ -145,6 +147,10 @@ class InfluenceState:
     def together(self) -> list[InfluenceState]:
         """The states of all recursions that are measured in the same calls, this one first."""
         return [self, *self.beside]
+
+    def of_layer(self, layer: int) -> list[tuple[InfluenceState, int]]:
+        """Return the states that a layer writes, one for each form, and its place in them."""
+        return [(state, layer) for state in self.together]
 
     def extend(self, seed: Tensor, seen: int, tokens: int, capacity: int | None = None) -> None:
         """Make room for the tokens of a call, and write level 0 for them.
@@ -261,15 +267,8 @@ class InfluenceState:
         return torch.stack([level[:, :, :slots] for level in self.levels], dim=1)
 
     def follow(self, cache: Any) -> None:
-        """Keep this state on a cache, and move its rows from now on as the cache does.
-
-        The cache gets bound methods and not closures, so that a copied cache moves the rows of its
-        own copy of the state.
-        """
-        setattr(cache, CACHE_STATE, self)
-        for name, method in _FOLLOWERS.items():
-            if hasattr(cache, name):
-                setattr(cache, name, types.MethodType(method, cache))
+        """Keep this state on a cache, and move its rows from now on as the cache does."""
+        keep_on(cache, self)
 
     def map_rows(self, change: Any) -> None:
         """Apply `change` to every table."""
@@ -289,9 +288,31 @@ class InfluenceState:
         self.residuals = [F.pad(norms, (0, wanted - present)) for norms in self.residuals]
 
 
-def state_on(cache: Any) -> InfluenceState | None:
+class Kept(Protocol):
+    """What is kept on a cache and moves its rows with it."""
+
+    def remember(self) -> None:
+        """Copy what was written since the last call of this, before rows move."""
+
+    def map_rows(self, change: Any) -> None:
+        """Apply `change` to every table."""
+
+
+def keep_on(cache: Any, state: Kept) -> None:
+    """Keep a state on a cache, and move its rows from now on as the cache does.
+
+    The cache gets bound methods and not closures, so that a copied cache moves the rows of its own
+    copy of the state.
+    """
+    setattr(cache, CACHE_STATE, state)
+    for name, method in _FOLLOWERS.items():
+        if hasattr(cache, name):
+            setattr(cache, name, types.MethodType(method, cache))
+
+
+def state_on(cache: Any) -> Kept | None:
     """Return the state that is kept on a cache, or None."""
-    found: InfluenceState | None = getattr(cache, CACHE_STATE, None)
+    found: Kept | None = getattr(cache, CACHE_STATE, None)
     return found
 
 
@@ -304,20 +325,20 @@ def _columns(first: int | Tensor, count: int, table: Tensor) -> Tensor:
 
 
 def _reorder_cache(cache: Any, beam_idx: Tensor, *args: Any, **kwargs: Any) -> Any:
-    state: InfluenceState = getattr(cache, CACHE_STATE)
+    state: Kept = getattr(cache, CACHE_STATE)
     state.remember()
     state.map_rows(lambda table: table.index_select(0, beam_idx.to(table.device)))
     return type(cache).reorder_cache(cache, beam_idx, *args, **kwargs)
 
 
 def _batch_repeat_interleave(cache: Any, repeats: int, *args: Any, **kwargs: Any) -> Any:
-    state: InfluenceState = getattr(cache, CACHE_STATE)
+    state: Kept = getattr(cache, CACHE_STATE)
     state.map_rows(lambda table: table.repeat_interleave(repeats, 0))
     return type(cache).batch_repeat_interleave(cache, repeats, *args, **kwargs)
 
 
 def _batch_select_indices(cache: Any, indices: Tensor, *args: Any, **kwargs: Any) -> Any:
-    state: InfluenceState = getattr(cache, CACHE_STATE)
+    state: Kept = getattr(cache, CACHE_STATE)
     state.map_rows(lambda table: table[indices.to(table.device)])
     return type(cache).batch_select_indices(cache, indices, *args, **kwargs)
 
