@@ -227,7 +227,7 @@ def _begun(
     """Return the state of the source: of this call, or of the `generate()` that it is a step of."""
     outer = frame.outer
     if named.get("encoder_outputs") is not None:
-        if outer is not None and outer.is_generation and isinstance(outer.influence, TwoTexts):
+        if outer is not None and isinstance(outer.influence, TwoTexts):
             return outer.influence
         raise ValueError(
             "encoder_outputs must be left out to measure Influence, so that the encoder runs and "

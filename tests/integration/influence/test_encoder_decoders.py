@@ -262,9 +262,13 @@ class TestGenerate:
             plain = model.generate(**inputs, **steering, **how)
             assert torch.equal(model.generate(**inputs, **given, **how), plain)
 
-    def test_an_encoder_that_somebody_calls_meanwhile(self):
+    @pytest.mark.parametrize("use_cache", [True, False])
+    @pytest.mark.parametrize("is_padded", [True, False])
+    def test_an_encoder_that_somebody_calls_meanwhile(self, is_padded, use_cache):
         model = guide.enable(sharp("bart"))
         source, seed = zoo.source("bart"), seeds(11, TOKENS)[0]
+        if not is_padded:  # padding is a bias
+            del source["attention_mask"]
         other = {**source, "input_ids": source["input_ids"].flip(1)}
 
         def look(ids, scores):
@@ -273,7 +277,8 @@ class TestGenerate:
             return scores
 
         given = {**source, "guide_seed": seed}
-        (sequences, found), _ = self.run(model, given, form="exact", logits_processor=[look])
+        how = {"form": "exact", "logits_processor": [look], "use_cache": use_cache}
+        (sequences, found), _ = self.run(model, given, **how)
         both = (seed, torch.zeros(2, 2, 1))
         wanted = self.recomputed("bart", sequences, source, both, (None, None), form="exact")
         check(found, *wanted)
@@ -307,6 +312,27 @@ class TestCaches:
                     )  # fmt: skip
                 levels = request.state.stacked(TOKENS).double()
                 assert (levels - wanted[1]).abs().max() <= INFLUENCE
+
+    def test_one_whose_rows_change_places(self):
+        """Rows of other sources: those of beams have the same."""
+        model, inputs, both, _ = whole("bart")
+        del inputs["decoder_attention_mask"]
+        both[1][:, :, 6:] = 0
+        guide.enable(model)
+        ids = inputs.pop("decoder_input_ids")
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        request = Request(model, form_named("exact"))
+        turned = {name: tensor.flip(0) for name, tensor in inputs.items()}
+        with requesting(request), torch.no_grad():
+            model(
+                **inputs, decoder_input_ids=ids[:, :6], guide_seed=both[0],
+                guide_decoder_seed=both[1][:, :, :6], **{CACHE: cache}, use_cache=True,
+            )  # fmt: skip
+            cache.reorder_cache(torch.tensor([1, 0]))
+            model(**turned, decoder_input_ids=ids[:, 6:].flip(0), **{CACHE: cache}, use_cache=True)
+        levels = request.state.stacked(TOKENS).double().flip(0)
+        wanted = reference("bart", {**inputs, "decoder_input_ids": ids}, *both, form="exact")
+        assert (levels - wanted[1]).abs().max() <= INFLUENCE
 
     def test_one_that_was_filled_without_measuring(self):
         model, inputs, both, _ = whole("bart")
