@@ -14,6 +14,10 @@ from guide_ext.support.values import is_int
 class Influence:
     """Influence of groups of tokens on every token of a batch, at every layer.
 
+    Of an encoder–decoder, this is the Influence on the target, the text that the decoder reads and
+    writes; `source` is that on the source. A layer of the decoder counts twice: after its attention
+    to its own text, and after that to the source.
+
     Attributes:
         values: ``[batch, layers + 1, groups, tokens]``, float32, on the CPU, from 0 to 1. Level 0
             is 1 on marked tokens and 0 elsewhere; level l is after layer l. 0 on padding. If the
@@ -29,6 +33,8 @@ class Influence:
             for.
         token_ids: Ids of the measured text, ``[batch, tokens]``, int64; None if it was given as
             embeddings.
+        source: Encoder–decoders only: the Influence on what the encoder reads, of the same groups,
+            a row for each row of the target. Its last level is what the decoder attends to.
 
     """
 
@@ -39,6 +45,7 @@ class Influence:
     prompt_tokens: int
     token_ids: Tensor | None = None
     by_head: Tensor | None = None
+    source: Influence | None = None
 
     def at_end_of_prompt(self, tokens: int = 10) -> Tensor:
         """Return the mean over the last tokens of the prompt, after the last layer.

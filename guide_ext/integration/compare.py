@@ -24,6 +24,7 @@ from guide_ext.influence.result import Influence
 from guide_ext.integration.decoding import PromptSeeds, decoding_options
 from guide_ext.integration.influence.measure import generate_with_influence
 from guide_ext.integration.inputs import encode
+from guide_ext.integration.model.state import refuse_two_texts, table_size
 from guide_ext.integration.streaming import AnswerStream
 from guide_ext.machine.facts import machine_facts
 from guide_ext.marking.chat import Chat, encode_chat
@@ -101,7 +102,8 @@ def measure_prompt(
     Raises:
         TagError: If a tag cannot be read.
         ValueError: If nothing is marked, an argument is out of range, or the prompt has more tokens
-            than the model knows positions.
+            than the model knows positions; or the model is an encoder–decoder, which
+            `generate_with_influence` measures.
         UnsupportedModelError: If what an attention layer adds to the residual stream cannot be
             found.
 
@@ -118,6 +120,8 @@ def measure_prompt(
 
     """
     form_named(form)
+    table_size(model)  # raises if the model is not enabled
+    refuse_two_texts(model, "a record, which has one row of tokens,")
     encoding = _watched(_encoded(tokenizer, prompt))
     inputs = encode(model, tokenizer, encoding, delta=delta)
     tokens, seeds = inputs["input_ids"].shape[1], PromptSeeds(seed).of(inputs)

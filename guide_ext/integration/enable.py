@@ -14,12 +14,13 @@ from transformers import PreTrainedModel
 from guide_ext.integration.batching.entries import GuidedGenerateBatch, GuidedInitBatching
 from guide_ext.integration.batching.manager import refuse_running_manager
 from guide_ext.integration.call import arguments, caches, reuse, source
-from guide_ext.integration.call.arguments import DECODER_BIAS, PACKED_ARGUMENT
+from guide_ext.integration.call.arguments import DECODER_BIAS, DECODER_SEED, PACKED_ARGUMENT
 from guide_ext.integration.call.attention import LAYER_ATTRIBUTE
 from guide_ext.integration.call.carrier import TablePlace
 from guide_ext.integration.call.frame import Frame, pop, push
 from guide_ext.integration.generation import GuidedGenerate, PrepareInputs
-from guide_ext.integration.influence.hooks import state_of_call
+from guide_ext.integration.influence.hooks import state_of_call, two_texts_of_call
+from guide_ext.integration.influence.two_texts import TwoTexts
 from guide_ext.integration.model import verify, verify_cache
 from guide_ext.integration.model.forward import name_steering
 from guide_ext.integration.model.own_attention import examine, has_own_attention
@@ -43,8 +44,9 @@ _METHODS = (GuidedGenerate, PrepareInputs, GuidedInitBatching, GuidedGenerateBat
 def enable(model: Model) -> Model:
     """Make a model accept ``guide_bias`` and the other steering arguments.
 
-    The arguments are ``guide_bias``, ``guide_strength``, ``guide_share`` and ``guide_seed``, as
-    `encode` returns them. Both `forward()` and `generate()` accept them.
+    The arguments are ``guide_bias``, ``guide_strength``, ``guide_share`` and ``guide_seed``, in an
+    encoder–decoder also ``guide_decoder_bias`` and ``guide_decoder_seed``, as `encode` returns
+    them. Both `forward()` and `generate()` accept them.
 
     First the model is compared with eager attention on a tiny input. A model that reworks its
     attention mask gets dense masks, which are slower but exact. A model that still differs is
@@ -296,14 +298,17 @@ def _begin_encoder_decoder(
     given = {name: kwargs.pop(name, None) for name in arguments.steering_arguments(model)}
     unknown = [name for name in kwargs if name.startswith("guide_")]
     source.refuse_others(given)
+    named = dict(arguments.named(model.forward, args, kwargs))
+    if args:
+        named.setdefault(model.main_input_name, args[0])
+    frame.influence = two_texts_of_call(
+        model, frame, given["guide_seed"], given[DECODER_SEED], named
+    )
     bias, decoder_bias, strength = (
         given[name] for name in ("guide_bias", DECODER_BIAS, "guide_strength")
     )
     some = decoder_bias if bias is None else bias
     arguments.check_companions(some, strength, unknown)
-    named = dict(arguments.named(model.forward, args, kwargs))
-    if args:
-        named.setdefault(model.main_input_name, args[0])
     if some is None:
         _begin_unsteered(model, frame, named)
         source.refuse_other_source(findings.cache_argument, named)
@@ -375,7 +380,8 @@ def _after_forward(model: nn.Module, args: tuple[Any, ...], output: object) -> N
     """Drop the frame of a call.
 
     Raises:
-        RuntimeError: If the call was steered and the bias did not reach every layer.
+        RuntimeError: If the call was steered and the bias did not reach every layer, or the
+            Influence of an encoder–decoder was not measured in every layer.
 
     """
     frame = pop()
@@ -383,6 +389,8 @@ def _after_forward(model: nn.Module, args: tuple[Any, ...], output: object) -> N
         return
     if isinstance(frame.fills, reuse.Filling):
         reuse.note_made(output, frame.fills)
+    if isinstance(frame.influence, TwoTexts):
+        frame.influence.check_written()
     if not frame.is_steered:
         return
     findings = state_of(model).findings

@@ -13,9 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from guide_ext.integration.call import arguments, caches, reuse, source
-from guide_ext.integration.call.arguments import DECODER_BIAS
+from guide_ext.integration.call.arguments import DECODER_BIAS, DECODER_SEED
 from guide_ext.integration.call.frame import Frame, current, using
-from guide_ext.integration.influence.hooks import state_of_call
+from guide_ext.integration.influence.hooks import (
+    is_requested,
+    state_of_call,
+    two_texts_of_generation,
+)
 from guide_ext.integration.model.state import is_enabled, state_of, strength_size
 from guide_ext.integration.modes import check_mode, first_token, setting_of
 
@@ -93,7 +97,10 @@ class GuidedGenerate(Method):
         some = next((bias for bias in given if bias is not None), None)
         strength = kwargs.get("guide_strength")
         arguments.check_companions(some, strength, [])
-        if some is None:
+        is_measured = is_requested(model) and kwargs.get("guide_seed") is not None
+        if not is_measured:  # the marks to measure are nobody's matter then
+            kwargs = {k: v for k, v in kwargs.items() if k not in ("guide_seed", DECODER_SEED)}
+        if some is None and not is_measured:
             return self._wrapped(*args, **kwargs)
         check_mode(model, kwargs)
         arguments.check_implementation(findings.configs, findings.implementation)
@@ -102,7 +109,7 @@ class GuidedGenerate(Method):
         bias, decoder_bias = source.check_generation(
             model, kwargs, inputs, start, partial(setting_of, model=model, kwargs=kwargs)
         )
-        if strength is not None:
+        if strength is not None and some is not None:
             strength = arguments.check_strength(strength, len(some), *strength_size(model))
         for own in (bias, decoder_bias):
             if own is not None:
@@ -110,6 +117,7 @@ class GuidedGenerate(Method):
         frame = Frame(
             configs=findings.configs, is_generation=True, has_encoder=True, source_bias=bias,
             strength=strength, encoder_ran=bias is not None,
+            influence=two_texts_of_generation(model, kwargs.get("guide_seed")),
         )  # fmt: skip
         with using(frame):
             output = self._wrapped(*args, **kwargs)
@@ -186,8 +194,9 @@ class PrepareInputs(Method):
         model = self._model
         findings = state_of(model).findings
         if findings.has_encoder:
+            seeds = {"guide_seed": guide_seed, DECODER_SEED: kwargs.pop(DECODER_SEED, None)}
             return self._prepare_encoder_decoder(
-                input_ids, args, guide_bias, guide_strength, kwargs
+                input_ids, args, guide_bias, guide_strength, seeds, kwargs
             )
         frame = Frame(configs=findings.configs, adds_to_mask=findings.adds_to_mask)
         originals = (guide_bias, guide_strength, guide_share)
@@ -231,6 +240,7 @@ class PrepareInputs(Method):
         args: tuple[Any, ...],
         bias: Tensor | None,
         strength: Tensor | None,
+        seeds: dict[str, Tensor | None],
         kwargs: dict[str, Any],
     ) -> dict[str, Any]:
         """Prepare the inputs of one step of an encoder–decoder, whose call makes its masks."""
@@ -243,6 +253,7 @@ class PrepareInputs(Method):
             slots = input_ids.shape[1]
             decoder_bias = F.pad(decoder_bias, (0, max(slots - decoder_bias.shape[1], 0)))
         steering = {"guide_bias": bias, DECODER_BIAS: decoder_bias, "guide_strength": strength}
+        steering |= seeds
         inputs |= {name: value for name, value in steering.items() if value is not None}
         if outer is not None and outer.is_generation:
             outer.handed_on = decoder_bias if bias is None else bias

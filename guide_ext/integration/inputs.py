@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from guide_ext.integration.call.arguments import DECODER_BIAS
+from guide_ext.integration.call.arguments import DECODER_BIAS, DECODER_SEED
 from guide_ext.integration.model.state import (
     refuse_two_texts,
     state_of,
@@ -22,7 +22,7 @@ from guide_ext.integration.modes import first_token
 from guide_ext.marking.chat import Chat, encode_chat
 from guide_ext.marking.spans import MarkedText
 from guide_ext.marking.tokens import Encoding, encode_text
-from guide_ext.steering.batch import collate
+from guide_ext.steering.batch import collate, group_names, seed_of
 from guide_ext.steering.steering import Steering
 from guide_ext.support.values import as_float
 
@@ -87,6 +87,8 @@ def encode(
           `generate_with_influence` use it.
         * with `decoder_prompts` ``decoder_input_ids``, int64, and ``guide_decoder_bias``, float32,
           both ``[batch, tokens]``; the first is the token that the model begins every text with.
+          With ``<?->`` tags in either text also ``guide_decoder_seed``, of the same groups as
+          ``guide_seed``.
 
     Raises:
         TagError: If tags do not match, or stand where none is read: in a role that is not trusted,
@@ -142,30 +144,36 @@ def encode(
         "guide_strength": batch.strength,
         "guide_seed": batch.seed,
     }
+    groups = batch.groups
     if decoder_prompts is not None:
-        tensors |= _decoder_inputs(model, tokenizer, decoder_prompts, steering, len(encodings))
+        begins = _decoder_encodings(model, tokenizer, decoder_prompts, len(encodings))
+        tensors |= _decoder_inputs(model, begins, steering)
+        groups = group_names([*encodings, *begins])
+        if groups:
+            tensors["guide_seed"] = seed_of(encodings, groups, batch.input_ids.shape[1], "right")
+            slots = 1 + len(begins[0].input_ids)
+            tensors[DECODER_SEED] = seed_of(begins, groups, slots, "left")
     if min_share is not None:
         tensors |= {"guide_bias": None, "guide_share": min_share * batch.bias}
     if batch.strength is not None:
         strength_size(model)  # raises if some layers or heads of the model are not known here
     device = _input_device(model)
     inputs = Inputs((name, t.to(device)) for name, t in tensors.items() if t is not None)
-    inputs.groups = batch.groups
+    inputs.groups = groups
     return inputs
 
 
-def _decoder_inputs(
+def _decoder_encodings(
     model: Any,
     tokenizer: Any,
     prompts: str | MarkedText | Sequence[str | MarkedText],
-    steering: Any,
     rows: int,
-) -> dict[str, Tensor]:
-    """Tokenise what the texts of a decoder begin with.
+) -> list[Encoding]:
+    """Tokenise what the texts of a decoder begin with, behind the first token.
 
     Raises:
-        ValueError: If the model has no encoder, the prompts are not one per row or differ in
-            length, or nothing tells what every text begins with.
+        ValueError: If the model has no encoder, or the prompts are not one per row or differ in
+            length.
 
     """
     if not state_of(model).findings.has_encoder:
@@ -178,13 +186,6 @@ def _decoder_inputs(
         raise ValueError(
             f"decoder_prompts must be one, or one per prompt: {rows}, got {len(texts)}"
         )
-    start = first_token(model, {})
-    if start is None:
-        raise ValueError(
-            f"decoder_prompts must go to a model with a decoder_start_token_id, got a "
-            f"{type(model).__name__} without one; set model.generation_config."
-            "decoder_start_token_id"
-        )
     encodings = [encode_text(tokenizer, text, add_special_tokens=False) for text in texts]
     lengths = sorted({len(encoding.input_ids) for encoding in encodings})
     if len(lengths) > 1:
@@ -192,7 +193,24 @@ def _decoder_inputs(
             f"decoder_prompts must have as many tokens in every row, got {lengths[0]} and "
             f"{lengths[-1]}; encode those of other lengths in a batch of their own"
         )
-    each = [steering] * rows if isinstance(steering, Steering) else steering
+    return encodings
+
+
+def _decoder_inputs(model: Any, encodings: Sequence[Encoding], steering: Any) -> dict[str, Tensor]:
+    """Return the ids and the bias of what the texts of a decoder begin with.
+
+    Raises:
+        ValueError: If nothing tells what every text begins with.
+
+    """
+    start = first_token(model, {})
+    if start is None:
+        raise ValueError(
+            f"decoder_prompts must go to a model with a decoder_start_token_id, got a "
+            f"{type(model).__name__} without one; set model.generation_config."
+            "decoder_start_token_id"
+        )
+    each = [steering] * len(encodings) if isinstance(steering, Steering) else steering
     nats = [one.bias(encoding) for one, encoding in zip(each, encodings, strict=True)]
     ids = torch.tensor([[start, *encoding.input_ids] for encoding in encodings])
     return {"decoder_input_ids": ids, DECODER_BIAS: F.pad(torch.stack(nats), (1, 0))}

@@ -15,6 +15,7 @@ from typing import Any
 from transformers import GenerationMixin
 from transformers.generation.continuous_batching import ContinuousBatchingManager, ContinuousMixin
 
+from guide_ext.integration.call import source
 from guide_ext.integration.call.arguments import steering_arguments
 from guide_ext.integration.decoding import CompleteConfig
 
@@ -42,8 +43,7 @@ def setting_of(name: str, model: Any, kwargs: Mapping[str, Any]) -> Any:
 
 def first_token(model: Any, kwargs: Mapping[str, Any]) -> Any:
     """Return the token that every text of a decoder begins with, as `generate()` finds it."""
-    found = (setting_of(name, model, kwargs) for name in ("decoder_start_token_id", "bos_token_id"))
-    return next((token for token in found if token is not None), None)
+    return source.first_token(functools.partial(setting_of, model=model, kwargs=kwargs))
 
 
 def check_mode(model: Any, kwargs: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ import torch
 from guide_ext.integration.influence.measure import influence
 from guide_ext.integration.inputs import Prompt, encode
 from guide_ext.integration.likelihood import log_likelihoods
-from guide_ext.integration.model.state import strength_size
+from guide_ext.integration.model.state import refuse_two_texts, strength_size
 from guide_ext.steering.steering import Steering, grouped_by_layer
 from guide_ext.support.files import json_text, write_text
 
@@ -158,8 +158,8 @@ def profile_heads(
 
     Raises:
         ValueError: If there is no example, one has no answer, no mark or one that states its own
-            Δ, an argument is out of range, the model cannot be steered by head, or the file is of
-            another call.
+            Δ, an argument is out of range, the model cannot be steered by head or is an
+            encoder–decoder, or the file is of another call.
         OSError: If the file cannot be read or written.
 
     Source:
@@ -179,6 +179,7 @@ def profile_heads(
 
     """
     layers, heads = strength_size(model)
+    refuse_two_texts(model, "profile_heads()")
     if by not in ("gain", "attention"):
         raise ValueError(f"by must be 'gain' or 'attention', got {by!r}")
     if not math.isfinite(delta) or delta == 0:

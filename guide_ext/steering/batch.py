@@ -106,26 +106,42 @@ def collate(
     if any(table is not None for table in tables):
         every = torch.ones(num_layers, num_heads)
         strength = torch.stack([every if table is None else table for table in tables])
-    groups = _seed(encodings, tokens, padding_side)
-    return Batch(input_ids, attention_mask, bias, strength, *groups)
+    groups = group_names(encodings)
+    seed = seed_of(encodings, groups, tokens, padding_side) if groups else None
+    return Batch(input_ids, attention_mask, bias, strength, groups, seed)
 
 
 def _place(length: int, tokens: int, padding_side: str) -> slice:
     return slice(tokens - length, tokens) if padding_side == "left" else slice(length)
 
 
-def _seed(
-    encodings: Sequence[Encoding], tokens: int, padding_side: str
-) -> tuple[tuple[str, ...], Tensor | None]:
-    """Return `groups` and `seed` of a `Batch`."""
-    members = [encoding.groups() for encoding in encodings]
-    names = tuple(dict.fromkeys(name for groups in members for name in groups))
-    if not names:
-        return names, None
-    index = {name: place for place, name in enumerate(names)}
-    seed = torch.zeros(len(encodings), len(names), tokens)
-    for row, groups in enumerate(members):
-        for name, flags in groups.items():
+def group_names(encodings: Sequence[Encoding]) -> tuple[str, ...]:
+    """Return the names of the Influence groups of all prompts, in order of first appearance."""
+    return tuple(dict.fromkeys(name for one in encodings for name in one.groups()))
+
+
+def seed_of(
+    encodings: Sequence[Encoding], groups: Sequence[str], tokens: int, padding_side: str
+) -> Tensor:
+    """Return 1 on the tokens of each group, float32 ``[batch, groups, tokens]``.
+
+    Args:
+        encodings: One prompt per row.
+        groups: Names of groups; those of the prompts are among them.
+        tokens: Tokens of a row, padding included.
+        padding_side: Where the padding is, ``"left"`` or ``"right"``.
+
+    Example:
+        >>> from guide_ext.spans import Span
+        >>> rule = Encoding([7, 8], [(0, 1), (1, 2)], "cd", (), (Span(1, 2, group="rule"),))
+        >>> seed_of([rule], ["rule"], 3, "left").tolist()
+        [[[0.0, 0.0, 1.0]]]
+
+    """
+    index = {name: place for place, name in enumerate(groups)}
+    seed = torch.zeros(len(encodings), len(groups), tokens)
+    for row, encoding in enumerate(encodings):
+        for name, flags in encoding.groups().items():
             here = _place(len(flags), tokens, padding_side)
             seed[row, index[name], here] = torch.tensor(flags).float()
-    return names, seed
+    return seed

@@ -19,7 +19,7 @@ WRONG_CALLS = {
     "each of the 11 positions": {"guide_bias": torch.zeros(2, 10)},
     "guide_decoder_bias must be .*= .2, 9.": {"guide_decoder_bias": torch.zeros(2, 8)},
     "guide_share must be left out": {"guide_share": torch.zeros(2, 11)},
-    "guide_seed must be left out": {"guide_seed": torch.zeros(2, 1, 11)},
+    "guide_decoder_seed must come with": {"guide_decoder_seed": torch.zeros(2, 1, 9)},
     "guide_strength must come with": {"guide_strength": torch.ones(2, 6, 4)},
     r"guide_strength must be .*2, 6, 4": {
         "guide_bias": torch.zeros(2, 11), "guide_strength": torch.ones(2, 4, 4)
@@ -203,11 +203,6 @@ class TestRefusals:
         setattr(model.generation_config, name, value)
         with pytest.raises(ValueError, match=f"{name} must be None"):
             model.generate(**zoo.source("bart"), guide_bias=marks(11), **NEW)
-
-    def test_influence(self):
-        model = guide.enable(make("bart"))
-        with pytest.raises(guide.UnsupportedModelError, match="a model with one text"):
-            guide.influence(model, {**zoo.source("bart"), "guide_seed": torch.ones(2, 1, 11)})
 
     def test_decoders_have_no_second_bias(self):
         model = guide.enable(models.make("llama"))

@@ -14,14 +14,14 @@ import guide_ext.integration as guide
 from guide_ext.integration.model.trial import trial_of
 
 from .build import VOCABULARY
-from .compare import DELTA, SETTINGS, TOKENS, Verdict, refusal, settle
+from .compare import DELTA, SETTINGS, TOKENS, TOLERANCE, Verdict, refusal, settle
 
 TARGET = 12
 PADDING = 3
 
 
 def compare_encoder_decoder(model: Any) -> Verdict:
-    """Judge a model: a forward pass with both texts steered, strengths, generation from a cache.
+    """Judge a model: both texts steered in a pass, strengths, generation from a cache, Influence.
 
     Args:
         model: A small model under eager attention, see `build.build`.
@@ -70,7 +70,27 @@ def compare_encoder_decoder(model: Any) -> Verdict:
     # Where neither we nor the reference reach the encoder, they agree.
     states = [_states(model, inputs, **how) for how in ({}, {"guide_bias": of_source})]
     effects = _relative(wanted, one), _relative(one, plain), _relative(*states)
-    return settle(verdict, min(effects))
+    settle(verdict, min(effects))
+    verdict.influence = _influence(model, inputs, both, positions)
+    return verdict
+
+
+def _influence(
+    model: Any, inputs: dict[str, Tensor], both: dict[str, Tensor], positions: int
+) -> str:
+    """Measure two groups that divide both texts; what they have of each token sums to 1."""
+    halves = [torch.zeros(2, 2, size) for size in (positions, TARGET)]
+    for half in halves:
+        half[:, 0, ::2] = half[:, 1, 1::2] = 1
+    marks = {"guide_seed": halves[0], "guide_decoder_seed": halves[1]}
+    try:
+        found = guide.influence(model, {**inputs, **both, **marks})
+    except ValueError as error:
+        return f"refused: {error}"
+    sums = [text.values.sum(2)[text.mask[:, None].expand_as(text.values[:, :, 0])]
+            for text in (found.source, found)]  # fmt: skip
+    off = max(float((one - 1).abs().max()) for one in sums)
+    return "measured" if off <= TOLERANCE else f"wrong: groups sum to 1 within {off:.2g} only"
 
 
 def _source(model: Any) -> dict[str, Tensor]:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 # The keyword arguments that enable() adds to a model.
 STEERING_ARGUMENTS = ("guide_bias", "guide_strength", "guide_share", "guide_seed")
-# Encoder–decoders have one more, for the text that the decoder reads and writes.
+# Encoder–decoders have two more, for the text that the decoder reads and writes.
 DECODER_BIAS = "guide_decoder_bias"
+DECODER_SEED = "guide_decoder_seed"
 # Ours alone: the requests of one call of continuous batching, see `packed.PackedBatch`.
 PACKED_ARGUMENT = "guide_packed"
 # The attribute in which the `forward` of an enabled model keeps its parameter names, in order.
@@ -49,17 +50,22 @@ def check_bias(bias: object, rows: int, name: str = "guide_bias") -> Tensor:
     return bias.detach().to(torch.float32)
 
 
-def check_source_length(bias: Tensor, tokens: int) -> None:
-    """Check that the bias of what an encoder reads has one number for each of its `tokens`.
+def check_source_length(values: Tensor, tokens: int, name: str = "guide_bias") -> None:
+    """Check that what is said of a source has one number for each of its `tokens`.
+
+    Args:
+        values: The argument, or a part of it; its last dimension counts.
+        tokens: Positions of the source.
+        name: Its name, if it is another one.
 
     Raises:
         ValueError: If it has more or fewer.
 
     """
-    if bias.shape[1] != tokens:
+    if values.shape[-1] != tokens:
         raise ValueError(
-            f"guide_bias must have one number for each of the {tokens} positions that the encoder "
-            f"gives to the decoder, got shape {list(bias.shape)}; put 0 where nothing is marked"
+            f"{name} must have one number for each of the {tokens} positions that the encoder "
+            f"gives to the decoder, got shape {list(values.shape)}; put 0 where nothing is marked"
         )
 
 
@@ -136,8 +142,13 @@ def check_share_values(share: Tensor | None) -> None:
         )
 
 
-def check_guide_seed(seed: object, rows: int) -> Tensor:
+def check_guide_seed(seed: object, rows: int, name: str = "guide_seed") -> Tensor:
     """Check ``guide_seed`` for a batch of `rows`.
+
+    Args:
+        seed: The argument.
+        rows: Rows of the batch.
+        name: Its name, if it is another one.
 
     Raises:
         ValueError: If it is not a tensor of numbers or bools, ``[rows, groups, tokens]``.
@@ -145,12 +156,12 @@ def check_guide_seed(seed: object, rows: int) -> Tensor:
     """
     if not isinstance(seed, Tensor) or seed.is_complex():
         raise ValueError(
-            "guide_seed must be a tensor [batch, groups, tokens], 1 on the tokens of a group, "
+            f"{name} must be a tensor [batch, groups, tokens], 1 on the tokens of a group, "
             f"got {_describe(seed)}"
         )
     if seed.dim() != 3 or seed.shape[0] != rows or seed.shape[1] == 0:
         raise ValueError(
-            f"guide_seed must be [batch, groups, tokens] with {rows} row(s), as the input has, "
+            f"{name} must be [batch, groups, tokens] with {rows} row(s), as the input has, "
             f"and a group or more, got shape {list(seed.shape)}"
         )
     return seed.detach()
@@ -329,7 +340,9 @@ def named(forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[s
 def steering_arguments(model: Any) -> tuple[str, ...]:
     """Return the names of the keyword arguments that `enable` adds to a model."""
     has_encoder = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
-    return (*STEERING_ARGUMENTS, DECODER_BIAS) if has_encoder else STEERING_ARGUMENTS
+    if not has_encoder:
+        return STEERING_ARGUMENTS
+    return (*STEERING_ARGUMENTS, DECODER_BIAS, DECODER_SEED)
 
 
 def with_steering(

@@ -234,14 +234,14 @@ def _is_causal(frame: Frame, call: MaskCall) -> bool:
     """Return whether a mask of an encoder–decoder is one of the decoder's own text.
 
     Raises:
-        ValueError: If the call is steered and the mask does not tell.
+        ValueError: If the call is steered or measured and the mask does not tell.
 
     """
     structure = _structure(call.mask_function)
-    if structure is None and frame.is_steered:
+    if structure is None and (frame.is_steered or frame.influence is not None):
         raise ValueError(
             "an encoder–decoder must have plain causal, bidirectional or sliding-window masks to "
-            "be steered, got a packed, chunked, blockwise or custom one"
+            "be steered or measured, got a packed, chunked, blockwise or custom one"
         )
     return structure is not None and structure.is_causal
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from guide_ext.integration.call import arguments, caches
-from guide_ext.integration.call.arguments import DECODER_BIAS
+from guide_ext.integration.call.arguments import DECODER_BIAS, DECODER_SEED
 from guide_ext.integration.call.frame import Frame, current, pop, push
 
 # What encoders read, by the names of the arguments.
@@ -30,18 +30,19 @@ def refuse_others(given: Mapping[str, Any]) -> None:
     """Refuse steering arguments that encoder–decoders do not have.
 
     Raises:
-        ValueError: If ``guide_share`` or ``guide_seed`` is given.
+        ValueError: If ``guide_share`` is given, or ``guide_decoder_seed`` without ``guide_seed``.
 
     """
-    for name, instead in (
-        ("guide_share", "give the marked text a guide_bias instead"),
-        ("guide_seed", "Influence is measured in models with one text"),
-    ):
-        if given.get(name) is not None:
-            raise ValueError(
-                f"{name} must be left out in an encoder–decoder, got a "
-                f"{type(given[name]).__name__}; {instead}"
-            )
+    if given.get("guide_share") is not None:
+        raise ValueError(
+            "guide_share must be left out in an encoder–decoder, got a "
+            f"{type(given['guide_share']).__name__}; give the marked text a guide_bias instead"
+        )
+    if given.get(DECODER_SEED) is not None and given.get("guide_seed") is None:
+        raise ValueError(
+            f"{DECODER_SEED} must come with guide_seed, whose groups it has, got None; put 0 where "
+            "the source has no mark"
+        )
 
 
 def begin_call(
@@ -75,7 +76,7 @@ def begin_call(
     cache = caches.cache_of(cache_argument, named)
     frame.first_query = caches.seen_tokens(cache)
     if bias is not None:
-        source = _source_of(named)
+        source = source_of(named)
         frame.source_bias = arguments.check_bias(bias, source[0])
         if source[1] is not None:
             arguments.check_source_length(frame.source_bias, source[1])
@@ -97,6 +98,17 @@ def begin_call(
         arguments.check_tokens(frame.bias, tokens, frame.first_query, DECODER_BIAS)
         if is_shifted:
             frame.bias = F.pad(frame.bias, (1, 0))[:, :-1]
+
+
+def first_token(setting: Callable[[str], Any]) -> Any:
+    """Return the token that every text of a decoder begins with, as `generate()` finds it.
+
+    Args:
+        setting: Returns a setting of the generation by its name.
+
+    """
+    found = (setting(name) for name in ("decoder_start_token_id", "bos_token_id"))
+    return next((token for token in found if token is not None), None)
 
 
 def note_source(output: object, bias: Tensor, strength: Tensor | None) -> None:
@@ -151,7 +163,7 @@ def check_generation(
     start_token: object,
     setting: Callable[[str], Any],
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Check the steering of ``generate()``, and return both biases.
+    """Check the arguments of a steered or measured ``generate()``, and return both biases.
 
     Args:
         model: An enabled encoder–decoder.
@@ -184,21 +196,47 @@ def check_generation(
                 f"got {value!r}"
             )
     bias, decoder_bias = given.get("guide_bias"), given.get(DECODER_BIAS)
-    rows, positions = _source_of(given)
+    rows, positions = source_of(given)
     if bias is not None:
         bias = arguments.check_bias(bias, rows)
         if positions is not None:
             arguments.check_source_length(bias, positions)
-    if decoder_bias is None:
-        return bias, None
+    seed, decoder_seed = given.get("guide_seed"), given.get(DECODER_SEED)
+    if seed is not None:
+        marked = arguments.check_guide_seed(seed, rows)
+        if positions is not None:
+            arguments.check_source_length(marked, positions, "guide_seed")
+    if decoder_bias is not None:
+        target = _check_target(given, start_token, DECODER_BIAS)
+        decoder_bias = arguments.check_bias(decoder_bias, target.shape[0], DECODER_BIAS)
+        arguments.check_tokens(decoder_bias, target.shape[1], 0, DECODER_BIAS)
+    if decoder_seed is not None or (seed is not None and "decoder_input_ids" in given):
+        name = "guide_seed" if decoder_seed is None else DECODER_SEED
+        target = _check_target(given, start_token, name)
+        if decoder_seed is not None:
+            marked = arguments.check_guide_seed(decoder_seed, target.shape[0], DECODER_SEED)
+            if marked.shape[2] != target.shape[1]:
+                raise ValueError(
+                    f"{DECODER_SEED} must be [batch, groups, tokens] with {target.shape[1]} "
+                    f"tokens, as decoder_input_ids has, got shape {list(marked.shape)}; put 0 "
+                    "where nothing is marked"
+                )
+    return bias, decoder_bias
+
+
+def _check_target(given: Mapping[str, Any], start_token: object, name: str) -> Tensor:
+    """Return what the decoder's texts begin with, if the argument `name` counts its tokens right.
+
+    Raises:
+        ValueError: If it would not.
+
+    """
     target = given.get("decoder_input_ids")
     if not isinstance(target, Tensor) or target.dim() != 2:
         raise ValueError(
-            f"{DECODER_BIAS} must come with decoder_input_ids [batch, tokens], whose tokens it "
+            f"{name} must come with decoder_input_ids [batch, tokens], whose tokens it "
             f"counts, got {type(target).__name__}"
         )
-    decoder_bias = arguments.check_bias(decoder_bias, target.shape[0], DECODER_BIAS)
-    arguments.check_tokens(decoder_bias, target.shape[1], 0, DECODER_BIAS)
     arguments.check_left_padding(given.get("decoder_attention_mask"))
     # Otherwise transformers would put it there, and every mark would be one token off.
     if start_token is not None:
@@ -206,13 +244,12 @@ def check_generation(
         if len(first) not in (1, len(target)) or bool((target[:, 0] != first).any()):
             raise ValueError(
                 f"decoder_input_ids must begin with the token {first.tolist()}, as the model's "
-                f"texts do, so that {DECODER_BIAS} counts its tokens right; put it in front, with "
-                "a bias of 0"
+                f"texts do, so that {name} counts its tokens right; put it in front, unmarked"
             )
-    return bias, decoder_bias
+    return target
 
 
-def _source_of(named: Mapping[str, Any]) -> tuple[int, int | None]:
+def source_of(named: Mapping[str, Any]) -> tuple[int, int | None]:
     """Return rows and positions of the source; None if only the encoder knows how many."""
     outputs = named.get("encoder_outputs")
     if outputs is not None:
@@ -223,7 +260,25 @@ def _source_of(named: Mapping[str, Any]) -> tuple[int, int | None]:
         if isinstance(value, Tensor):
             is_text = name in ("input_ids", "inputs_embeds")
             return value.shape[0], value.shape[1] if is_text else None
-    raise ValueError("guide_bias must come with what the encoder reads, got no such argument")
+    raise ValueError(
+        "guide_bias and guide_seed must come with what the encoder reads, got no such argument"
+    )
+
+
+def target_that_is_given(named: Mapping[str, Any]) -> tuple[int, int]:
+    """Return rows and tokens of the target of a call that measures Influence.
+
+    Raises:
+        ValueError: If the model makes the target itself, of other arguments.
+
+    """
+    rows, tokens, is_shifted = _target_of(named)
+    if is_shifted:
+        raise ValueError(
+            "decoder_input_ids must be given to measure Influence, got labels or none, of which "
+            "the model makes other tokens"
+        )
+    return rows, tokens
 
 
 def _target_of(named: Mapping[str, Any]) -> tuple[int, int, bool]:
@@ -242,7 +297,7 @@ def before_encoder(
     frame = current()
     given = [name for name in kwargs if name.startswith("guide_") and kwargs[name] is not None]
     in_generate = frame is not None and frame.is_generation and frame.has_encoder
-    if in_generate and frame is not None and frame.biased_layers:
+    if in_generate and frame is not None and (frame.biased_layers or frame.measured_layers):
         push(Frame(is_nested=True))  # a call of somebody else's: generate() has made its own
     if given and not in_generate:
         raise ValueError(

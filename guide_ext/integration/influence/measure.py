@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,14 @@ from guide_ext.influence.forms import Form, form_named
 from guide_ext.influence.result import Influence
 from guide_ext.integration.influence.hooks import requesting
 from guide_ext.integration.influence.state import InfluenceState, Request
+from guide_ext.integration.influence.texts import (
+    prompt_tokens,
+    repeated,
+    source_of_inputs,
+    target_of,
+    with_target,
+)
+from guide_ext.integration.model.state import refuse_two_texts, state_of, table_size
 
 
 def influence(
@@ -33,6 +42,10 @@ def influence(
     layers · tokens · groups, never with the square of the tokens. With ``guide_bias`` among the
     inputs, the Influence under that bias is measured.
 
+    In an encoder–decoder, ``guide_seed`` marks what the encoder reads, and ``guide_decoder_seed``
+    of the same groups what the decoder does. Without ``decoder_input_ids``, the decoder reads the
+    one token that every text begins with, as the first step of ``generate()`` does.
+
     Args:
         model: An enabled model.
         inputs: What `encode` returned for prompts with ``<?->`` tags; or arguments of the model's
@@ -42,13 +55,15 @@ def influence(
         by_head: Whether to keep the attention of each head to the groups, too.
 
     Returns:
-        Influence; its `values` are ``[batch, layers + 1, groups, tokens]``.
+        Influence; its `values` are ``[batch, layers + 1, groups, tokens]``. Of an encoder–decoder,
+        the Influence on the target, with that on the source as its `source`.
 
     Raises:
         UnsupportedModelError: If what an attention layer adds to the residual stream cannot be
             found.
-        ValueError: If the model is not enabled, nothing is marked, there is no such form, or the
-            names do not fit the groups.
+        ValueError: If the model is not enabled, nothing is marked, there is no such form, the
+            names do not fit the groups, or the form is ``"authors"`` and the model an
+            encoder–decoder, of which the authors' code says nothing.
 
     Example:
         >>> import torch
@@ -118,7 +133,7 @@ def norm_ratios(model: Any, inputs: Mapping[str, Any]) -> Tensor:
     Raises:
         UnsupportedModelError: If what an attention layer adds to the residual stream cannot be
             found.
-        ValueError: If the model is not enabled.
+        ValueError: If the model is not enabled, or is an encoder–decoder.
 
     Source:
         The paper, App. A, Fig. 3 left.
@@ -131,6 +146,8 @@ def norm_ratios(model: Any, inputs: Mapping[str, Any]) -> Tensor:
         True
 
     """
+    table_size(model)  # raises if the model is not enabled
+    refuse_two_texts(model, "norm_ratios()")
     rows, tokens = inputs["input_ids"].shape
     nothing = torch.zeros(rows, 1, tokens, device=inputs["input_ids"].device)
     measured = _measured(model, inputs, nothing, ("",), Request(model, _RATIO))[0]
@@ -151,13 +168,33 @@ def _measured(
 ) -> list[Influence]:
     """Measure in one pass without a cache; return a result for each form."""
     forward = {name: value for name, value in inputs.items() if name != "guide_seed"}
-    with requesting(request), torch.no_grad():
+    with requesting(request), torch.no_grad():  # raises if the model is not enabled
+        if state_of(model).findings.has_encoder:
+            forward = with_target(model, forward, seed)
         model(**forward, **_without_logits(model), guide_seed=seed, use_cache=False)
     state = request.state
     if state is None:
         raise RuntimeError("the model ran without its own forward(): nothing was measured")
-    tokens = seed.shape[2]
-    return [_result(one.stacked(tokens), one, names, forward, tokens) for one in state.together]
+    if request.source is None:
+        tokens = seed.shape[2]
+        return [_result(one.stacked(tokens), one, names, forward, tokens) for one in state.together]
+    described = target_of(forward)
+    tokens = state.filled
+    found = [_result(one.stacked(tokens), one, names, described, tokens) for one in state.together]
+    sources = _of_source(request.source, names, forward, found[0].values.shape[0])
+    return [replace(one, source=other) for one, other in zip(found, sources, strict=True)]
+
+
+def _of_source(
+    state: InfluenceState, names: tuple[str, ...], inputs: Mapping[str, Any], rows: int
+) -> list[Influence]:
+    """Return the Influence on a source in each form, repeated for `rows` of the target."""
+    positions = state.filled
+    described = source_of_inputs(inputs, positions)
+    return [
+        repeated(_result(one.stacked(positions), one, names, described, positions), rows)
+        for one in state.together
+    ]
 
 
 def generate_with_influence(
@@ -175,7 +212,8 @@ def generate_with_influence(
 
     Args:
         model: An enabled model.
-        inputs: See `influence`; ``input_ids`` must be among them.
+        inputs: See `influence`; ``input_ids`` must be among them, but for an encoder–decoder that
+            reads something else.
         form: Name of the recursion, see `guide_ext.influence.form_named`.
         groups: Names of the groups; None for the names in the tags.
         on_values: Called after every step with the Influence of the tokens that the step has read,
@@ -190,8 +228,8 @@ def generate_with_influence(
     Raises:
         UnsupportedModelError: If what an attention layer adds to the residual stream cannot be
             found.
-        ValueError: As in `influence`; or if the inputs have no ``input_ids``, or a given cache
-            holds tokens that were not measured.
+        ValueError: As in `influence`; or if the inputs have no ``input_ids``, a given cache
+            holds tokens that were not measured, or there are beams without a cache.
 
     Example:
         >>> from guide_ext import integration as guide
@@ -203,13 +241,16 @@ def generate_with_influence(
 
     """
     seed, names = _seed_of(inputs, groups)
-    if not isinstance(inputs.get("input_ids"), Tensor):
+    table_size(model)  # raises if the model is not enabled
+    has_encoder = state_of(model).findings.has_encoder
+    if not has_encoder and not isinstance(inputs.get("input_ids"), Tensor):
         raise ValueError(
             "inputs must have input_ids, [batch, tokens], so that every token of the answer has "
             f"its place, got {', '.join(inputs)}"
         )
     request = Request(model, form_named(form))
     if on_values is not None:
+        refuse_two_texts(model, "on_values")
         generation["streamer"] = _ValuesStream(request, on_values, generation.get("streamer"))
     wants_dict = generation.pop("return_dict_in_generate", False)
     given = generation.get("generation_config")
@@ -225,15 +266,20 @@ def generate_with_influence(
     if state is None:
         raise RuntimeError("generate() ran without the model's own steps: nothing was measured")
     beam_indices = getattr(output, "beam_indices", None)
+    own = target_of(inputs) if has_encoder else inputs
+    prompt = prompt_tokens(inputs) if has_encoder else seed.shape[2]
     described = {
         "input_ids": sequences[:, :-1],
         "attention_mask": _present(
-            sequences, seed.shape[2], inputs.get("attention_mask"), beam_indices,
+            sequences, prompt, own.get("attention_mask"), beam_indices,
             _end_tokens(model, generation),
         ),
     }  # fmt: skip
     values = _of_sequences(state, beam_indices, sequences)
-    result = _result(values, state, names, described, seed.shape[2])
+    result = _result(values, state, names, described, prompt)
+    if request.source is not None:
+        source = _of_source(request.source, names, inputs, sequences.shape[0])
+        result = replace(result, source=source[0])
     return (output if wants_dict else sequences), result
 
 
@@ -304,6 +350,11 @@ def _of_sequences(state: InfluenceState, beam_indices: Tensor | None, sequences:
     tokens = sequences.shape[1] - 1
     if beam_indices is None:
         return state.stacked(tokens)
+    if not state.history:
+        raise ValueError(
+            "use_cache must be True to measure Influence with num_beams, as the cache tells how "
+            "beams move, got False"
+        )
     rows = []
     for path in beam_indices.tolist():
         parts = [state.history[step][row] for step, row in enumerate(path) if row >= 0]

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from guide_ext.influence.forms import Form
-from guide_ext.integration.call.cache_rows import keep_on
+from guide_ext.integration.call.cache_rows import Follower, keep_on
 from guide_ext.integration.call.frame import Slots
 from guide_ext.integration.model.parallel import Split
 
@@ -58,7 +58,8 @@ class Request:
         form: The recursion.
         keeps_heads: Whether to keep the attended Influence of each head.
         beside: More recursions, measured in the same calls.
-        state: The state of the last call that measured.
+        state: The state of the last call that measured; in an encoder–decoder, of its target.
+        source: Encoder–decoders only: the state of the source.
 
     """
 
@@ -67,6 +68,7 @@ class Request:
     keeps_heads: bool = False
     beside: tuple[Form, ...] = ()
     state: InfluenceState | None = None
+    source: InfluenceState | None = None
 
 
 @dataclass
@@ -144,6 +146,10 @@ class InfluenceState:
     def together(self) -> list[InfluenceState]:
         """The states of all recursions that are measured in the same calls, this one first."""
         return [self, *self.beside]
+
+    def of_layer(self, layer: int) -> list[tuple[InfluenceState, int]]:
+        """Return the states that a layer writes, one for each form, and its place in them."""
+        return [(state, layer) for state in self.together]
 
     def extend(self, seed: Tensor, seen: int, tokens: int, capacity: int | None = None) -> None:
         """Make room for the tokens of a call, and write level 0 for them.
@@ -285,9 +291,9 @@ class InfluenceState:
         self.residuals = [F.pad(norms, (0, wanted - present)) for norms in self.residuals]
 
 
-def state_on(cache: Any) -> InfluenceState | None:
+def state_on(cache: Any) -> Follower | None:
     """Return the state that is kept on a cache, or None."""
-    found: InfluenceState | None = getattr(cache, CACHE_STATE, None)
+    found: Follower | None = getattr(cache, CACHE_STATE, None)
     return found
 
 

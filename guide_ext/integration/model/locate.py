@@ -6,10 +6,16 @@ the attention module, or of a norm, a projection or a multiplier that follows it
 from model to model, so names are not used. Instead a tiny input runs through the model, and every
 candidate is tried: U is right if a later module of the layer reads ``E + s·U``, or if the layer
 returns ``E + s·U``, or returns ``E + U`` plus the output of a module that runs in parallel.
+
+Where the decoder of an encoder–decoder attends to the encoder, its layer has attended to its own
+text before. So E is no input of the layer, but of a module in it: of the norm in front of the
+attention, or of the attention itself, where the norm stands behind the sum (BART). These are tried,
+too.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,7 +41,7 @@ class Place:
     """The modules of one attention layer that have E and U.
 
     Attributes:
-        layer: Module whose input is E.
+        layer: Module whose input is E: the layer, or a module in it.
         update: Module whose output, times `scale`, is added to E.
         scale: The residual multiplier, in most models 1.
 
@@ -55,12 +61,15 @@ class _Call:
     returned: Tensor | None = None
 
 
-def locate(model: Any, attention_modules: tuple[nn.Module, ...]) -> tuple[Place, ...]:
+def locate(
+    model: Any, attention_modules: tuple[nn.Module, ...], kinds: tuple[str, ...] = ()
+) -> tuple[Place, ...]:
     """Find E and U of every attention layer of a model.
 
     Args:
-        model: A transformers model that runs on token ids alone, in evaluation mode.
+        model: A transformers model that runs on a `trial`, in evaluation mode.
         attention_modules: Its attention modules, as `verify.Findings` lists them.
+        kinds: Encoder–decoders only: what each of them attends to, as `verify.Findings` says.
 
     Returns:
         One place per attention module.
@@ -84,7 +93,8 @@ def locate(model: Any, attention_modules: tuple[nn.Module, ...]) -> tuple[Place,
     places = []
     for index, attention in enumerate(attention_modules):
         layer = _decoder_layer(attention, parents)
-        place = None if layer is None else _place(layer, attention, calls)
+        is_cross = bool(kinds) and kinds[index] == "cross"
+        place = None if layer is None else _place(layer, attention, calls, is_cross=is_cross)
         if place is None:
             raise UnsupportedModelError(
                 f"Influence must know what attention layer {index} of {type(model).__name__} adds "
@@ -161,7 +171,9 @@ def _decoder_layer(attention: nn.Module, parents: dict[nn.Module, nn.Module]) ->
     return None
 
 
-def _place(layer: nn.Module, attention: nn.Module, calls: list[_Call]) -> Place | None:
+def _place(
+    layer: nn.Module, attention: nn.Module, calls: list[_Call], *, is_cross: bool = False
+) -> Place | None:
     """Try the attention module and the modules that follow it; return the one that fits best."""
     own = _call_of(layer, calls)
     inside = set(layer.modules()) - {layer}
@@ -169,16 +181,26 @@ def _place(layer: nn.Module, attention: nn.Module, calls: list[_Call]) -> Place 
     link = _call_of(attention, within)
     if own is None or own.returned is None:
         return None
+    readers = [own, *(_before(attention, within) if is_cross else [])]
     best: tuple[float, Place] | None = None
     for _ in range(_LONGEST_CHAIN):
         if link is None or link.returned is None:
             break
-        if link.returned.numel() == own.read.numel():
-            fit = _best_fit(link, own, within)
+        for reader in readers:
+            if link.returned.numel() != reader.read.numel():
+                continue
+            fit = _best_fit(link, reader, own, within)
             if fit is not None and (best is None or fit.miss < best[0] / 2):
-                best = fit.miss, Place(layer, link.module, fit.scale)
+                best = fit.miss, Place(reader.module, link.module, fit.scale)
         link = _next_link(link, within)
     return None if best is None else best[1]
+
+
+def _before(attention: nn.Module, within: list[_Call]) -> list[_Call]:
+    """Return the calls up to that of an attention module, of modules that run once."""
+    index = next((i for i, call in enumerate(within) if call.module is attention), -1)
+    times = Counter(call.module for call in within)
+    return [call for call in within[: index + 1] if times[call.module] == 1]
 
 
 def _next_link(link: _Call, within: list[_Call]) -> _Call | None:
@@ -195,9 +217,17 @@ class _Fit:
     miss: float  # size of the residual error, relative to s·U
 
 
-def _best_fit(link: _Call, layer: _Call, within: list[_Call]) -> _Fit | None:
-    """Look for ``E + s·U`` among the inputs of modules in the layer, and in the layer's output."""
-    residual = layer.read
+def _best_fit(link: _Call, reader: _Call, layer: _Call, within: list[_Call]) -> _Fit | None:
+    """Look for ``E + s·U`` among the inputs of modules in the layer, and in the layer's output.
+
+    Args:
+        link: The call that returns U.
+        reader: The call that reads E.
+        layer: The call of the layer.
+        within: All calls in the layer.
+
+    """
+    residual = reader.read
     update = link.returned
     if update is None or layer.returned is None:
         return None

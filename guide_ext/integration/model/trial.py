@@ -90,7 +90,10 @@ def trial_of(model: Any) -> Trial:
 def tiny_run(model: Any) -> None:
     """Run the model once, in evaluation mode, on a few tokens without padding."""
     with evaluation(model), torch.no_grad():
-        model(input_ids=tiny_batch(model)[0][1:], use_cache=False)
+        if model.config.is_encoder_decoder:
+            trial_of(model).without_padding().run(model)
+        else:
+            model(input_ids=tiny_batch(model)[0][1:], use_cache=False)
 
 
 def tiny_batch(model: Any) -> tuple[Tensor, Tensor]:
