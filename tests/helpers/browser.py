@@ -18,7 +18,9 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 SECONDS = 60
 # Windows key codes, which is what the protocol wants.
 KEYS = {"Tab": 9, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39,
-        "ArrowDown": 40, "Space": 32, "Enter": 13, "Escape": 27, "KeyM": 77, "Delete": 46}  # fmt: skip
+        "ArrowDown": 40, "Space": 32, "Enter": 13, "Escape": 27, "KeyM": 77,
+        "Delete": 46}  # fmt: skip
+TEXTS = {"Space": " ", "Enter": "\r"}
 
 
 def executable():
@@ -48,7 +50,7 @@ class Page:
         self._profile, self._path = profile, path
         self._dark, self._size, self._script = dark, (width, height), script
         self._count, self._buffer, self._session = 0, b"", None
-        self.errors, self.requests = [], []
+        self.errors, self.requests, self.bodies = [], [], []
 
     def __enter__(self):
         read, child_writes = os.pipe()
@@ -86,10 +88,16 @@ class Page:
         self.call("Page.navigate", url=url)
         self.until(f"location.protocol + document.readyState == '{url.split(':')[0]}:complete'")
 
+    def reload(self):
+        """Load the page again, and wait until it is there."""
+        self.run("window.isOld = true")
+        self.call("Page.reload")
+        self.until("!window.isOld && document.readyState === 'complete'")
+
     def until(self, expression, seconds=SECONDS):
         """Wait until an expression holds."""
         end = time.monotonic() + seconds
-        while not self.run(expression):
+        while not self.run(f"Boolean({expression})"):
             if time.monotonic() > end:
                 raise TimeoutError(f"it never holds: {expression}")
             time.sleep(0.02)
@@ -117,6 +125,7 @@ class Page:
             self.errors.append(given["entry"]["text"])
         elif method == "Network.requestWillBeSent":
             self.requests.append(given["request"]["url"])
+            self.bodies.append(given["request"].get("postData"))
         return message
 
     def call(self, method, **parameters):
@@ -154,8 +163,8 @@ class Page:
             named = {"key": " " if key == "Space" else key, "code": key, "modifiers": held}
             named["windowsVirtualKeyCode"] = KEYS[key]
             self.call("Input.dispatchKeyEvent", type="rawKeyDown", **named)
-            if key == "Space":
-                self.call("Input.dispatchKeyEvent", type="char", text=" ", **named)
+            if key in TEXTS and not held:
+                self.call("Input.dispatchKeyEvent", type="char", text=TEXTS[key], **named)
             self.call("Input.dispatchKeyEvent", type="keyUp", **named)
 
     def type(self, text):

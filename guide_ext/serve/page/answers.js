@@ -83,19 +83,30 @@ export async function ask(about, prompt, sampling, wantsInfluence, signal) {
   }
   byId("answers", HTMLElement).hidden = false;
   tell("Both answers begin.");
-  await Promise.all(influence.NAMES.map((name) => one(about, found, name, signal)));
+  const wrong = await Promise.all(influence.NAMES.map((name) => one(about, found, name, signal)));
+  if (wrong[0] && wrong[0] === wrong[1]) {
+    // It is the prompt that both were refused for.
+    for (const name of influence.NAMES) complain(`error-${name}`, "");
+    complain("prompt-error", wrong[0]);
+  }
   const isWhole = influence.NAMES.every((name) => (found.answers[name]?.reason ?? "") in ENDS);
   if (isWhole && wantsInfluence && !signal.aborted) await measure(about, found, signal);
   tell(signal.aborted ? "Stopped." : "Both answers are there.");
   return found;
 }
 
-/** @param {About} about @param {Found} found @param {Name} name @param {AbortSignal} signal */
+/**
+ * @param {About} about
+ * @param {Found} found
+ * @param {Name} name
+ * @param {AbortSignal} signal
+ * @returns {Promise<string>} What went wrong; empty if nothing did.
+ */
 async function one(about, found, name, signal) {
   const box = byId(`answer-${name}`, HTMLElement).parentElement;
   box?.classList.add("busy");
   byId(`end-${name}`, HTMLElement).textContent = "waits for the model";
-  let reason = "failed";
+  let reason = "failed", wrong = "";
   try {
     reason = await stream(about, found.prompt, found.sampling, name === "guided", signal, (tokens) => {
       byId(`end-${name}`, HTMLElement).textContent = "";
@@ -103,11 +114,12 @@ async function one(about, found, name, signal) {
     });
   } catch (error) {
     if (isStop(error)) reason = "stopped";
-    else complain(`error-${name}`, inWords(error));
+    else complain(`error-${name}`, wrong = inWords(error));
   }
   box?.classList.remove("busy");
   found.answers[name] = { text: influence.answerText(name), reason };
   end(name, reason);
+  return wrong;
 }
 
 /** @param {Name} name @param {string} reason */
