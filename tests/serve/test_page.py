@@ -10,7 +10,7 @@ import shlex
 
 import browser
 import pytest
-from serving import MODEL, held, running
+from serving import MODEL, held, running, until
 
 from guide_ext.marking.spans import parse
 from guide_ext.serve.settings import Settings
@@ -110,8 +110,9 @@ class TestMarks:
         draw = random.Random(5)
         pieces = [
             "<!->", "<-!>", "<!!->", "<!2-", ">", "<", "!", "-", "\\", "\\\\", "<?rule->",
-            "<-?rule>", "<!--", "-->", "word", " ", "\n", "é", "😀", "<!x->", "<!\x85->", "<?\xa0->",
-            "<!\ufeff->", "<-!2>", "<!1e999->", "<?😀->", "<!\x1c->", "\u2028", "<!-+->",
+            "<-?rule>", "<!--", "-->", "word", " ", "\n", "é", "😀", "<!x->", "<!\x85->",
+            "<?\xa0->", "<!\ufeff->", "<-!2>", "<!1e999->", "<?😀->", "<!\x1c->", "\u2028",
+            "<!-+->",
         ]  # fmt: skip
         cases = []
         for _ in range(600):
@@ -219,6 +220,21 @@ class TestMarks:
         select(page, 0, 3)
         page.type("new")
         assert value(page, "#tagged") == "new bb"
+
+    @pytest.mark.parametrize(
+        ("marked", "at", "typed", "wanted"),
+        [
+            ((0, 2), 5, " aa", "<!2->aa<-!> aa aa"),
+            ((3, 5), 0, "aa ", "aa aa <!2->aa<-!>"),
+        ],
+    )
+    def test_typing_what_is_there_already(self, show, marked, at, typed, wanted):
+        page = show()
+        write(page, "aa aa")
+        mark(page, *marked)
+        select(page, at, at)
+        page.type(typed)
+        assert value(page, "#tagged") == wanted
 
     def test_what_looks_like_markup_is_text(self, show):
         page = show()
@@ -335,6 +351,15 @@ class TestAnswers:
                     exec(copied, {})
                 assert printed.getvalue().rstrip("\n") == wanted
 
+    def test_copies_of_quotes(self, show):
+        page = show()
+        write(page, """Don't say "\\$HOME" é""")
+        page.click("#copy-curl")
+        page.until("!document.querySelector('#copied').hidden")
+        words = shlex.split(value(page, "#copied"), comments=True)
+        body = json.loads(words[words.index("-d") + 1])
+        assert body["messages"][0]["content"] == """Don't say "\\$HOME" é"""
+
     def test_files(self, answered):
         answered.run(
             "window.saved = []; URL.createObjectURL = blob => { saved.push(blob); return '#' }"
@@ -441,6 +466,18 @@ class TestErrors:
         assert complaints(page) == {}
         answer(page)
         assert text(page, "#end-guided") == "complete"
+
+    def test_an_error_in_a_stream(self, show, loaded):
+        with running(*loaded, Settings(MODEL)) as other:
+            page = show(other)
+            write(page)
+            with held(other.engine):
+                page.click("#run")
+                page.until("document.querySelector('#end-guided').textContent.startsWith('waits')")
+                until(lambda: other.engine.waiting == 2)
+                other.engine.close(0)
+                page.until(f"{IDLE} && document.querySelector('#prompt-error').checkVisibility()")
+            assert complaints(page) == {"prompt-error": "the server stops; ask again later"}
 
     def test_a_server_that_ends(self, show, loaded):
         with running(*loaded, Settings(MODEL)) as other:
