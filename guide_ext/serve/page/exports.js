@@ -88,6 +88,7 @@ async function page(found) {
   for (const one of answers.querySelectorAll("[hidden], #answers > .hint:not([id])")) one.remove();
   for (const one of answers.querySelectorAll("details")) one.open = true;
   for (const one of answers.querySelectorAll("[tabindex]")) one.removeAttribute("tabindex");
+  for (const one of answers.querySelectorAll(".here")) one.classList.remove("here");
   const policy = make("meta", "");
   policy.httpEquiv = "Content-Security-Policy";
   policy.content = "default-src 'none'; style-src 'unsafe-inline'";
@@ -96,7 +97,7 @@ async function page(found) {
   const head = make("head", "", charset, policy, make("title", "", "Answers, plain and guided"),
     make("style", "", styles.join("\n")));
   const text = make("p", "text", tagged(prompt.text, prompt.marks));
-  const main = make("main", "", make("h1", "", "Answers, plain and guided"),
+  const main = make("main", "saved", make("h1", "", "Answers, plain and guided"),
     make("h2", "", "The prompt"), text, answers);
   const html = document.createElement("html");
   html.lang = "en";
