@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteError
 
 from guide_ext.serve.answering import Answering
+from guide_ext.serve.assets import add_page
 from guide_ext.serve.engine import Engine
 from guide_ext.serve.errors import NO_JSON, ApiError, of_validation
 from guide_ext.serve.guard import Guard
@@ -75,6 +76,7 @@ def build(model: Any, tokenizer: Any, settings: Settings) -> Guard:
     _add_handlers(app)
     _add_routes(app, prompts, engine, metrics, settings)
     add_guide_routes(app, prompts, engine, settings)
+    add_page(app)
     if settings.cors:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.cors), allow_methods=["GET", "POST"],

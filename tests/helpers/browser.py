@@ -18,7 +18,9 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 SECONDS = 60
 # Windows key codes, which is what the protocol wants.
 KEYS = {"Tab": 9, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39,
-        "ArrowDown": 40, "Space": 32}  # fmt: skip
+        "ArrowDown": 40, "Space": 32, "Enter": 13, "Escape": 27, "KeyM": 77,
+        "Delete": 46}  # fmt: skip
+TEXTS = {"Space": " ", "Enter": "\r"}
 
 
 def executable():
@@ -48,7 +50,7 @@ class Page:
         self._profile, self._path = profile, path
         self._dark, self._size, self._script = dark, (width, height), script
         self._count, self._buffer, self._session = 0, b"", None
-        self.errors, self.requests = [], []
+        self.errors, self.requests, self.bodies = [], [], []
 
     def __enter__(self):
         read, child_writes = os.pipe()
@@ -78,13 +80,27 @@ class Page:
         self.call("Emulation.setEmulatedMedia", media="screen", features=[scheme])
         self.resize(*self._size)
         self.call("Emulation.setScriptExecutionDisabled", value=not self._script)
-        self.call("Page.navigate", url=self._path.as_uri())
-        end = time.monotonic() + SECONDS
-        while self.run("location.protocol + document.readyState") != "file:complete":
-            if time.monotonic() > end:
-                raise TimeoutError("the page does not load")
-            time.sleep(0.02)
+        self.go(self._path if isinstance(self._path, str) else self._path.as_uri())
         return self
+
+    def go(self, url):
+        """Load a page, from a file or a server."""
+        self.call("Page.navigate", url=url)
+        self.until(f"location.protocol + document.readyState == '{url.split(':')[0]}:complete'")
+
+    def reload(self):
+        """Load the page again, and wait until it is there."""
+        self.run("window.isOld = true")
+        self.call("Page.reload")
+        self.until("!window.isOld && document.readyState === 'complete'")
+
+    def until(self, expression, seconds=SECONDS):
+        """Wait until an expression holds."""
+        end = time.monotonic() + seconds
+        while not self.run(f"Boolean({expression})"):
+            if time.monotonic() > end:
+                raise TimeoutError(f"it never holds: {expression}")
+            time.sleep(0.02)
 
     def __exit__(self, *_):
         os.close(self._write)
@@ -109,6 +125,7 @@ class Page:
             self.errors.append(given["entry"]["text"])
         elif method == "Network.requestWillBeSent":
             self.requests.append(given["request"]["url"])
+            self.bodies.append(given["request"].get("postData"))
         return message
 
     def call(self, method, **parameters):
@@ -133,19 +150,45 @@ class Page:
 
     def run(self, script):
         """Return the value of an expression."""
-        found = self.call("Runtime.evaluate", expression=script, returnByValue=True)
+        found = self.call(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
         if "exceptionDetails" in found:
             raise RuntimeError(found["exceptionDetails"])
         return found["result"].get("value")
 
-    def press(self, *keys):
+    def press(self, *keys, held=0):
+        """Press keys, with Alt (1), Control (2) and Shift (8) held."""
         for key in keys:
-            named = {"key": " " if key == "Space" else key, "code": key}
+            named = {"key": " " if key == "Space" else key, "code": key, "modifiers": held}
             named["windowsVirtualKeyCode"] = KEYS[key]
             self.call("Input.dispatchKeyEvent", type="rawKeyDown", **named)
-            if key == "Space":
-                self.call("Input.dispatchKeyEvent", type="char", text=" ", **named)
+            if key in TEXTS and not held:
+                self.call("Input.dispatchKeyEvent", type="char", text=TEXTS[key], **named)
             self.call("Input.dispatchKeyEvent", type="keyUp", **named)
+
+    def type(self, text):
+        self.call("Input.insertText", text=text)
+
+    def drag(self, *points):
+        """Press the mouse at the first point, move it along the others, let go at the last."""
+        for kind, (x, y) in (
+            ("mousePressed", points[0]), *(("mouseMoved", point) for point in points),
+            ("mouseReleased", points[-1]),
+        ):  # fmt: skip
+            self.call(
+                "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1,
+                clickCount=1,
+            )  # fmt: skip
+
+    def click(self, selector):
+        """Click the middle of an element."""
+        box = f"document.querySelector({json.dumps(selector)})"
+        self.run(f"{box}.scrollIntoView({{block: 'center'}})")
+        self.drag(self.run(
+            f"(box => [box.x + box.width / 2, box.y + box.height / 2])({box}"
+            ".getBoundingClientRect())"
+        ))  # fmt: skip
 
     def point(self, x, y):
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)

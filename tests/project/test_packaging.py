@@ -69,7 +69,8 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     for file in ("config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"):
         assert model + file in names
     pages = {"report": ["base.css"], "studies/report": ["study.css"]}
-    pages["report/influence"] = ["influence.css", "influence.js"]
+    pages["report/influence"] = ["influence.css", "influence.js", "values.js"]
+    pages["serve/page"] = [path.name for path in (ROOT / "guide_ext/serve/page").iterdir()]
     for folder, files in pages.items():
         assert {f"guide_ext/{folder}/{file}" for file in files} <= set(names)
     assert not [name for name in names if name.endswith((".so", ".pyc"))]

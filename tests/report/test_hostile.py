@@ -107,7 +107,10 @@ def skeleton(page):
 
 
 CLEAN = skeleton(influence_html(small_record()))
-SCRIPTS = [asset("guide_ext.report.influence", "influence.js")]
+SCRIPTS = [
+    asset("guide_ext.report.influence", "values.js")
+    + asset("guide_ext.report.influence", "influence.js")
+]
 PATHS = places(small_record())
 
 

@@ -1,11 +1,11 @@
-"use strict";
+// Runs in one module with values.js, which comes before it.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const one = (selector, root = document) => root.querySelector(selector);
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const group = one("#group"), layer = one("#layer"), readout = one("#readout");
   const plain = one("#view-plain"), values = one("#view-values"), difference = one("#view-difference");
-  const oneScale = one("#one-scale"), MINUS = "\u2212";
+  const oneScale = one("#one-scale");
   const plots = all(".plot"), tokens = all(".text .tok");
   // spans[run][token]
   const spans = data.runs.map(() => []);
@@ -20,15 +20,7 @@
     return before === null || after === null ? null : after - before;
   }
   const isChange = () => Boolean(difference?.checked);
-  // Four digits, or six where small values would vanish; as number_text of Python.
-  function number(found, isSigned = false) {
-    if (found === null || found === undefined) return "–";
-    const size = Math.abs(found);
-    const shown = size > 0 && size < 0.001 ? size.toFixed(6).replace(/0+$/, "") : size.toFixed(4);
-    return (found < 0 ? MINUS : isSigned && found > 0 ? "+" : "") + shown;
-  }
   const member = (token) => data.ranges[+group.value].some(([from, to]) => from <= token && token < to);
-  const clamp = (found, least, most) => Math.min(most, Math.max(least, found));
 
   // Where the scale of text and curve ends: at what is shown, or at the largest of all layers.
   function end() {
@@ -54,15 +46,8 @@
       const { run, token } = span.dataset, found = isShownChange ? change(+token) : value(run, token);
       const name = span.classList.contains("raw") ? data.runs[run].tokens[token] : `“${data.runs[run].tokens[token]}”`;
       const missing = isShownChange && !compared(+token) ? "not compared" : "not measured";
-      const label = `${name}: ${found === null ? missing : number(found, isShownChange)}`;
-      span.style.setProperty("--v", Math.min(1, Math.abs(found ?? 0) / top).toFixed(3));
-      span.dataset.number = number(found, isShownChange);
-      span.title = label;
-      span.setAttribute("aria-label", label);
-      span.classList.toggle("less", found < 0);
-      span.classList.toggle("in", member(+token));
-      span.classList.toggle("first", member(+token) && !member(token - 1));
-      span.classList.toggle("last", member(+token) && !member(+token + 1));
+      paint(span, name, found, top, isShownChange, missing);
+      outline(span, +token, member);
     }
     for (const text of all(".text")) {
       const { part, run } = text.dataset;
@@ -126,40 +111,13 @@
     }
   }
 
-  // ↑ ↓ change the layer everywhere; → 1, Page Down 10 tokens.
-  const LAYERS = { ArrowUp: 1, ArrowDown: -1 };
-  const STEPS = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10, Home: -Infinity, End: Infinity };
-
-  function walk(event, token, first, last, go) {
-    if (event.ctrlKey || event.altKey || event.metaKey) return;
-    if (event.key in LAYERS) {
-      layer.value = clamp(+layer.value + LAYERS[event.key], 0, data.layers);
-      draw();
-    } else if (event.key in STEPS) {
-      go(clamp(token + STEPS[event.key], first, last));
-    } else {
-      return;
-    }
-    event.preventDefault();
+  function changeLayer(step) {
+    layer.value = clamp(+layer.value + step, 0, data.layers);
+    draw();
   }
 
   for (const text of all('.text[role="listbox"]')) {
-    const own = all(".tok", text), first = +own[0].dataset.token;
-    const go = (token) => own[token - first].focus();
-    text.addEventListener("focusin", (event) => {
-      for (const span of own) {
-        span.tabIndex = span === event.target ? 0 : -1;
-        span.setAttribute("aria-selected", span === event.target);
-      }
-      say(+event.target.dataset.token);
-    });
-    text.addEventListener("pointerover", (event) => {
-      const span = event.target.closest(".tok");
-      if (span) say(+span.dataset.token);
-    });
-    text.addEventListener("keydown", (event) => {
-      walk(event, +event.target.dataset.token, first, first + own.length - 1, go);
-    });
+    walkable(text, (span) => say(+span.dataset.token), changeLayer);
   }
   for (const plot of plots) {
     plot.addEventListener("pointermove", (event) => {
@@ -175,7 +133,7 @@
       draw();
     });
     plot.addEventListener("focus", () => say(here ?? 0));
-    plot.addEventListener("keydown", (event) => walk(event, here ?? 0, 0, data.longest - 1, say));
+    plot.addEventListener("keydown", (event) => walk(event, here ?? 0, 0, data.longest - 1, say, changeLayer));
   }
   for (const control of [group, layer, oneScale, ...all(".views input")]) control.addEventListener("input", draw);
   for (const form of all("form")) form.addEventListener("submit", (event) => event.preventDefault());

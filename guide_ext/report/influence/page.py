@@ -53,7 +53,7 @@ def influence_html(record: Mapping[str, Any]) -> str:
 
 def _page(read: Record) -> Markup:
     style = asset("guide_ext.report", "base.css") + asset(__package__, "influence.css")
-    script = asset(__package__, "influence.js")
+    script = asset(__package__, "values.js") + asset(__package__, "influence.js")
     # Even if a token escaped its quotes, the browser would run this one script only.
     policy = f"style-src 'unsafe-inline'; img-src data:; script-src {sha256_source(script)}"
     body = markup(
@@ -67,7 +67,7 @@ def _page(read: Record) -> Markup:
 </main>
 {readout}
 <script type="application/json" id="data">{data}</script>
-<script>{script}</script>""",
+<script type="module">{script}</script>""",
         header=parts.header(read),
         summary=parts.summary(read),
         controls=parts.controls(read),

@@ -1,0 +1,626 @@
+# SPDX-License-Identifier: MIT
+"""The page in a real browser: marking, streams, Influence, other strengths, errors, history."""
+
+import contextlib
+import copy
+import io
+import json
+import random
+import shlex
+
+import browser
+import pytest
+from serving import MODEL, held, running, until
+
+from guide_ext.marking.spans import parse
+from guide_ext.serve.settings import Settings
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(
+        browser.executable() is None, reason=f"none of {', '.join(browser.NAMES)} on PATH"
+    ),
+]
+RULE = "Summarize in French"
+TEXT = f"{RULE}\nYesterday, the old baker hides the key in the barn. Anna likes the salt."
+ALT, CONTROL, SHIFT = 1, 2, 8
+IDLE = "document.querySelector('#stop').disabled"
+
+
+@pytest.fixture
+def show(server, tmp_path):
+    """Return a function that opens the page of a server, and waits until it knows the model."""
+    with browser.opener(tmp_path) as opened:
+
+        def opens(where=server, **options):
+            page = opened(f"{where.address}/", **options)
+            page.until("document.querySelector('#model').textContent === 'embedded'")
+            return page
+
+        opens.raw = opened
+        yield opens
+
+
+def text(page, selector):
+    return page.run(f"document.querySelector('{selector}').textContent")
+
+
+def value(page, selector, new=None):
+    """Return the value of a field; set it first, as a user does."""
+    if new is not None:
+        page.run(
+            f"(e => {{ e.value = {json.dumps(new)}; e.dispatchEvent(new Event('input')); "
+            f"e.dispatchEvent(new Event('change')) }})(document.querySelector('{selector}'))"
+        )
+    return page.run(f"document.querySelector('{selector}').value")
+
+
+def write(page, prompt=TEXT):
+    page.run("document.querySelector('#prompt').focus()")
+    page.type(prompt)
+
+
+def select(page, start, end):
+    page.run(
+        f"(f => {{ f.focus(); f.setSelectionRange({start}, {end}) }})"
+        "(document.querySelector('#prompt'))"
+    )
+
+
+def mark(page, start, end, nats="2"):
+    select(page, 0, 0)
+    value(page, "#strength", nats)
+    select(page, start, end)
+    page.press("KeyM", held=ALT)
+
+
+def answer(page):
+    page.run("document.querySelector('#prompt').focus()")
+    page.press("Enter", held=CONTROL)
+    page.until(f"{IDLE} && !document.querySelector('#answers').hidden")
+
+
+def tokens(page, place):
+    return page.run(f"[...document.querySelectorAll('#{place} .tok')].map(e => e.textContent)")
+
+
+def numbers(page, place):
+    return page.run(f"[...document.querySelectorAll('#{place} .tok')].map(e => e.dataset.number)")
+
+
+def complaints(page):
+    return page.run(
+        "Object.fromEntries([...document.querySelectorAll('.error')].filter(e => "
+        "e.checkVisibility()).map(e => [e.id, e.textContent]))"
+    )
+
+
+def asked(http, spans, **change):
+    """Answer as the API does."""
+    body = {
+        "model": MODEL, "messages": [{"role": "user", "content": TEXT}], "temperature": 0,
+        "max_tokens": 60, "guide": {"spans": spans}, **change,
+    }  # fmt: skip
+    return http.post("/v1/chat/completions", json=body).json()["choices"][0]
+
+
+class TestMarks:
+    def test_tags_are_read_as_the_same_spans(self, show):
+        """As the server reads them: nothing of what is typed acts, and every mark does."""
+        draw = random.Random(5)
+        pieces = [
+            "<!->", "<-!>", "<!!->", "<!2-", ">", "<", "!", "-", "\\", "\\\\", "<?rule->",
+            "<-?rule>", "<!--", "-->", "word", " ", "\n", "é", "😀", "<!x->", "<!\x85->",
+            "<?\xa0->", "<!\ufeff->", "<-!2>", "<!1e999->", "<?😀->", "<!\x1c->", "\u2028",
+            "<!-+->",
+        ]  # fmt: skip
+        cases = []
+        for _ in range(600):
+            whole = "".join(draw.choice(pieces) for _ in range(draw.randrange(1, 14)))
+            ends = sorted(draw.sample(range(len(whole) + 1), min(4, len(whole) + 1)))
+            ranges = zip(ends[::2], ends[1::2], strict=False)
+            inside = [(a, b) for a, b in ranges if whole[a:b].strip() == whole[a:b] != ""]
+            inside = [(a, b) for a, b in inside if whole[a:b].split()]
+            cases.append((whole, [(a, b, draw.choice([2, -1.5, 0.25])) for a, b in inside]))
+        units = [
+            [
+                whole,
+                [
+                    {"start": _units(whole[:a]), "end": _units(whole[:b]), "nats": nats}
+                    for a, b, nats in marks
+                ],
+            ]
+            for whole, marks in cases
+        ]
+        page = show()
+        found = page.run(
+            "import('/assets/marks.js').then(m => " + json.dumps(units) + ".map(([text, marks]) => "
+            "[m.tagged(text, marks), m.spans(text, marks)]))"
+        )
+        for (whole, marks), (tags, spans) in zip(cases, found, strict=True):
+            read = parse(tags)
+            assert read.text == whole, tags
+            assert [(s.start, s.end, s.delta) for s in read.spans] == marks, tags
+            assert [(s["start"], s["end"], s["delta"]) for s in spans] == marks
+        assert sum(bool(marks) for _, marks in cases) > 200
+
+    def test_by_keyboard(self, show):
+        page = show()
+        page.press("Tab", "Tab")
+        assert page.run("document.activeElement.id") == "prompt"
+        page.type("Be 😀 brief, not <!->long.")
+        page.press("Home")
+        page.press(*["ArrowRight"] * 5)
+        page.press(*["ArrowRight"] * 3, held=SHIFT)
+        page.press("KeyM", held=ALT)
+        # The caret alone marks the word that it is in; the slider then changes this mark.
+        page.press("End", "ArrowLeft", "ArrowLeft")
+        page.press("KeyM", held=ALT)
+        page.press("Tab")
+        assert page.run("document.activeElement.id") == "strength"
+        page.press("ArrowLeft", "ArrowLeft")
+        assert value(page, "#tagged") == r"Be 😀 <!2->brief<-!>, not \<!-><!1.5->long<-!>."
+        page.run("document.querySelector('#as-colours').focus()")
+        page.press("ArrowRight")
+        assert page.run("document.querySelector('#tagged').checkVisibility()")
+        assert not page.run("document.querySelector('#prompt').checkVisibility()")
+        # Remove one by its button; the number of the other changes it.
+        for _ in range(20):
+            page.press("Tab")
+            if "Remove the mark of “brief”" in page.run("document.activeElement.ariaLabel ?? ''"):
+                break
+        page.press("Space")
+        value(page, "#marks input", "-3")
+        assert value(page, "#tagged") == r"Be 😀 brief, not \<!-><!-3->long<-!>."
+        assert page.errors == []
+
+    def test_by_mouse(self, show):
+        """Where the colours are is where the letters are."""
+        page = show()
+        write(page)
+        page.click("#brush")
+        page.drag(*self._points(page, TEXT.index("old") + 1, TEXT.index("baker") + 3))
+        assert value(page, "#tagged") == TEXT.replace("old baker", "<!2->old baker<-!>")
+        # A word inside a mark gets a strength of its own, and what is around it keeps the other.
+        page.drag(*self._points(page, TEXT.index("key"), TEXT.index("key") + 3))
+        select(page, TEXT.index("baker"), TEXT.index("baker") + 5)
+        page.click("#mark")
+        assert "<!2->old baker<-!>" in value(page, "#tagged")
+        page.click("#unmark")
+        assert value(page, "#tagged") == TEXT.replace("key", "<!2->key<-!>")
+        assert page.run("[...document.querySelectorAll('#backdrop mark')].length") == 1
+
+    def _points(self, page, start, end):
+        box = (
+            "(() => {{ let n = 0; const w = document.createTreeWalker("
+            "document.querySelector('#backdrop'), 4); for (let t; t = w.nextNode();) {{ "
+            "if ({at} < n + t.length) {{ const r = document.createRange(); "
+            "r.setStart(t, {at} - n); r.setEnd(t, {at} - n + 1); "
+            "const b = r.getBoundingClientRect(); return [b.x + 1, b.y + b.height / 2] }} "
+            "n += t.length }} }})()"
+        )
+        return [page.run(box.format(at=at)) for at in (start, end)]
+
+    def test_typing_moves_them(self, show):
+        page = show()
+        write(page, "aa word bb")
+        mark(page, 3, 7)
+        for at, typed, wanted in (
+            (0, "x ", "x aa <!2->word<-!> bb"),
+            (5, "_", "x aa _<!2->word<-!> bb"),
+            (8, "r", "x aa _<!2->worrd<-!> bb"),
+            (11, "s", "x aa _<!2->worrd<-!>s bb"),
+        ):
+            select(page, at, at)
+            page.type(typed)
+            assert value(page, "#tagged") == wanted
+        select(page, 0, 9)
+        page.press("Delete")
+        assert value(page, "#tagged") == "<!2->rd<-!>s bb"
+        select(page, 0, 3)
+        page.type("new")
+        assert value(page, "#tagged") == "new bb"
+
+    @pytest.mark.parametrize(
+        ("marked", "at", "typed", "wanted"),
+        [
+            ((0, 2), 5, " aa", "<!2->aa<-!> aa aa"),
+            ((3, 5), 0, "aa ", "aa aa <!2->aa<-!>"),
+        ],
+    )
+    def test_typing_what_is_there_already(self, show, marked, at, typed, wanted):
+        page = show()
+        write(page, "aa aa")
+        mark(page, *marked)
+        select(page, at, at)
+        page.type(typed)
+        assert value(page, "#tagged") == wanted
+
+    def test_what_looks_like_markup_is_text(self, show):
+        page = show()
+        hostile = "<img src=x onerror=alert(1)> <script>alert(2)</script> <!!->x<-!!>"
+        write(page, hostile)
+        mark(page, 0, 5)
+        answer(page)
+        assert page.run("document.querySelectorAll('img, #answers script').length") == 0
+        assert "".join(tokens(page, "prompt-plain")).count("<script>") == 1
+        assert page.errors == []
+
+
+class TestAnswers:
+    SPANS = [{"start": 0, "end": len(RULE), "delta": 2}]  # noqa: RUF012
+
+    @pytest.fixture
+    def answered(self, show):
+        page = show()
+        write(page)
+        mark(page, 0, len(RULE))
+        page.run(
+            "window.grew = []; new MutationObserver(() => grew.push(document.querySelector("
+            "'#answer-guided').children.length)).observe(document.querySelector('#answer-guided'), "
+            "{childList: true})"
+        )
+        answer(page)
+        return page
+
+    def test_side_by_side(self, answered, http):
+        for name, spans in (("plain", []), ("guided", self.SPANS)):
+            shown = "".join(tokens(answered, f"answer-{name}")).removesuffix("</s>")
+            assert shown.strip() == asked(http, spans)["message"]["content"].strip()
+        assert text(answered, "#end-plain") == "complete"
+        assert len(answered.run("[...new Set(grew)]")) > 4  # token by token
+        assert complaints(answered) == {}
+        assert answered.errors == []
+        sent = [json.loads(body) for body in answered.bodies if body]
+        guides = [one["guide"] for one in sent if "logprobs" in one]
+        assert guides == [{"spans": self.SPANS, "enabled": on} for on in (False, True)]
+
+    def test_nothing_comes_from_elsewhere(self, answered, server):
+        assert all(url.startswith((server.address, "data:")) for url in answered.requests)
+
+    def test_influence(self, answered, http):
+        record = http.post(
+            "/v1/guide/influence",
+            json={
+                "model": MODEL, "messages": [{"role": "user", "content": TEXT}],
+                "max_tokens": 60, "guide": {"spans": self.SPANS},
+            },
+        ).json()  # fmt: skip
+        count = len(record["prompt"]["tokens"])
+        for level in (4, 2):
+            value(answered, "#layer", str(level))
+            for run in record["runs"]:
+                shown = numbers(answered, f"prompt-{run['name']}")
+                shown += numbers(answered, f"answer-{run['name']}")
+                wanted = run["values"][0][level]
+                assert len(shown) == len(wanted)
+                assert shown == ["–" if one is None else _number(one) for one in wanted]
+                assert run["values"][0][level][count] is not None
+        assert text(answered, "#layer-name") == "2 of 4"
+        steered = answered.run(
+            "[...document.querySelectorAll('#prompt-guided .steered')].map(e => e.textContent)"
+        )
+        assert "".join(steered).strip() == RULE
+        assert answered.run("document.querySelectorAll('#prompt-plain .steered').length") == 0
+
+    def test_walking_along_an_answer(self, answered):
+        answered.run("document.querySelector('#answer-guided .tok').focus()")
+        answered.press("ArrowRight", "ArrowDown")
+        assert text(answered, "#layer-name") == "3 of 4"
+        number = answered.run("document.activeElement.dataset.number")
+        assert f"guided {number}" in text(answered, "#readout")
+        assert "probability 0." in text(answered, "#readout")
+        assert answered.run("document.querySelector('#readout').checkVisibility()")
+
+    def test_history_survives(self, answered):
+        shown = {name: tokens(answered, f"answer-{name}") for name in ("plain", "guided")}
+        answered.reload()
+        answered.until("document.querySelectorAll('#history button').length === 1")
+        answered.click("#history button")
+        assert value(answered, "#tagged") == TEXT.replace(RULE, f"<!2->{RULE}<-!>")
+        assert {name: tokens(answered, f"answer-{name}") for name in shown} == shown
+        answered.click("#clear")
+        answered.reload()
+        answered.until("document.querySelector('#model').textContent === 'embedded'")
+        assert answered.run("document.querySelectorAll('#history button').length") == 0
+        assert answered.run("localStorage.length") == 0
+
+    def test_what_cannot_be_read_in_the_history(self, show):
+        page = show()
+        for wrong in ("{", "[1, null, {}]", '{"a": 1}'):
+            page.run(f"localStorage.setItem('guide-ext history', {json.dumps(wrong)})")
+            page.reload()
+            page.until("document.querySelector('#model').textContent === 'embedded'")
+        assert page.errors == []
+
+    def test_copies(self, answered, http):
+        wanted = asked(http, self.SPANS)["message"]["content"]
+        for name in ("tags", "curl", "python"):
+            answered.click(f"#copy-{name}")
+            answered.until("!document.querySelector('#copied').hidden")
+            copied = value(answered, "#copied")
+            if name == "tags":
+                assert parse(copied).text == TEXT
+            elif name == "curl":
+                words = shlex.split(copied, comments=True)
+                body = json.loads(words[words.index("-d") + 1])
+                found = http.post("/v1/chat/completions", json=body).json()
+                assert found["choices"][0]["message"]["content"] == wanted
+            else:
+                with contextlib.redirect_stdout(io.StringIO()) as printed:
+                    exec(copied, {})
+                assert printed.getvalue().rstrip("\n") == wanted
+
+    def test_copies_of_quotes(self, show):
+        page = show()
+        write(page, """Don't say "\\$HOME" é""")
+        page.click("#copy-curl")
+        page.until("!document.querySelector('#copied').hidden")
+        words = shlex.split(value(page, "#copied"), comments=True)
+        body = json.loads(words[words.index("-d") + 1])
+        assert body["messages"][0]["content"] == """Don't say "\\$HOME" é"""
+
+    def test_files(self, answered):
+        answered.run(
+            "window.saved = []; URL.createObjectURL = blob => { saved.push(blob); return '#' }"
+        )
+        for count, name in enumerate(("json", "html", "png"), 1):
+            answered.click(f"#save-{name}")
+            answered.until(f"saved.length === {count}")
+        found = json.loads(answered.run("saved[0].text()"))
+        assert found["prompt"]["marks"] == [{"start": 0, "end": len(RULE), "nats": 2}]
+        assert found["record"]["kind"] == "guide_ext influence"
+        page = answered.run("saved[1].text()")
+        assert "default-src 'none'" in page
+        assert "<script" not in page
+        assert "--v:" in page
+        assert answered.run("saved[2].type") == "image/png"
+        data = answered.run(
+            "saved[2].arrayBuffer().then(b => Array.from(new Uint8Array(b)))",
+        )
+        assert browser.pixels(bytes(data)).std() > 0.02
+        assert complaints(answered) == {}
+        assert answered.errors == []
+
+    def test_sweep(self, answered, http):
+        for name, new in (("from", "-1"), ("to", "3"), ("steps", "3")):
+            value(answered, f"#sweep-{name}", new)
+        first = tokens(answered, "answer-guided")[0].strip()
+        value(answered, "#word", first)
+        answered.click("#sweep-run")
+        answered.until(f"document.querySelector('#chart svg') && {IDLE}")
+        cards = answered.run(
+            "[...document.querySelectorAll('.multiples .run')].map(e => [...e.children].map("
+            "c => c.textContent))"
+        )
+        for (title, shown, number), delta in zip(cards, (-1, 1, 3), strict=True):
+            spans = [{**self.SPANS[0], "delta": delta}]
+            found = asked(http, spans, logprobs=True, top_logprobs=20)
+            assert title == f"Δ = {delta:+d}".replace("-", "−")
+            assert shown == found["message"]["content"]
+            tops = found["logprobs"]["content"][0]["top_logprobs"]
+            (wanted,) = [one["logprob"] for one in tops if one["token"].strip() == first]
+            assert float(number.rpartition("= ")[2].replace("−", "-")) == pytest.approx(
+                wanted, abs=6e-4
+            )
+        assert complaints(answered) == {}
+
+    def test_sweep_of_an_unlikely_word(self, answered):
+        value(answered, "#word", "nowhere")
+        answered.click("#sweep-run")
+        answered.until(f"document.querySelector('#sweep-error').checkVisibility() && {IDLE}")
+        assert "among the likeliest first tokens" in complaints(answered)["sweep-error"]
+
+    def test_calibration(self, show, http):
+        answered = show()
+        write(answered, f"{RULE}\nThe cat sleeps.")
+        mark(answered, 0, len(RULE))
+        answered.click("#calibrate")
+        answered.until(f"document.querySelector('#calibrated').textContent && {IDLE}")
+        assert complaints(answered) == {}
+        body = {
+            "model": MODEL,
+            "messages": [{"role": "user", "content": f"<!!->{RULE}<-!!>\nThe cat sleeps."}],
+        }
+        wanted = round(http.post("/v1/guide/calibrate", json=body).json()["delta"], 2)
+        assert f"Δ = {wanted:.2f} nats" in text(answered, "#calibrated")
+        answered.click("#calibrated button")
+        assert value(answered, "#tagged").startswith(f"<!{wanted:g}->{RULE}<-!>")
+
+
+class TestErrors:
+    def test_a_prompt_that_is_too_long(self, show):
+        page = show()
+        value(page, "#prompt", "The cat sleeps. " * 400)
+        page.click("#run")
+        page.until(f"document.querySelector('#prompt-error').checkVisibility() && {IDLE}")
+        (said,) = complaints(page).values()  # once, though both answers were refused
+        assert "must have fewer tokens than the 1024 positions" in said
+
+    def test_no_prompt_and_no_number(self, show):
+        page = show()
+        page.click("#run")
+        assert complaints(page) == {"prompt-error": "Write a prompt first."}
+        write(page)
+        value(page, "#temperature", "-1")
+        page.click("#run")
+        page.until(IDLE)
+        assert complaints(page)["prompt-error"].startswith("Temperature: ")
+
+    def test_calibration_without_marks(self, show):
+        page = show()
+        write(page)
+        page.click("#calibrate")
+        page.until(IDLE)
+        assert complaints(page) == {"sweep-error": "Mark words with a strength above 0 first."}
+
+    def test_stop(self, show, server):
+        page = show()
+        write(page)
+        with held(server.engine):
+            page.click("#run")
+            page.until("document.querySelector('#end-guided').textContent.startsWith('waits')")
+            page.press("Escape")
+            page.until(IDLE)
+        assert text(page, "#end-guided") == text(page, "#end-plain") == "stopped by you"
+        assert complaints(page) == {}
+        answer(page)
+        assert text(page, "#end-guided") == "complete"
+
+    def test_an_error_in_a_stream(self, show, loaded):
+        with running(*loaded, Settings(MODEL)) as other:
+            page = show(other)
+            write(page)
+            with held(other.engine):
+                page.click("#run")
+                page.until("document.querySelector('#end-guided').textContent.startsWith('waits')")
+                until(lambda: other.engine.waiting == 2)
+                other.engine.close(0)
+                page.until(f"{IDLE} && document.querySelector('#prompt-error').checkVisibility()")
+            assert complaints(page) == {"prompt-error": "the server stops; ask again later"}
+
+    def test_a_server_that_ends(self, show, loaded):
+        with running(*loaded, Settings(MODEL)) as other:
+            page = show(other)
+            write(page)
+        page.click("#run")
+        page.until("document.querySelector('#prompt-error').checkVisibility()")
+        assert complaints(page)["prompt-error"].startswith("The server cannot be reached")
+
+    def test_the_key(self, show, loaded):
+        with running(*loaded, Settings(MODEL, api_key="the key")) as other:
+            page = show.raw(f"{other.address}/")
+            for given, said in (
+                ("wrong", "That is not the key of this server."),
+                ("ключ", "ASCII"),
+            ):
+                page.until("document.querySelector('#key-dialog').open")
+                assert page.run("document.activeElement.id") == "key"
+                page.type(given)
+                page.press("Enter")
+                page.until("document.querySelector('#key-error').checkVisibility()")
+                page.until(f"document.querySelector('#key-error').textContent.includes('{said}')")
+            value(page, "#key", "the key")
+            page.press("Enter")
+            page.until("document.querySelector('#model').textContent === 'embedded'")
+            assert page.run("sessionStorage.length") == 1
+            assert page.run("localStorage.length + document.cookie.length") == 0
+            page.reload()
+            page.until("document.querySelector('#model').textContent === 'embedded'")
+            assert not page.run("document.querySelector('#key-dialog').open")
+            page.run("sessionStorage.clear()")
+            write(page)
+            page.press("Enter", held=CONTROL)
+            page.until("document.querySelector('#key-dialog').open")
+            page.press("Escape")
+            page.until(IDLE)
+            assert "asks for a key, and none was given" in complaints(page)["prompt-error"]
+
+
+def test_a_model_without_a_chat_template(show, loaded):
+    model, tokenizer = loaded[0], copy.deepcopy(loaded[1])
+    tokenizer.chat_template = None
+    with running(model, tokenizer, Settings(MODEL)) as other, other.http() as http:
+        page = show(other)
+        write(page)
+        mark(page, 0, len(RULE))
+        answer(page)
+        body = {
+            "model": MODEL, "prompt": TEXT, "temperature": 0, "max_tokens": 60,
+            "guide": {"spans": TestAnswers.SPANS},
+        }  # fmt: skip
+        wanted = http.post("/v1/completions", json=body).json()["choices"][0]["text"]
+        assert "".join(tokens(page, "answer-guided")).removesuffix("</s>").strip() == wanted.strip()
+        assert complaints(page) == {}
+        assert page.errors == []
+
+
+# Background under a text, layer on layer, and the contrast of the two (WCAG 2).
+CONTRAST = r"""
+(() => {
+  const parse = (color) => {
+    const found = color.match(/[\d.]+/g).map(Number);
+    return found.length < 4 ? [...found, 1] : found;
+  };
+  const over = (a, b) => [0, 1, 2].map((i) => a[i] * a[3] + b[i] * (1 - a[3]));
+  const linear = (v) => (v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+  const light = (c) => c.reduce((s, v, i) => s + linear(v / 255) * [.2126, .7152, .0722][i], 0);
+  const found = [];
+  for (const e of document.querySelectorAll("body *")) {
+    const isMark = e.matches("#backdrop mark");  // under the letters of the text field
+    if (!e.checkVisibility({ opacityProperty: true }) || e.disabled || e.ariaDisabled) continue;
+    if (e.matches("#backdrop, [type=range], option, svg, svg *")) continue;
+    if (![...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()) && !e.value) continue;
+    const layers = [];
+    for (let up = e; up; up = up.parentElement) layers.push(getComputedStyle(up).backgroundColor);
+    const back = layers.reverse().reduce((below, one) => over(parse(one), below), [255, 255, 255]);
+    const ink = getComputedStyle(isMark ? document.querySelector("#prompt") : e).color;
+    const [a, b] = [light(over(parse(ink), back)), light(back)].sort((x, y) => y - x);
+    const ratio = (a + .05) / (b + .05);
+    if (ratio < 4.5) found.push([e.outerHTML.slice(0, 100), ratio.toFixed(2)]);
+  }
+  return found;
+})()
+"""
+
+
+@pytest.mark.parametrize("options", [{}, {"dark": True}, {"width": 320, "height": 700}])
+def test_for_all_readers(show, options):
+    """Contrast, names for screen readers, the order of Tab, no scrolling sideways."""
+    page = show(**options)
+    write(page)
+    mark(page, 0, len(RULE), "5")
+    mark(page, TEXT.index("old"), TEXT.index("old") + 3, "-5")
+    answer(page)
+    page.run("document.querySelector('#read').open = true")
+    page.click("#run")  # an error as well: it runs already, or it answers again
+    page.until(IDLE)
+    value(page, "#word", "nowhere")
+    page.click("#sweep-run")
+    page.until(f"document.querySelector('#sweep-error').checkVisibility() && {IDLE}")
+    assert page.run(CONTRAST) == []
+    assert not page.run("document.documentElement.scrollWidth > innerWidth")
+    for checked in ("true", "false"):
+        page.run(f"document.querySelector('#show-numbers').checked = {checked}")
+        assert not page.run("document.documentElement.scrollWidth > innerWidth")
+    page.call("Accessibility.enable")
+    nodes = page.call("Accessibility.getFullAXTree")["nodes"]
+    seen = set()
+    for node in nodes:
+        role = node.get("role", {}).get("value")
+        if role in ("button", "textbox", "slider", "spinbutton", "checkbox", "radio", "listbox",
+                    "option", "image", "region", "form"):  # fmt: skip
+            if not node.get("ignored"):
+                assert node.get("name", {}).get("value", "").strip(), node
+            seen.add(role)
+    assert {"button", "textbox", "slider", "spinbutton", "checkbox", "radio", "listbox"} <= seen
+    page.run("(h => { h.tabIndex = -1; h.focus() })(document.querySelector('h1'))")
+    stops = []
+    for _ in range(60):
+        page.press("Tab")
+        stops.append(
+            page.run("document.activeElement.id || document.activeElement.parentElement.id")
+        )
+    order = ["as-colours", "prompt", "strength", "mark", "run", "layer", "answer-plain",
+             "answer-guided", "prompt-guided", "sweep-run", "copy-tags", "clear"]  # fmt: skip
+    places = [stops.index(name) for name in order]
+    assert places == sorted(places)
+    assert page.errors == []
+
+
+def test_light_and_dark(show):
+    light = browser.pixels(show().screenshot())
+    dark = browser.pixels(show(dark=True).screenshot())
+    assert light.mean() > 0.85
+    assert dark.mean() < 0.25
+
+
+def _units(piece):
+    return len(piece.encode("utf-16-le")) // 2
+
+
+def _number(one):
+    size = f"{abs(one):.4f}"
+    if 0 < abs(one) < 0.001:
+        size = f"{abs(one):.6f}".rstrip("0")
+    return size
