@@ -127,3 +127,18 @@ class TestWriter:
         writer, _, details = self.write("aé END", most=6, stops=["END!"])
         assert writer.reason == "length"
         assert details == list(range(6))
+
+    def test_what_is_known_of_tokens_without_text(self):
+        """A special token at the end has none, and half a character ends as what decoders show."""
+        tokenizer, found = TOKENIZERS["bytes"](), []
+        ids = tokenizer("aé", add_special_tokens=False)["input_ids"]
+        for tokens, stops, reason in (
+            ([ids[0], tokenizer.bos_token_id], (), "length"), ([ids[1]], ("\ufffd",), "stop"),
+        ):  # fmt: skip
+            found.clear()
+            writer = Writer(
+                tokenizer, len(tokens), (), stops, lambda _, details: found.extend(details)
+            )
+            for place, token in enumerate(tokens):
+                writer.take(token, place)
+            assert (writer.reason, found) == (reason, list(range(len(tokens))))

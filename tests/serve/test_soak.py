@@ -108,7 +108,7 @@ def test_many_connections(loaded):
         assert http.get("/health").status_code == 200
 
 
-def test_every_request_that_the_description_allows(loaded):
+def test_every_request_that_the_description_allows(loaded, tmp_path):
     command = shutil.which("schemathesis", path=os.path.dirname(sys.executable))
     if command is None:
         pytest.skip("schemathesis is not installed: pip install --group fuzz")
@@ -117,6 +117,6 @@ def test_every_request_that_the_description_allows(loaded):
             # What depends on two fields at once cannot be said in a description.
             [command, "run", f"{server.address}/openapi.json", "--max-examples", "30",
              "--checks", "all", "--exclude-checks", "positive_data_acceptance"],
-            capture_output=True, text=True, check=False,
+            capture_output=True, text=True, check=False, cwd=tmp_path,
         )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:]
