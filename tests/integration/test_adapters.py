@@ -206,7 +206,9 @@ class TestAdaptionPrompt:
     def test_enabled_after(self):
         """peft has kept the forward of the model as it was, so no hook sees the call."""
         model = adapted("ADAPTION_PROMPT", enabled="after")
-        with pytest.raises(ValueError, match="guide_bias must .* enable the model before you wrap it"):
+        with pytest.raises(
+            ValueError, match="guide_bias must .* enable the model before you wrap it"
+        ):
             logits(model, models.prompts(), guide_bias=models.marks())
 
 

@@ -115,9 +115,7 @@ class TestExact:
         cache = fill(model, ids, bias)
         cache.batch_repeat_interleave(3)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        reference = models.reference_generation(
-            models.shared("llama"), inputs, bias, num_beams=3
-        )
+        reference = models.reference_generation(models.shared("llama"), inputs, bias, num_beams=3)
         given = {**inputs, "guide_bias": bias, CACHE: cache}
         models.assert_same_generation(models.generation(model, given, num_beams=3), reference)
 
@@ -199,7 +197,9 @@ class TestRefused:
 
     def test_message_says_what_to_do(self, model, ids):
         cache = fill(model, ids, models.marks())
-        with pytest.raises(ValueError, match=r"got -1 for token 6 of row 1, which was read under") as e:
+        with pytest.raises(
+            ValueError, match=r"got -1 for token 6 of row 1, which was read under"
+        ) as e:
             bias = models.marks()
             bias[1, 6] = -1
             go_on(model, ids, cache, bias)
@@ -284,7 +284,9 @@ class TestUnknown:
         guide.enable(model)
         with torch.no_grad():
             model(ids[:, SEEN : SEEN + 1], **{CACHE: cache})  # unsteered, as ever
-            with pytest.raises(ValueError, match="must have been filled by calls of an enabled mod"):
+            with pytest.raises(
+                ValueError, match="must have been filled by calls of an enabled mod"
+            ):
                 model(ids[:, SEEN + 1 :], **{CACHE: cache}, guide_bias=later())
 
     def test_keys_and_values_moved_by_hand(self, ids):
@@ -441,5 +443,7 @@ class TestEncoderDecoder:
     def test_source(self, model, ids):
         cache = self.call(model, ids, None, 0, SEEN, guide_bias=models.marks())[CACHE]
         for steering in ({}, {"guide_decoder_bias": torch.zeros(ROWS, TOKENS)}):
-            with pytest.raises(ValueError, match="a cache whose source was read under one, got non"):
+            with pytest.raises(
+                ValueError, match="a cache whose source was read under one, got non"
+            ):
                 self.call(model, ids, cache, SEEN, **steering)
