@@ -119,6 +119,17 @@ class TestLoadedAgain:
         assert not guide.is_enabled(model)
 
 
+# Where accelerate is to keep the parts of a model: one layer on disk.
+PARTS = {
+    "model.embed_tokens": "cpu",
+    "model.layers.0": "cpu",
+    "model.layers.1": "disk",
+    "model.norm": "cpu",
+    "model.rotary_emb": "cpu",
+    "lm_head": "cpu",
+}
+
+
 class TestOffloaded:
     """accelerate puts a forward of its own on every module."""
 
@@ -135,30 +146,19 @@ class TestOffloaded:
         elif place == "disk":
             self.accelerate.disk_offload(model, str(tmp_path), torch.device("cpu"))
         else:
-            places = {"model.layers.1": "disk"} | {
-                name: "cpu"
-                for name in ("model.embed_tokens", "model.layers.0", "model.norm", "lm_head")
-            }
-            places["model.rotary_emb"] = "cpu"
             self.accelerate.dispatch_model(
-                model, places, main_device="cpu", offload_dir=str(tmp_path), force_hooks=True
+                model, PARTS, main_device="cpu", offload_dir=str(tmp_path), force_hooks=True
             )
         if order == "enabled last":
             guide.enable(model)
         compare(model)
 
-    @pytest.mark.parametrize("device_map", ["cpu", {"": "cpu"}, "disk"])
+    @pytest.mark.parametrize("device_map", ["cpu", {"": "cpu"}, PARTS])
     def test_device_map(self, tmp_path, device_map):
         models.make("llama").save_pretrained(tmp_path)
         options = {"device_map": device_map}
-        if device_map == "disk":
-            options = {
-                "device_map": {"model": "cpu", "model.layers.1": "disk", "lm_head": "cpu"},
-                "offload_folder": str(tmp_path / "weights"),
-            }
-            options["device_map"].pop("model")
-            for name in ("embed_tokens", "layers.0", "norm", "rotary_emb"):
-                options["device_map"][f"model.{name}"] = "cpu"
+        if device_map is PARTS:
+            options["offload_folder"] = str(tmp_path / "weights")
         model = AutoModelForCausalLM.from_pretrained(
             tmp_path, attn_implementation="eager", **options
         )

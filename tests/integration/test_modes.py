@@ -127,7 +127,7 @@ class TestCodeFromElsewhere:
             for name, value in mode.items():
                 setattr(target, name, value)
         with pytest.raises(
-            ValueError, match="must be left out with guide_bias, .* no longer a part"
+            ValueError, match=r"must be left out with guide_bias, .* no longer a part"
         ):
             model.generate(**inputs, **given)
 
