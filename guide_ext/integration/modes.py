@@ -74,6 +74,13 @@ def check_mode(model: Any, kwargs: Mapping[str, Any]) -> None:
             f"custom_generate and trust_remote_code must be left out with {given}, got code from "
             "elsewhere that may drop them; pass custom_generate a function of your own"
         )
+    moved = None if kwargs.get("custom_generate") else _moved_mode(model, kwargs)
+    if moved is not None:
+        raise ValueError(
+            f"{moved} must be left out with {given}, got a mode that is no longer a part of "
+            "transformers but code from elsewhere, which may drop them; write its loop as a "
+            "function, and pass that as custom_generate"
+        )
     if kwargs.get("assistant_tokenizer") is not None:
         raise ValueError(
             f"assistant_tokenizer must be None with {given}, which count the tokens of the model's "
@@ -86,6 +93,20 @@ def check_mode(model: Any, kwargs: Mapping[str, Any]) -> None:
             f"a {type(model).__name__} with one of its own, which may change the prompt; "
             "call forward() in a loop"
         )
+
+
+def _moved_mode(model: Any, kwargs: Mapping[str, Any]) -> str | None:
+    """Return the argument that asks for a mode that transformers loads from the hub, or None."""
+    setting = functools.partial(setting_of, model=model, kwargs=kwargs)
+    if setting("dola_layers") is not None:
+        return "dola_layers"
+    if (setting("num_beam_groups") or 1) > 1:
+        return "num_beam_groups"
+    for name in ("force_words_ids", "constraints"):
+        if setting(name) is not None:
+            return name
+    is_contrastive = (setting("penalty_alpha") or 0) > 0 and (setting("top_k") or 0) > 1
+    return "penalty_alpha" if is_contrastive and not setting("do_sample") else None
 
 
 def refuse_in_continuous_batching() -> None:

@@ -176,7 +176,7 @@ def attention_modules(model: nn.Module) -> list[nn.Module]:
 def steered_eager(model: Any, bias: Tensor, strength: Tensor | None = None) -> Iterator[Any]:
     """Run a model's own eager attention with the bias added to the mask of every module.
 
-    Only for calls without a cache: key j is slot j.
+    Only for calls without a cache, or with one that keeps all keys and grows: key j is slot j.
     """
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")

@@ -114,6 +114,33 @@ class TestCodeFromElsewhere:
         wanted = model.generate(**inputs, **settings)
         assert torch.equal(model.generate(**inputs, **settings, custom_generate=loop), wanted)
 
+    @pytest.mark.parametrize("place", ["argument", "config", "model"])
+    @pytest.mark.parametrize(
+        "mode",
+        [
+            {"penalty_alpha": 0.6, "top_k": 4},
+            {"dola_layers": "high"},
+            {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1.0},
+            {"num_beams": 2, "force_words_ids": [[5]]},
+            {"num_beams": 2, "constraints": ["any"]},
+        ],
+        ids=["contrastive", "dola", "group beams", "constrained", "constraints"],
+    )
+    def test_modes_that_transformers_moved_to_the_hub(self, model, inputs, mode, place):
+        """It asks for trust_remote_code=True, and we refuse that: say at once what to do."""
+        given = mode if place == "argument" else {}
+        if place == "config":
+            config = GenerationConfig()
+            given = {"generation_config": config}
+        if place != "argument":
+            target = model.generation_config if place == "model" else config
+            for name, value in mode.items():
+                setattr(target, name, value)
+        with pytest.raises(
+            ValueError, match=r"must be left out with guide_bias, .* no longer a part"
+        ):
+            model.generate(**inputs, **given)
+
     def test_generate_of_the_class(self):
         class Own(type(models.shared("llama"))):
             def generate(self, *args, **kwargs):

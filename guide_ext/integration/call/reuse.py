@@ -59,8 +59,11 @@ class Filling:
 
     def kept(self) -> Filling:
         """Return a copy that does not change when the caller writes into his tensors."""
-        tables = (self.bias, self.strength, self.share)
-        return Filling(*(None if t is None else t.clone() for t in tables), given=self.given)
+        bias, strength, share = (
+            None if table is None else table.clone()
+            for table in (self.bias, self.strength, self.share)
+        )
+        return Filling(bias, strength, share, self.given)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the tensors of the caller."""
@@ -108,9 +111,9 @@ def go_on(cache: Any, now: Filling, generation: Frame | None = None) -> None:
         generation.continued = (cache, now.given)
     before = filling_of(cache)
     if before is None:
+        if now.bias is None and caches.seen_tokens(cache) != 0:
+            return  # it stays unknown; an unsteered call never waits
         if not _is_empty(cache):
-            if now.bias is None:
-                return  # it stays unknown
             raise ValueError(
                 "the cache must have been filled by calls of an enabled model to go on with "
                 f"guide_bias, got a {type(cache).__name__} with tokens of which nothing tells "
