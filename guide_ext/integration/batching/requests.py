@@ -142,9 +142,9 @@ def as_requests(inputs: Mapping[str, Tensor]) -> dict[str, list[Any]]:
         >>> texts = ["The <!!->cat<-!!> sleeps.", "The cat"]
         >>> requests = guide.as_requests(guide.encode(model, tokenizer, texts, delta=2.0))
         >>> [len(prompt) for prompt in requests["inputs"]]
-        [4, 2]
+        [5, 3]
         >>> requests["guide_bias"]
-        [tensor([0., 2., 0., 0.]), tensor([0., 0.])]
+        [tensor([0., 0., 2., 0., 0.]), tensor([0., 0., 0.])]
 
     """
     known = {"input_ids", "attention_mask", *REQUEST_ARGUMENTS}

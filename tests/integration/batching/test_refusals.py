@@ -361,12 +361,10 @@ class TestThread:
         """Should transformers lay out requests in another way."""
         model.init_continuous_batching(**settings())
         whole = packed.PackedBatch.keys_and_values
-        monkeypatch.setattr(
-            packed.PackedBatch,
-            "keys_and_values",
-            lambda self, module, key, value, kwargs: whole(
-                self, module, key[:, :, 1:], value[:, :, 1:], kwargs
-            ),
-        )
+
+        def short(*args):
+            return tuple(operand[:, :, 1:] for operand in whole(*args))
+
+        monkeypatch.setattr(packed.PackedBatch, "keys_and_values", short)
         with pytest.raises(RuntimeError, match=r"must give its layers \(queries, keys\)"):
             model.generate_batch([IDS], guide_bias=[BIAS], **settings())
