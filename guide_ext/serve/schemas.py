@@ -71,7 +71,7 @@ class SpanOfText(_Body):
     """A range of characters of a message, marked without tags."""
 
     message: int = Field(0, ge=0, description="Which message, from 0.")
-    start: int = Field(ge=0, description="First character.")
+    start: int = Field(ge=0, description="First character, in code points.")
     end: int = Field(ge=1, description="One past the last character.")
     level: Literal[1, 2, 3] | None = Field(None, description="As many ! as in the tag.")
     delta: Nats | None = Field(None, description="Nats, instead of a level.")
