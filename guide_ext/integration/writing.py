@@ -39,6 +39,8 @@ class Text:
         """Return what a token adds; nothing while a character is not finished."""
         self._ids.append(token)
         now = self._decoded(self._ids)
+        if now.endswith(_UNFINISHED) and not now.startswith(self._known):
+            return ""  # a run of bytes that is shown as unfinished until its last one has come
         kept = now.rstrip(_UNFINISHED)
         # The last of them may be the first bytes of one character, and become it.
         whole = now[: max(len(kept), len(now) - _MOST_UNFINISHED)]

@@ -7,13 +7,14 @@ import asyncio
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from guide_ext.integration.answer_rows import Ended, Likely, Row
@@ -26,6 +27,7 @@ from guide_ext.serve.schemas import ChatRequest, CompletionRequest
 from guide_ext.serve.wire import DONE, Answer, ChatWire, TextWire, event, usage
 
 _LOOKS_EVERY = 0.01  # seconds between two looks for pieces of a stream
+_MOST_ANSWERS = 32  # of one request
 _LEAVES_EVERY = 0.2  # seconds between two looks at whether a client is still there
 
 
@@ -104,7 +106,14 @@ class Answering:
         self._metrics, self._wire = metrics, wire
         self._inbox = Inbox(is_streamed=body.stream)
         self._began = time.monotonic()
-        self._seed = secrets.randbits(62) if body.seed is None else body.seed
+        self._seed = secrets.randbits(53) if body.seed is None else body.seed
+        if len(prompts) * body.n > _MOST_ANSWERS:
+            raise ApiError(
+                400,
+                f"a request must have at most {_MOST_ANSWERS} answers, got {len(prompts)} prompts "
+                f"with n = {body.n}",
+                "n",
+            )
         seeds = PromptSeeds(self._seed)
         self._rows: list[Row] = []
         for prompt in prompts:
@@ -149,7 +158,8 @@ class Answering:
             return StreamingResponse(self._stream(), media_type="text/event-stream")
         leaver = asyncio.create_task(self._until_it_leaves(request))
         try:
-            return JSONResponse(await self._whole())
+            found = await self._whole()
+            return JSONResponse(await run_in_threadpool(found))
         finally:
             leaver.cancel()
             self._leave()
@@ -186,7 +196,8 @@ class Answering:
                     self._metrics.answer_tokens.inc(one.how.tokens)
                 yield one
 
-    async def _whole(self) -> dict[str, Any]:
+    async def _whole(self) -> Callable[[], dict[str, Any]]:
+        """Wait for all answers, and return what makes their JSON, which may take a while."""
         texts = ["" for _ in self._rows]
         likely: list[list[Likely]] = [[] for _ in self._rows]
         ends: dict[int, Ended] = {}
@@ -201,7 +212,7 @@ class Answering:
             Answer(index, texts[index], likely[index] if wants else None, ends[index].reason)
             for index in range(len(self._rows))
         ]
-        return self._wire.whole(answers, usage=self._usage(ends), guide=self._said())
+        return lambda: self._wire.whole(answers, usage=self._usage(ends), guide=self._said())
 
     async def _stream(self) -> AsyncIterator[str]:
         """Return the events of a stream; an error is its last one."""

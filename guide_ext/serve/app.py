@@ -80,7 +80,7 @@ def build(model: Any, tokenizer: Any, settings: Settings) -> Guard:
     if settings.cors:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.cors), allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type"],
+            allow_headers=["*"],
         )  # fmt: skip
     return Guard(app, settings, metrics)
 

@@ -42,6 +42,13 @@ class _Job:
     rows: Sequence[Row] = ()
     work: Callable[[], None] | None = None
     refused: Callable[[Exception], None] | None = None
+    left: Callable[[], bool] | None = None
+
+    def is_gone(self) -> bool:
+        """Return whether nobody waits for it any more."""
+        if self.left is not None:
+            return self.left()
+        return all(row.gone.is_set() for row in self.rows)
 
     def fail(self, error: Exception) -> None:
         """Tell all that wait for it that it will not be done."""
@@ -148,7 +155,7 @@ class Engine:
             if result.set_running_or_notify_cancel():
                 result.set_exception(error)
 
-        self._add([_Job(work=run, refused=fail)])
+        self._add([_Job(work=run, refused=fail, left=result.cancelled)])
         return result
 
     def close(self, seconds: float | None = None) -> None:
@@ -167,6 +174,11 @@ class Engine:
         with self._changed:
             if self._is_closing or not self._thread.is_alive():
                 raise ApiError(503, "the server stops; ask again later")
+            gone = [job for job in self._jobs if job.is_gone()]
+            for job in gone:
+                self._jobs.remove(job)
+                for row in job.rows:
+                    row.end(Ended("gone", 0))
             if self._jobs and len(self._jobs) + len(jobs) > self._settings.queue:
                 raise ApiError(
                     429, f"{len(self._jobs)} requests wait already, which is the most here; ask "
@@ -181,12 +193,27 @@ class Engine:
             self._watch.waiting(len(self._jobs))
 
     def _run(self) -> None:
+        taken: list[_Job] = []
+        try:
+            self._serve(taken)
+        except BaseException:
+            # Not an error of a request; whoever waits must not wait for ever.
+            with self._changed:
+                self._is_closing = True
+                left = [*taken, *self._jobs]
+                self._jobs.clear()
+            for job in left:
+                job.fail(ApiError(503, "the server stops; ask again later"))
+            raise
+
+    def _serve(self, taken: list[_Job]) -> None:
+        """Work until the end; `taken` holds what is being worked on."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._jobs or self._is_closing)
                 if not self._jobs:
                     return
-                taken = self._taken()
+                taken[:] = self._taken()
                 self._tell_waiting()
             self._answer(taken)
 
@@ -232,8 +259,10 @@ class Engine:
         try:
             self._generate(rows)
         except Exception as error:
+            # The words of an error may be about the prompt of another request.
+            told = error if len(jobs) == 1 else RuntimeError("a batch failed")
             for row in rows:
-                row.end(error)
+                row.end(told)
 
     def _generate(self, rows: Sequence[Row]) -> None:
         model, tokenizer = self._prompts.model, self._prompts.tokenizer

@@ -114,6 +114,7 @@ class _Body:
     def __init__(self, receive: Receive, headers: dict[bytes, bytes], most: int) -> None:
         self._receive, self._most, self._bytes, self._is_whole = receive, most, 0, False
         self.error: ApiError | None = None
+        self._deadline: float | None = None
         said = headers.get(b"content-length", b"0")
         if said.isdigit() and int(said) > most:
             raise _too_large(most, int(said))
@@ -128,10 +129,13 @@ class _Body:
         if self._is_whole:  # what comes now is that the client has left
             return await self._receive()
         try:
-            message = await asyncio.wait_for(self._receive(), _SECONDS_FOR_A_BODY)
+            now = asyncio.get_running_loop().time()
+            if self._deadline is None:
+                self._deadline = now + _SECONDS_FOR_A_BODY
+            message = await asyncio.wait_for(self._receive(), max(self._deadline - now, 0))
         except asyncio.TimeoutError:
             self.error = ApiError(
-                408, f"a body must come within {_SECONDS_FOR_A_BODY:g} seconds, got none"
+                408, f"a body must come within {_SECONDS_FOR_A_BODY:g} seconds, got a part"
             )
             raise self.error from None
         if message["type"] == "http.request":

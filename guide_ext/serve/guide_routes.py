@@ -6,11 +6,11 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from torch import Tensor
@@ -21,12 +21,18 @@ from guide_ext.serve.engine import Engine
 from guide_ext.serve.errors import ApiError
 from guide_ext.serve.measuring import calibrated, measured, rounded, tokens_of
 from guide_ext.serve.prompts import Prepared, Prompts
-from guide_ext.serve.schemas import CalibrateRequest, InfluenceRequest, PromptRequest
+from guide_ext.serve.schemas import (
+    CalibrateRequest,
+    GuideOptions,
+    InfluenceRequest,
+    PromptRequest,
+)
 from guide_ext.serve.settings import Settings
 from guide_ext.serve.wire import DONE, event
 from guide_ext.support.version import VERSION
 
 T = TypeVar("T")
+_LEAVES_EVERY = 0.2  # seconds between two looks at whether a client is still there
 
 
 def add_guide_routes(app: FastAPI, prompts: Prompts, engine: Engine, settings: Settings) -> None:
@@ -73,7 +79,7 @@ def add_guide_routes(app: FastAPI, prompts: Prompts, engine: Engine, settings: S
         }
 
     @app.post("/v1/guide/influence")
-    async def how_far(body: InfluenceRequest) -> Response:
+    async def how_far(body: InfluenceRequest, request: Request) -> Response:
         prompt = await prepared(body)
         if not prompt.encoding.token_spans:
             raise ApiError(
@@ -90,16 +96,22 @@ def add_guide_routes(app: FastAPI, prompts: Prompts, engine: Engine, settings: S
             return StreamingResponse(stream, media_type="text/event-stream")
 
         def work() -> dict[str, Any]:
-            return measured(prompts, prompt, body.form, most, settings.name)
+            return measured(prompts, prompt, body.form, most, settings.name, while_it_waits)
 
-        found = await _told(asyncio.wrap_future(engine.alone(work)))
+        left = threading.Event()
+
+        def while_it_waits(run: str, values: Tensor) -> None:
+            if left.is_set():
+                raise CancelledError
+
+        found = await _unless_it_leaves(engine, work, request, left)
         return JSONResponse(found if most else {**found, "tokens": tokens_of(prompts, prompt)})
 
     @app.post("/v1/guide/calibrate")
-    async def calibration(body: CalibrateRequest) -> dict[str, Any]:
+    async def calibration(body: CalibrateRequest, request: Request) -> dict[str, Any]:
         await prepared(body)  # raises where a limit is exceeded
         guide = body.guide
-        if guide.spans is not None or guide.min_share is not None or guide.layers is not None:
+        if guide != GuideOptions.model_validate({"trusted_roles": guide.trusted_roles}):
             raise ApiError(
                 400, "guide must have tags in the prompt alone to be calibrated", "guide"
             )
@@ -116,7 +128,7 @@ def add_guide_routes(app: FastAPI, prompts: Prompts, engine: Engine, settings: S
             data: dict[str, Any] = json.loads(found.to_json())
             return data
 
-        return await _told(asyncio.wrap_future(engine.alone(work)))
+        return await _unless_it_leaves(engine, work, request, threading.Event())
 
 
 def _begun_stream(
@@ -157,6 +169,28 @@ def _begun_stream(
             result.cancel()
 
     return stream()
+
+
+async def _unless_it_leaves(
+    engine: Engine, work: Callable[[], T], request: Request, left: threading.Event
+) -> T:
+    """Return what the thread that generates computes; tell it if the client leaves.
+
+    Raises:
+        ApiError: If there is no result.
+
+    """
+    future = engine.alone(work)
+    result = asyncio.wrap_future(future)
+    try:
+        while not result.done():
+            await asyncio.wait([result], timeout=_LEAVES_EVERY)
+            if not result.done() and await request.is_disconnected():
+                raise ApiError(499, "the client has left")
+        return await _told(result)
+    finally:
+        left.set()
+        future.cancel()
 
 
 async def _told(result: asyncio.Future[T]) -> T:

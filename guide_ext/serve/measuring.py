@@ -31,7 +31,12 @@ def tokens_of(prompts: Prompts, prompt: Prepared) -> list[dict[str, Any]]:
     }
     rows = zip(encoding.input_ids, texts, prompt.nats, strict=True)
     return [
-        {"id": token, "text": text, "nats": nats, "marked": place in marked}
+        {
+            "id": token,
+            "text": text,
+            "nats": nats if prompt.min_share is None else None,
+            "marked": place in marked,
+        }
         for place, (token, text, nats) in enumerate(rows)
     ]
 

@@ -129,7 +129,13 @@ class Prompts:
             ApiError: If it cannot be read, or is over a limit.
 
         """
-        self._roles(guide)
+        if guide.trusted_roles is not None or guide.untrusted_tags != "error":
+            raise ApiError(
+                400,
+                "guide.trusted_roles and guide.untrusted_tags must go with messages, whose roles "
+                "they name, got a prompt",
+                "guide",
+            )
         spans = self._spans(guide.spans, 1).get(0)
         with _told("prompt"):
             marked = parse(text) if spans is None else _with_spans(text, spans, "prompt")
@@ -194,6 +200,13 @@ class Prompts:
                 400, f"a prompt must have at most {limits.max_prompt_tokens} tokens, got "
                 f"{len(encoding.input_ids)}; shorten it",
             )  # fmt: skip
+        known = self.model.get_input_embeddings().weight.shape[0]
+        if max(encoding.input_ids) >= known:
+            raise ApiError(
+                400,
+                f"a prompt must have tokens that the model knows, below {known}, got "
+                f"{max(encoding.input_ids)}; its tokenizer has more than the model",
+            )
         if not guide.enabled:
             encoding = replace(encoding, spans=(), token_spans=())
         delta = limits.delta if guide.delta is None else guide.delta

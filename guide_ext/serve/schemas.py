@@ -20,8 +20,11 @@ NEUTRAL: dict[str, tuple[tuple[Any, ...], str]] = {
         "answers are text; ask for JSON in the prompt, and mark that sentence",
     ),
     "tools": (([],), "tools are not called; describe them in the prompt"),
-    "tool_choice": (("none",), "tools are not called"),
-    "parallel_tool_calls": ((), "tools are not called"),
+    "tool_choice": (("none", "auto"), "tools are not called"),
+    "parallel_tool_calls": ((True, False), "tools are not called"),
+    "top_k": ((-1, 0), "sampling is from all tokens, or by top_p"),
+    "min_p": ((0,), "sampling is from all tokens, or by top_p"),
+    "repetition_penalty": ((1,), "the logits are the model's own: no penalty"),
     "functions": (([],), "functions are not called"),
     "function_call": (("none",), "functions are not called"),
     "modalities": ((["text"],), "answers are text"),
@@ -129,6 +132,19 @@ class Message(_Body):
     content: Text | list[TextPart]
     name: Annotated[str, Field(max_length=64)] | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_it_was_answered(cls, data: Any) -> Any:
+        """Take an answer of ours, or of OpenAI's, back: fields without a value mean nothing."""
+        if not isinstance(data, dict):
+            return data
+        empty = ("tool_calls", "annotations")
+        return {
+            name: value
+            for name, value in data.items()
+            if name == "content" or not (value is None or (name in empty and value == []))
+        }
+
     @field_validator("content", mode="before")
     @classmethod
     def _text_alone(cls, content: Any) -> Any:
@@ -169,8 +185,9 @@ class _Sampling(_Body):
     @field_validator("stream_options")
     @classmethod
     def _options(cls, options: dict[str, bool] | None) -> dict[str, bool] | None:
-        if options is not None and set(options) - {"include_usage"}:
-            raise ValueError(f"must have include_usage alone, got {', '.join(options)}")
+        further = {name for name, value in (options or {}).items() if value} - {"include_usage"}
+        if further:
+            raise ValueError(f"must have include_usage alone, got {', '.join(sorted(further))}")
         return options
 
     @model_validator(mode="after")
@@ -221,6 +238,12 @@ class CompletionRequest(_Sampling):
     prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=16)]
     max_tokens: int | None = Field(None, ge=1)
     logprobs: int | None = Field(None, ge=0, le=5)
+
+    @model_validator(mode="after")
+    def _ranges_of_one(self) -> CompletionRequest:
+        if self.guide.spans is not None and not isinstance(self.prompt, str):
+            raise ValueError("guide.spans must come with one prompt")
+        return self
 
     def prompts(self) -> list[str]:
         """Return all prompts."""

@@ -74,6 +74,8 @@ class Settings:
                 f"delta must be a number of nats from -{self.max_nats:g} to {self.max_nats:g}, as "
                 f"max_nats says, got {self.delta!r}"
             )
+        if self.api_key is None and "*" in self.cors:
+            raise ValueError("cors must name origins where there is no key, got '*'")
         if self.api_key is not None and not (self.api_key and self.api_key.isascii()):
             raise ValueError("the API key must be ASCII characters, at least one, got others")
 

@@ -21,10 +21,11 @@ def event(data: dict[str, Any]) -> str:
 
     Example:
         >>> event({"text": "é"})
-        'data: {"text":"é"}\n\n'
+        'data: {"text":"\\u00e9"}\n\n'
 
     """
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    # In ASCII: some clients take U+2028 and its like for the end of a line.
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return f"data: {text}\n\n"
 
 

@@ -29,7 +29,38 @@ def trained(model, before, after):
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", unk_token="[UNK]")
 
 
+def of_bytes():
+    """Words, and bytes for all else, as Llama 2 and Gemma have them."""
+    pieces = [
+        "<s>",
+        "▁",
+        "a",
+        "▁a",
+        "p",
+        "l",
+        "i",
+        "n",
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+    ]
+    tokenizer = Tokenizer(
+        models.BPE(
+            {piece: place for place, piece in enumerate(pieces)}, [("▁", "a")], byte_fallback=True
+        )
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>")
+
+
 TOKENIZERS = {
+    "words, and bytes for the rest": of_bytes,
     "bytes": lambda: trained(
         models.BPE(), pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     ),

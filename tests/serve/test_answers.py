@@ -254,3 +254,18 @@ def test_top_p_samples_from_the_likeliest_alone(client):
     for seed in range(3):
         assert text_of(ask(client, temperature=2.0, top_p=1e-6, seed=seed)) == greedy
     assert text_of(ask(client, temperature=2.0, seed=0)) != greedy
+
+
+def test_an_answer_of_the_client_goes_back(client):
+    """As its users write it: the message that came is a message of the next request."""
+    messages = chat()
+    answer = ask(client, messages).choices[0].message
+    again = [*messages, answer, {"role": "user", "content": "<!!->Again<-!!>."}]
+    found = ask(client, again)
+    assert found.choices[0].finish_reason in ("stop", "length")
+    plain = [*messages, {"role": "assistant", "content": answer.content}, again[-1]]
+    assert text_of(found) == text_of(ask(client, plain))
+
+
+def test_a_seed_that_every_client_can_read(client):
+    assert all(ask(client, temperature=1.0, max_tokens=1).guide["seed"] < 2**53 for _ in range(8))

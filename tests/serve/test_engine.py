@@ -2,6 +2,7 @@
 """The queue, the batches, clients that leave, models that fail, the end."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 from serving import MODEL, held, running, until
 
 from guide_ext.serve import engine as engine_module
+from guide_ext.serve import guide_routes
 from guide_ext.serve.engine import Engine
 from guide_ext.serve.errors import ApiError
 from guide_ext.serve.settings import Settings
@@ -112,6 +114,9 @@ class TestClientsThatLeave:
         generate = engine_module.generate
 
         def watched(model, tokenizer, rows, *rest):
+            push = rows[0].push
+            # Slow enough that a busy machine sees the client leave before the end.
+            rows[0].push = lambda *piece: (time.sleep(0.01), push(*piece))
             ids = generate(model, tokenizer, rows, *rest)
             watched.tokens = ids.shape[1]
             ended.set()
@@ -141,8 +146,57 @@ class TestClientsThatLeave:
                     assert isinstance(leaves.exception(60), httpx.ReadTimeout)
                 assert stays.result().json()["choices"] == alone
 
+    def test_they_keep_no_place_in_the_queue(self, loaded):
+        with running(*loaded, Settings(MODEL, queue=1)) as server, server.http() as http:
+            with ThreadPoolExecutor(1) as pool, held(server.engine):
+                with pytest.raises(httpx.ReadTimeout):
+                    http.post("/v1/completions", json=BODY, timeout=0.3)
+                until(server.engine._jobs[0].is_gone)
+                waits = pool.submit(http.post, "/v1/completions", json=BODY)
+                until(lambda: not server.engine._jobs[0].is_gone())
+            assert waits.result().status_code == 200
+
+    def test_while_influence_waits_or_is_measured(self, server, monkeypatch):
+        body = {"model": MODEL, "prompt": "<!!->Summarize<-!!> this.", "max_tokens": 9}
+
+        def endless(prompts, prompt, form, most, name, on_values):
+            while True:
+                time.sleep(0.01)
+                on_values("plain", None)
+
+        monkeypatch.setattr(guide_routes, "measured", endless)
+        with server.http() as http:
+            with held(server.engine):
+                with pytest.raises(httpx.ReadTimeout):
+                    http.post("/v1/guide/influence", json=body, timeout=0.3)
+                until(lambda: server.engine._jobs[0].is_gone())
+            with pytest.raises(httpx.ReadTimeout):
+                http.post("/v1/guide/influence", json=body, timeout=0.3)
+            assert http.post("/v1/completions", json=BODY, timeout=3).status_code == 200
+
 
 class TestFailures:
+    def test_what_ends_the_thread_ends_no_wait(self, loaded, monkeypatch):
+        def stops(*_):
+            raise SystemExit
+
+        monkeypatch.setattr(engine_module, "generate", stops)
+        monkeypatch.setattr(threading, "excepthook", lambda _: None)
+        with running(*loaded, Settings(MODEL)) as server, server.http() as http:
+            found = http.post("/v1/completions", json=BODY)
+            assert found.status_code == 503
+            assert http.post("/v1/completions", json=BODY).status_code == 503
+            assert http.get("/health").status_code == 503
+
+    def test_the_words_of_an_error_are_for_its_own_request(self, server, monkeypatch):
+        def fails(*_):
+            raise ValueError("about a prompt")
+
+        monkeypatch.setattr(engine_module, "generate", fails)
+        answers = all_of(server, [BODY, BODY])
+        assert [answer.status_code for answer in answers] == [500, 500]
+        assert not any("about a prompt" in answer.text for answer in answers)
+
     def test_the_thread_goes_on(self, server, monkeypatch):
         def fails(*_):
             raise RuntimeError("out of memory, with a secret")

@@ -43,6 +43,7 @@ WRONG = {
     "roles": ({"guide": {"trusted_roles": ["assistant"]}}, "must be among system, user, got assi"),
     "span": ({"guide": {"spans": [{"start": 0, "end": 3}]}}, "end must be at most 2, the length"),
     "empty span": ({"guide": {"spans": [{"start": 1, "end": 1}]}}, "end must be above start, 1"),
+    "tools of now": ({"tools": [], "tool_choice": "required"}, "tool_choice must be left out"),
     "span of none": (
         {"guide": {"spans": [{"message": 1, "start": 0, "end": 1}]}}, "message must be below 1",
     ),

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The key, the host, the pace of a body, pages from elsewhere."""
 
+import contextlib
 import socket
+import time
 
 import pytest
 from serving import MODEL, running
@@ -86,6 +88,25 @@ def test_a_body_that_does_not_come(server, monkeypatch):
         answer = b"".join(iter(lambda: connection.recv(4096), b""))
     assert answer.startswith(b"HTTP/1.1 408")
     assert b"a body must come within 0.2 seconds" in answer
+
+
+def test_a_body_that_comes_slowly(server, monkeypatch):
+    """The time is that of the whole body, whatever comes in it."""
+    monkeypatch.setattr(guard, "_SECONDS_FOR_A_BODY", 0.4)
+    host, port = server.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 900\r\n"
+            b"content-type: application/json\r\n\r\n"
+        )
+        connection.settimeout(0.1)
+        answer, begin = b"", time.monotonic()
+        while not answer:
+            assert time.monotonic() - begin < 10
+            connection.sendall(b" ")
+            with contextlib.suppress(TimeoutError):
+                answer = connection.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 408")
 
 
 def test_headers(http):

@@ -100,11 +100,14 @@ class TestCalibration:
             ({"messages": [{"role": "user", "content": "Hi"}]}, "must have text inside <!->"),
             ({"max_delta": 21.0}, "max_delta must be at most 20"),
             ({"guide": {"spans": []}}, "guide must have tags in the prompt alone"),
+            ({"guide": {"delta": 5.0}}, "guide must have tags in the prompt alone"),
+            ({"guide": {"enabled": False}}, "guide must have tags in the prompt alone"),
+            ({"guide": {"untrusted_tags": "literal"}}, "guide must have tags in the prompt alone"),
             ({"target": 1e9}, ""),
         ],
     )
     def test_errors(self, http, change, message):
-        found = post(http, "calibrate", **change)
+        found = post(http, "calibrate", **{"guide": {}, **change})
         assert found.status_code == 400
         assert message in found.json()["error"]["message"]
 
