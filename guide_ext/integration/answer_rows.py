@@ -73,6 +73,7 @@ class Row:
         end: Called at the end, with `Ended` or an error.
         min_share: Least share of the attention, instead of `steering`; None for `steering`.
         gone: Set if nobody waits for it any more.
+        has_begun: Whether it has a token.
 
     """
 
@@ -88,6 +89,7 @@ class Row:
     end: Callable[[Ended | Exception], None]
     min_share: float | None = None
     gone: threading.Event = field(default_factory=threading.Event)
+    has_begun: bool = False
 
     @property
     def tokens(self) -> int:
@@ -156,6 +158,7 @@ class _Steps:
     def _take(self, tokens: list[int]) -> None:
         details = self.choice.details(tokens)
         for row, (writer, token) in enumerate(zip(self._writers, tokens, strict=True)):
+            self._rows[row].has_begun = True
             writer.take(token, details.get(row))
             self._tell(row)
 

@@ -17,13 +17,13 @@ from starlette.exceptions import HTTPException as StarletteError
 
 from guide_ext.serve.answering import Answering
 from guide_ext.serve.assets import add_page
-from guide_ext.serve.engine import Engine
+from guide_ext.serve.engine import Engine, warm_up
 from guide_ext.serve.errors import NO_JSON, ApiError, of_validation
 from guide_ext.serve.guard import Guard
 from guide_ext.serve.guide_routes import add_guide_routes
 from guide_ext.serve.metrics import Metrics
 from guide_ext.serve.prompts import Prompts
-from guide_ext.serve.schemas import ChatRequest, CompletionRequest
+from guide_ext.serve.schemas import ChatRequest, CompletionRequest, GuideOptions
 from guide_ext.serve.settings import Settings
 from guide_ext.serve.wire import ChatWire, TextWire
 from guide_ext.support.version import VERSION
@@ -62,6 +62,10 @@ def build(model: Any, tokenizer: Any, settings: Settings) -> Guard:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine.start()
         try:
+            # What cannot answer must not begin to listen; and the first request waits for nothing.
+            await run_in_threadpool(
+                warm_up, engine, prompts.of_text("a", GuideOptions.model_validate({}))
+            )
             yield
         finally:
             await run_in_threadpool(engine.close)

@@ -259,10 +259,15 @@ class Engine:
         try:
             self._generate(rows)
         except Exception as error:
-            # The words of an error may be about the prompt of another request.
-            told = error if len(jobs) == 1 else RuntimeError("a batch failed")
-            for row in rows:
-                row.end(told)
+            if len(jobs) == 1:
+                jobs[0].fail(error)
+                return
+            # One request may be to blame, and its words are for its own client.
+            for job in jobs:
+                if any(row.has_begun for row in job.rows):
+                    job.fail(RuntimeError("another request of the batch failed"))
+                else:
+                    self._answer([job])
 
     def _generate(self, rows: Sequence[Row]) -> None:
         model, tokenizer = self._prompts.model, self._prompts.tokenizer

@@ -245,10 +245,12 @@ def _message(
     where = f"messages[{index}]"
     named = {} if message.name is None else {"name": message.name}
     content: str | MarkedText
-    if isinstance(message.content, str):
+    if spans is not None:
+        parts = message.content
+        text = parts if isinstance(parts, str) else "\n".join(part.text for part in parts)
+        content = _with_spans(text, spans, where)
+    elif isinstance(message.content, str):
         content = message.content
-    elif spans is not None:
-        content = "\n".join(part.text for part in message.content)
     else:
         content = _joined(
             [
@@ -261,8 +263,6 @@ def _message(
                 for part in message.content
             ]
         )
-    if spans is not None:
-        content = _with_spans(content, spans, where)
     return {"role": message.role, "content": content, **named}
 
 
@@ -292,9 +292,8 @@ def _joined(texts: Sequence[MarkedText]) -> MarkedText:
     return MarkedText(text, tuple(spans))
 
 
-def _with_spans(text: str | MarkedText, spans: Sequence[SpanOfText], where: str) -> MarkedText:
+def _with_spans(plain: str, spans: Sequence[SpanOfText], where: str) -> MarkedText:
     """Mark ranges of a text whose tags are plain text."""
-    plain = text.text if isinstance(text, MarkedText) else text
     for span in spans:
         if span.end > len(plain):
             raise ValueError(

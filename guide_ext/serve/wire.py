@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,7 +63,7 @@ class Answer:
     reason: str | None = None
 
 
-class _Wire:
+class Wire(ABC):
     """What the two kinds of answers have in common."""
 
     kind: str
@@ -91,16 +92,28 @@ class _Wire:
         """What parts of a stream are called."""
         return self.kind
 
+    @abstractmethod
+    def begin(self, index: int) -> dict[str, Any]:
+        """Return the first part of an answer."""
+
+    @abstractmethod
+    def piece(self, answer: Answer) -> dict[str, Any]:
+        """Return a piece of an answer."""
+
+    @abstractmethod
+    def end(self, index: int, reason: str) -> dict[str, Any]:
+        """Return the end of an answer."""
+
+    @abstractmethod
     def choice(self, answer: Answer) -> dict[str, Any]:
         """Return a whole answer."""
-        raise NotImplementedError
 
     def _shown(self, token: int) -> str:
         text: str = self._tokenizer.decode([token])
         return text
 
 
-class ChatWire(_Wire):
+class ChatWire(Wire):
     """Answers of ``/v1/chat/completions``."""
 
     kind, prefix = "chat.completion", "chatcmpl"
@@ -162,10 +175,14 @@ class ChatWire(_Wire):
         return {"token": text, "logprob": max(logprob, _LEAST), "bytes": known}
 
 
-class TextWire(_Wire):
+class TextWire(Wire):
     """Answers of ``/v1/completions``."""
 
     kind, prefix = "text_completion", "cmpl"
+
+    def __init__(self, model: str, tokenizer: Any) -> None:
+        super().__init__(model, tokenizer)
+        self._places: dict[int, int] = {}  # of each answer, where its next token begins
 
     def begin(self, index: int) -> dict[str, Any]:
         """Return the first part of an answer."""
@@ -184,24 +201,30 @@ class TextWire(_Wire):
         return {
             "index": answer.index,
             "text": answer.text,
-            "logprobs": self._logprobs(answer.likely),
+            "logprobs": self._logprobs(answer.index, answer.likely),
             "finish_reason": answer.reason,
         }
 
-    def _logprobs(self, likely: Sequence[Likely] | None) -> dict[str, Any] | None:
+    def _logprobs(self, index: int, likely: Sequence[Likely] | None) -> dict[str, Any] | None:
         if likely is None:
             return None
         texts = [self._shown(one.token) for one in likely]
-        offsets, place = [], 0
+        offsets, place = [], self._places.get(index, 0)
         for text in texts:
             offsets.append(place)
             place += len(text)
+        self._places[index] = place
         return {
             "tokens": texts,
             "token_logprobs": [max(one.logprob, _LEAST) for one in likely],
-            "top_logprobs": [
-                {self._shown(token): max(logprob, _LEAST) for token, logprob in one.others}
-                for one in likely
-            ],
+            "top_logprobs": [self._by_text(one) for one in likely],
             "text_offset": offsets,
         }
+
+    def _by_text(self, one: Likely) -> dict[str, float]:
+        """Return the likeliest tokens by their texts; those of one text by their numbers."""
+        found: dict[str, float] = {}
+        for token, logprob in one.others:
+            text = self._shown(token)
+            found[f"token_id:{token}" if text in found else text] = max(logprob, _LEAST)
+        return found

@@ -39,7 +39,7 @@ def test_from_the_start_to_the_end():
 
         asking = threading.Thread(target=ask)
         asking.start()
-        while "guide_batch_rows_count 1.0" not in httpx.get(f"{address}/metrics").text:
+        while "guide_batch_rows_count 2.0" not in httpx.get(f"{address}/metrics").text:
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         assert process.wait(120) == 0

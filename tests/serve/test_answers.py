@@ -269,3 +269,15 @@ def test_an_answer_of_the_client_goes_back(client):
 
 def test_a_seed_that_every_client_can_read(client):
     assert all(ask(client, temperature=1.0, max_tokens=1).guide["seed"] < 2**53 for _ in range(8))
+
+
+def test_places_of_tokens_in_a_stream_of_text(client):
+    body = {"model": MODEL, "prompt": PROMPT + TEXTS[0], "temperature": 0, "max_tokens": 9}
+    whole = client.completions.create(**body, logprobs=2).choices[0].logprobs
+    parts = [
+        p.choices[0].logprobs for p in client.completions.create(**body, logprobs=2, stream=True)
+    ]
+    joined = [place for part in parts if part for place in part.text_offset]
+    assert joined == whole.text_offset
+    assert whole.text_offset == sorted(set(whole.text_offset))
+    assert all(len(one) == 2 for one in whole.top_logprobs)

@@ -55,6 +55,7 @@ class TestBatches:
 
     def test_no_batch_is_larger_than_allowed(self, loaded, batches):
         with running(*loaded, Settings(MODEL, batch=2)) as server:
+            batches.clear()
             all_of(server, [BODY] * 3)
             assert batches == [2, 1]
             with server.http() as http:
@@ -180,22 +181,28 @@ class TestFailures:
         def stops(*_):
             raise SystemExit
 
-        monkeypatch.setattr(engine_module, "generate", stops)
         monkeypatch.setattr(threading, "excepthook", lambda _: None)
         with running(*loaded, Settings(MODEL)) as server, server.http() as http:
+            monkeypatch.setattr(engine_module, "generate", stops)
             found = http.post("/v1/completions", json=BODY)
             assert found.status_code == 503
             assert http.post("/v1/completions", json=BODY).status_code == 503
             assert http.get("/health").status_code == 503
 
-    def test_the_words_of_an_error_are_for_its_own_request(self, server, monkeypatch):
-        def fails(*_):
-            raise ValueError("about a prompt")
+    def test_one_of_a_batch(self, server, monkeypatch):
+        """The others are answered, and its words are for its own client."""
+        generate = engine_module.generate
+
+        def fails(model, tokenizer, rows, *rest):
+            if any(row.most == 2 for row in rows):
+                raise ValueError("about a prompt")
+            return generate(model, tokenizer, rows, *rest)
 
         monkeypatch.setattr(engine_module, "generate", fails)
-        answers = all_of(server, [BODY, BODY])
-        assert [answer.status_code for answer in answers] == [500, 500]
-        assert not any("about a prompt" in answer.text for answer in answers)
+        good, bad, other = all_of(server, [BODY, {**BODY, "max_tokens": 2}, BODY])
+        assert [one.status_code for one in (good, bad, other)] == [200, 400, 200]
+        assert good.json()["choices"] == other.json()["choices"]
+        assert "about a prompt" in bad.text
 
     def test_the_thread_goes_on(self, server, monkeypatch):
         def fails(*_):
