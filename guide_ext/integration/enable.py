@@ -20,6 +20,7 @@ from guide_ext.integration.call.carrier import TablePlace
 from guide_ext.integration.call.frame import Frame, pop, push
 from guide_ext.integration.generation import GuidedGenerate, PrepareInputs
 from guide_ext.integration.influence.hooks import state_of_call, two_texts_of_call
+from guide_ext.integration.influence.state import InfluenceState
 from guide_ext.integration.influence.two_texts import TwoTexts
 from guide_ext.integration.model import verify, verify_cache
 from guide_ext.integration.model.forward import name_steering
@@ -381,7 +382,7 @@ def _after_forward(model: nn.Module, args: tuple[Any, ...], output: object) -> N
 
     Raises:
         RuntimeError: If the call was steered and the bias did not reach every layer, or the
-            Influence of an encoder–decoder was not measured in every layer.
+            Influence that the call measures was not measured in every layer.
 
     """
     frame = pop()
@@ -391,9 +392,16 @@ def _after_forward(model: nn.Module, args: tuple[Any, ...], output: object) -> N
         reuse.note_made(output, frame.fills)
     if isinstance(frame.influence, TwoTexts):
         frame.influence.check_written()
+    findings = state_of(model).findings
+    is_whole = not _leaves_layers_out(model, findings.num_hidden_layers)
+    if (
+        isinstance(frame.influence, InfluenceState)
+        and is_whole
+        and not torch.compiler.is_compiling()
+    ):
+        frame.influence.check_written(frame.measured_layers)
     if not frame.is_steered:
         return
-    findings = state_of(model).findings
     if findings.adds_to_mask and not (frame.applied or frame.carried):
         raise RuntimeError(
             f"guide_bias must reach the mask of {type(model).__name__}, got a call that made none, "
@@ -408,7 +416,7 @@ def _after_forward(model: nn.Module, args: tuple[Any, ...], output: object) -> N
     )
     if not missing and frame.source_bias is not None:
         source.note_source(output, frame.source_bias, frame.strength)
-    if missing and not _leaves_layers_out(model, findings.num_hidden_layers):
+    if missing and is_whole:
         first = min(missing)
         raise RuntimeError(
             f"guide_bias must reach all {len(findings.layers)} attention layers, got a call that "

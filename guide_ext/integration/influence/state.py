@@ -253,6 +253,23 @@ class InfluenceState:
         # The mean is cheaper: processes exchange one number per token, not one per token and head.
         return (group.gathered if self.keeps_heads else group.mean)(reduced, heads)
 
+    def check_written(self, ran: set[int]) -> None:
+        """Check that every layer has written its level in this call; without, it would be 0.
+
+        Args:
+            ran: The layers whose attention ran.
+
+        Raises:
+            RuntimeError: If one has not.
+
+        """
+        for layer, pending in enumerate(self.pending):
+            if layer not in ran or pending.reduced is not None:
+                raise RuntimeError(
+                    f"Influence must be measured in all {len(self.pending)} attention layers, got "
+                    f"a call that ran without layer {layer}; a part of the model was replaced"
+                )
+
     def remember(self) -> None:
         """Copy what was written since the last call of this into `history`, before rows move."""
         known = sum(part.shape[3] for part in self.history)

@@ -221,3 +221,16 @@ def test_of_two_that_fit_the_better_one_is_taken():
         assert place.layer is layer
         assert place.update is layer.post_attention_layernorm
         assert abs(place.scale - 1) < 1e-6
+
+
+@pytest.mark.parametrize("call", [guide.influence, guide.generate_with_influence])
+def test_a_layer_that_does_not_run(call):
+    """All levels behind it would be 0. No bias is given, so nothing else would see it."""
+    model = guide.enable(make("llama"))
+    inputs = {**prompts(), "guide_seed": seeds()}
+    call(model, inputs)
+    model.model.layers[1].forward = lambda hidden_states, *args, **kwargs: hidden_states
+    with pytest.raises(
+        RuntimeError, match=f"in all {LAYERS} attention layers, got a call .* layer 1"
+    ):
+        call(model, inputs)
