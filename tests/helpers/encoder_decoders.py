@@ -7,17 +7,16 @@ apart by their names in the model.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from eager_calls import add_to_mask, changed
 from tolerance import MODEL_LOGITS
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoModelForSpeechSeq2Seq
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 VOCABULARY = 97
 # How to generate.
@@ -136,35 +135,21 @@ def steered_eager(
     """
     names = {module: name for name, module in model.named_modules()}
     encoder = set(model.get_encoder().modules())
-    original = type(ALL_ATTENTION_FUNCTIONS).get_interface
 
-    def get_interface(self: Any, implementation: str, default: Any) -> Any:
-        function = original(self, implementation, default)
-        signature = inspect.signature(function)
+    def add(given: dict[str, Any]) -> None:
+        module, query, key = given["module"], given["query"], given["key"]
+        reads_source = module in encoder or names[module].endswith(_CROSS)
+        bias = source if reads_source else target
+        if bias is None:
+            return
+        bias = F.pad(bias, (0, key.shape[2] - bias.shape[1]))
+        nats = bias[:, None, None].expand(-1, query.shape[1], query.shape[2], -1)
+        if strength is not None:
+            nats = nats * strength[names[module]][:, :, None, None]
+        add_to_mask(given, nats.repeat_interleave(len(query) // len(nats), 0))
 
-        def attend(*args: Any, **kwargs: Any) -> Any:
-            given = signature.bind(*args, **kwargs).arguments
-            extra = given.pop("kwargs", {})
-            module, query, key = given["module"], given["query"], given["key"]
-            reads_source = module in encoder or names[module].endswith(_CROSS)
-            bias = source if reads_source else target
-            if bias is not None:
-                bias = F.pad(bias, (0, key.shape[2] - bias.shape[1]))
-                nats = bias[:, None, None].expand(-1, query.shape[1], query.shape[2], -1)
-                if strength is not None:
-                    nats = nats * strength[names[module]][:, :, None, None]
-                nats = nats.repeat_interleave(len(query) // len(nats), 0)
-                mask = given.get("attention_mask")
-                given["attention_mask"] = nats if mask is None else mask + nats
-            return function(**given, **extra)
-
-        return attend
-
-    type(ALL_ATTENTION_FUNCTIONS).get_interface = get_interface
-    try:
+    with changed(add):
         yield
-    finally:
-        type(ALL_ATTENTION_FUNCTIONS).get_interface = original
 
 
 def logits(model: Any, inputs: dict[str, Tensor], **steering: Any) -> Tensor:

@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from eager_calls import add_to_mask, changed
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import guide_ext.integration as guide
 from guide_ext.integration.model.state import state_of
@@ -205,33 +205,16 @@ def adding(bias: Tensor | None, total: Total, of: nn.Module | None = None) -> It
 
     """
     parts = None if of is None else set(of.modules())
-    original = type(ALL_ATTENTION_FUNCTIONS).get_interface
 
-    def get_interface(self: Any, implementation: str, default: Any) -> Any:
-        function = original(self, implementation, default)
-        if implementation != "eager" or bias is None:
-            return function
-        signature = inspect.signature(function)
+    def add(given: dict[str, Any]) -> None:
+        if bias is None or (parts is not None and given["module"] not in parts):
+            return
+        query, seqlen_k = given["query"], given["key"].shape[2]
+        nats = F.pad(bias, (0, total.tokens - bias.shape[1]))[:, -seqlen_k:]
+        add_to_mask(given, nats[:, None, None].to(query.dtype).expand(-1, -1, query.shape[2], -1))
 
-        def attend(*args: Any, **kwargs: Any) -> Any:
-            bound = signature.bind(*args, **kwargs)
-            given = bound.arguments
-            if parts is not None and given["module"] not in parts:
-                return function(*args, **kwargs)
-            query, seqlen_k = given["query"], given["key"].shape[2]
-            nats = F.pad(bias, (0, total.tokens - bias.shape[1]))[:, -seqlen_k:]
-            nats = nats[:, None, None].to(query.dtype).expand(-1, -1, query.shape[2], -1)
-            mask = given.get("attention_mask")
-            given["attention_mask"] = nats if mask is None else mask + nats
-            return function(*bound.args, **bound.kwargs)
-
-        return attend
-
-    type(ALL_ATTENTION_FUNCTIONS).get_interface = get_interface
-    try:
+    with changed(add):
         yield
-    finally:
-        type(ALL_ATTENTION_FUNCTIONS).get_interface = original
 
 
 def _whole(model: Any, inputs: dict[str, Tensor], bias: Tensor | None) -> Tensor:
