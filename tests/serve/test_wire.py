@@ -39,3 +39,15 @@ def test_an_event_is_one_line_whatever_is_in_it():
     shown = event({"text": text})
     assert len(shown.splitlines()) == 2
     assert json.loads(shown.removeprefix("data: ")) == {"text": text}
+
+
+def test_tokens_of_a_stream_begin_where_the_last_ended():
+    wire = TextWire("m", tokenizer())
+    likely = Likely(0x41, -1.0)
+
+    def places(index, *pieces):
+        choices = [wire.piece(Answer(index, "", [likely] * count)) for count in pieces]
+        return [choice["logprobs"]["text_offset"] for choice in choices]
+
+    assert places(0, 2, 1) == [[0, 1], [2]]
+    assert places(1, 1) == [[0]]  # each answer of a request counts for itself
