@@ -6,9 +6,9 @@ Everything is checked here, before an image is processed, so that errors name pr
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from transformers import ProcessorMixin
 from transformers.image_utils import is_valid_image
@@ -20,13 +20,20 @@ from guide_ext.marking.spans import parse
 
 _IMAGE, _MARK = "image", "mark"
 # Parts of a content that are something else, under all names that templates and APIs have for them.
-_OTHER_PARTS = ("video", "video_url", "audio", "audio_url", "input_audio", "image_url", "input_image")
+_OTHER_PARTS = (
+    "video",
+    "video_url",
+    "audio",
+    "audio_url",
+    "input_audio",
+    "image_url",
+    "input_image",
+)
 # Where a part of a chat says from where an image is to be loaded.
 _SOURCES = ("url", "path", "base64")
-_NOT_FOR_TEMPLATES = (
-    "videos", "video", "audio", "audios", "processor_kwargs", "text_kwargs", "images_kwargs",
-    "videos_kwargs", "audio_kwargs",
-)  # fmt: skip
+_OTHER_MEDIA = ("video", "videos", "audio", "audios")
+# Arguments of processors that hold arguments of their parts.
+_OF_PARTS = ("processor_kwargs", "text_kwargs", "images_kwargs", "videos_kwargs", "audio_kwargs")
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,11 @@ class ImagePrompt:
     begins: bool
 
 
+def is_chat(prompt: object) -> TypeGuard[Chat]:
+    """Return whether a prompt is a list of messages."""
+    return isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
+
+
 def is_processor(tokenizer: object) -> bool:
     """Return whether what is handed over as a tokenizer is a processor of transformers."""
     return isinstance(tokenizer, ProcessorMixin)
@@ -63,17 +75,36 @@ def refuse_images(tokenizer: object, prompt: object, images: object) -> None:
         ValueError: If there are images, or a chat has a part that is one.
 
     """
-    if images is not None:
-        found = "images"
-    elif any(part.get("type") == _IMAGE for part in _parts(prompt)):
-        found = "a chat with an image"
-    else:
-        return
-    raise ValueError(
-        f"tokenizer must be the model's processor where prompts have images, got a "
-        f"{type(tokenizer).__name__} and {found}; load it with AutoProcessor.from_pretrained() and "
-        "hand it over in the place of the tokenizer"
-    )
+    if images is not None or _has_image(prompt):
+        raise ValueError(
+            "tokenizer must be the model's processor where prompts have images, got a "
+            f"{type(tokenizer).__name__}; load it with AutoProcessor.from_pretrained() and hand it "
+            "over in the place of the tokenizer"
+        )
+
+
+def require_text(
+    caller: str, tokenizer: object, prompt: object = "", images: object = None
+) -> None:
+    """Refuse a processor, and images, where only text is read.
+
+    Args:
+        caller: Who reads it, for the error.
+        tokenizer: What was given as a tokenizer.
+        prompt: A prompt of any kind.
+        images: What was given as images.
+
+    Raises:
+        ValueError: If there is one.
+
+    """
+    got = f"a {type(tokenizer).__name__}" if is_processor(tokenizer) else "images"
+    if is_processor(tokenizer) or images is not None or _has_image(prompt):
+        raise ValueError(
+            f"{caller} must have a tokenizer and text alone, got {got}; for text, pass "
+            "processor.tokenizer; prompts with images go through encode(), to generate() or "
+            "influence()"
+        )
 
 
 def placeholder_of(processor: Any) -> str:
@@ -138,26 +169,12 @@ def read_prompts(
     found = []
     for index, (prompt, own) in enumerate(zip(prompts, rows, strict=True)):
         where = f"prompt {index}"
-        begins = False
         marks: list[list[Span]] = []
-        if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], Mapping):
+        if is_chat(prompt):
             chat, own, marks = _without_images(prompt, own, where)
             marked = render_chat(processor, chat, trusted_roles=trusted_roles, **template_kwargs)
-            first = getattr(processor.tokenizer, "bos_token", None)
-            # As processors do: their templates need not write the token that texts begin with.
-            begins = first is not None and marked.text.startswith(first)
-        elif not isinstance(prompt, str | MarkedText):
-            raise ValueError(
-                "prompts must be text, chats (lists of messages) or MarkedText for a processor, or "
-                f"a list of such, got {type(prompt).__name__}"
-            )
-        elif template_kwargs:
-            raise ValueError(
-                f"{', '.join(template_kwargs)} must go with a chat, whose template takes it, got "
-                "text"
-            )
         else:
-            marked = prompt if isinstance(prompt, MarkedText) else parse(prompt)
+            marked = _text(prompt, template_kwargs)
         _refuse_other_media(processor, marked.text, where)
         places = places_of(marked.text, placeholder)
         if len(places) != len(own or []):
@@ -170,17 +187,35 @@ def read_prompts(
         refuse_cut_placeholders(marked, places)
         if any(marks):
             marked = _with_marks(marked, places, marks, where)
+        # As processors do: their templates need not write the token that texts begin with.
+        first = processor.tokenizer.bos_token
+        begins = is_chat(prompt) and first is not None and marked.text.startswith(first)
         found.append(ImagePrompt(marked, own or [], begins))
     return found
 
 
+def _text(prompt: Any, template_kwargs: Mapping[str, Any]) -> MarkedText:
+    """Return a prompt that is no chat."""
+    if not isinstance(prompt, str | MarkedText):
+        raise ValueError(
+            "prompts must be text, chats (lists of messages) or MarkedText for a processor, or a "
+            f"list of such, got {type(prompt).__name__}"
+        )
+    if template_kwargs:
+        raise ValueError(
+            f"{', '.join(template_kwargs)} must go with a chat, whose template takes it, got text"
+        )
+    return prompt if isinstance(prompt, MarkedText) else parse(prompt)
+
+
 def _refuse_options(processor: Any, options: Mapping[str, Any]) -> None:
-    """Refuse arguments of the processor among those of the chat template, which would drop them."""
-    of_images = getattr(getattr(processor.image_processor, "valid_kwargs", None), "__annotations__", {})
+    """Refuse arguments of the processor among those of the template, which would drop them."""
+    takes = getattr(processor.image_processor, "valid_kwargs", None)
+    of_images = getattr(takes, "__annotations__", {})
     for name in options:
-        if name in ("videos", "video", "audio", "audios"):
+        if name in _OTHER_MEDIA:
             raise ValueError(f"{name} must be left out: encode() takes text and images, no {name}")
-        if name in _NOT_FOR_TEMPLATES or name in of_images:
+        if name in _OF_PARTS or name in of_images:
             raise ValueError(
                 f"{name} must be left out: what goes with a chat goes to its template; set it on "
                 "processor.image_processor"
@@ -227,10 +262,12 @@ def _checked(images: Sequence[Any], where: str) -> list[Any]:
 
 def _check_image(image: Any, where: str) -> None:
     if not is_valid_image(image) or getattr(image, "ndim", 3) > 3:
-        got = f"shape {list(image.shape)}" if hasattr(image, "shape") else f"a {type(image).__name__}"
+        shape = getattr(image, "shape", None)
+        got = f"a {type(image).__name__}" if shape is None else f"shape {list(shape)}"
         raise ValueError(
-            f"{where} must be one image: of Pillow, or an array or tensor of its pixels, got {got}; "
-            "addresses and paths are not loaded here: use transformers.image_utils.load_image()"
+            f"{where} must be one image: of Pillow, or an array or a tensor of its pixels, got "
+            f"{got}; addresses and paths are not loaded here: use "
+            "transformers.image_utils.load_image()"
         )
 
 
@@ -322,17 +359,18 @@ def _with_marks(
             f"got {len(places)} placeholder(s) and {len(marks)} image part(s); put the tags of "
             "those in the text around them"
         )
-    spans = [
-        span.at(*place) for place, own in zip(places, marks, strict=True) for span in own
-    ]
+    spans = [span.at(*place) for place, own in zip(places, marks, strict=True) for span in own]
     return MarkedText(marked.text, (*marked.spans, *spans))
 
 
-def _parts(prompt: object) -> Iterator[Mapping[str, Any]]:
-    """Yield the parts of the contents of a chat; nothing of other prompts."""
+def _has_image(prompt: object) -> bool:
+    """Return whether a prompt is a chat with a part that is an image."""
     if isinstance(prompt, str) or not isinstance(prompt, Sequence):
-        return
-    for message in prompt:
-        content = message.get("content") if isinstance(message, Mapping) else None
-        if isinstance(content, list | tuple):
-            yield from (part for part in content if isinstance(part, Mapping))
+        return False
+    contents = (message.get("content") for message in prompt if isinstance(message, Mapping))
+    return any(
+        isinstance(part, Mapping) and part.get("type") == _IMAGE
+        for content in contents
+        if isinstance(content, list | tuple)
+        for part in content
+    )

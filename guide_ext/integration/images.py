@@ -63,18 +63,12 @@ def encode_images(
     reports = _reports(processor, made, prompts, texts)
     words = processor.tokenizer
     encodings, adding = [], []
-    for row, (prompt, text, report) in enumerate(zip(prompts, texts, reports, strict=True)):
-        # Processors decide for themselves whether to add special tokens.
-        tried = [
-            encode_expanded(words, text, report, add_special_tokens=adds)
-            for adds in ((False,) if prompt.begins else (True, False))
-        ]
-        ids = _ids(made, padding_side)[row]
-        same = [one.input_ids == ids for one in tried]
-        if not any(same):
-            raise _unequal(processor, tried[0], ids, row)
-        encodings.append(tried[same.index(True)])
-        adding.append(same.index(True) == 0 and not prompt.begins)
+    rows = zip(prompts, texts, reports, _ids(made, padding_side), strict=True)
+    for row, (prompt, text, report, ids) in enumerate(rows):
+        adds, encoding = _encoding(words, text, report, ids, begins=prompt.begins)
+        _require_same(processor, encoding, ids, row)
+        encodings.append(encoding)
+        adding.append(adds)
     if max_length is not None:
         whole = encodings
         encodings = [
@@ -83,9 +77,8 @@ def encode_images(
         ]
         if encodings != whole:
             made = call.run(truncation=True, max_length=max_length)
-            for row, (one, ids) in enumerate(zip(encodings, _ids(made, padding_side), strict=True)):
-                if one.input_ids != ids:
-                    raise _unequal(processor, one, ids, row)
+            for row, ids in enumerate(_ids(made, padding_side)):
+                _require_same(processor, encodings[row], ids, row)
     extra = {name: _tensors(name, value) for name, value in made.items() if name not in _OF_TEXT}
     return encodings, extra
 
@@ -139,7 +132,7 @@ class _Call:
             for row, text in enumerate(marked)
         ]
         pairs = sum(map(len, marks))
-        used = {char for text in (*marked, *clean) for char in getattr(text, "text", text)}
+        used = {*"".join([*clean, *(text.text for text in marked)])}
         sentinels = iter(unused(used, pairs))
         own = [[next(sentinels) for _ in range(2 * len(marks_here))] for marks_here in marks]
         edged = self._completed(
@@ -180,7 +173,9 @@ def _reports(
                 raise _strange(name, row, f"reports {one['type']} at characters [{start}, {end})")
         if len(report) != len(prompt.images):
             raise _strange(name, row, f"reports {len(report)} of {len(prompt.images)} images")
-        found.append([Expansion(*one["span"], one["replacement"]) for one in report])
+        found.append(
+            [Expansion(one["span"][0], one["span"][1], one["replacement"]) for one in report]
+        )
     return found
 
 
@@ -204,13 +199,30 @@ def _ids(made: Mapping[str, Any], padding_side: str) -> list[list[int]]:
     return [row[kept].tolist() for row, kept in zip(ids, mask, strict=True)]
 
 
-def _unequal(processor: Any, encoding: Encoding, ids: Sequence[int], row: int) -> ValueError:
+def _encoding(
+    words: Any, text: MarkedText, report: Sequence[Expansion], ids: Sequence[int], *, begins: bool
+) -> tuple[bool, Encoding]:
+    """Return the tokens of a prompt, and whether special ones are added.
+
+    Processors decide for themselves whether they add any, so both ways are tried.
+    """
+    for adds in (False,) if begins else (False, True):
+        encoding = encode_expanded(words, text, report, add_special_tokens=adds)
+        if encoding.input_ids == ids:
+            break
+    return adds, encoding
+
+
+def _require_same(processor: Any, encoding: Encoding, ids: Sequence[int], row: int) -> None:
+    """Raise ValueError if a processor's tokens are not those of the text."""
     wanted = encoding.input_ids
+    if wanted == ids:
+        return
     pairs = enumerate(zip(wanted, ids, strict=False))
     shorter = min(len(wanted), len(ids))
     place = next((index for index, (one, other) in pairs if one != other), shorter)
     name = processor.tokenizer.convert_ids_to_tokens
-    return _strange(
+    raise _strange(
         type(processor).__name__,
         row,
         f"makes other tokens than its tokenizer makes of the same text: at token {place} "
@@ -220,7 +232,7 @@ def _unequal(processor: Any, encoding: Encoding, ids: Sequence[int], row: int) -
 
 def _strange(processor: str, row: int, what: str) -> ValueError:
     return ValueError(
-        f"the processor must write each image in the place of its placeholder and nothing else, got "
+        "the processor must write each image in the place of its placeholder and nothing else, got "
         f"a {processor} that {what}, in prompt {row}; marks cannot be followed: mark text by "
         "guide_bias of your own, one number for each token"
     )

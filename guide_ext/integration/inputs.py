@@ -4,15 +4,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, TypeAlias, TypeGuard
+from collections.abc import Collection, Sequence
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from guide_ext.integration.call.arguments import DECODER_BIAS, DECODER_SEED
-from guide_ext.integration.image_prompts import is_processor, read_prompts, refuse_images
+from guide_ext.integration.image_prompts import (
+    is_chat,
+    is_processor,
+    read_prompts,
+    refuse_images,
+)
 from guide_ext.integration.images import encode_images
 from guide_ext.integration.model.state import (
     refuse_two_texts,
@@ -302,11 +307,6 @@ def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Any]:
     if not isinstance(prompts, Sequence):
         return [prompts]
     return list(prompts)
-
-
-def is_chat(prompt: object) -> TypeGuard[Chat]:
-    """Return whether a prompt is a list of messages."""
-    return isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
 
 
 def pad_token_id(tokenizer: Any) -> int:

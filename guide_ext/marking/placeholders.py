@@ -127,7 +127,7 @@ def refuse_cut_placeholders(marked: MarkedText, places: Sequence[tuple[int, int]
             for name, edge in (("begins", span.start), ("ends", span.end)):
                 if start < edge < end:
                     raise ValueError(
-                        f"encode: the marked text {quote(text, span)} {name} inside the placeholder "
-                        f"{text[start:end]!r} of image {number}; an image is marked as a whole: put "
-                        "the tags around the placeholder"
+                        f"encode: the marked text {quote(text, span)} {name} inside the "
+                        f"placeholder {text[start:end]!r} of image {number}; an image is marked as "
+                        "a whole: put the tags around the placeholder"
                     )

@@ -98,9 +98,7 @@ def located(
     return MarkedText(clean, tuple(spans))
 
 
-def _copies(
-    mark: Mark, starts: list[int], ends: list[int], writer: str
-) -> list[tuple[int, int]]:
+def _copies(mark: Mark, starts: list[int], ends: list[int], writer: str) -> list[tuple[int, int]]:
     """Return every range that one span has in the rendered text; templates may repeat a text."""
     if not starts and not ends:
         raise mark.error(

@@ -314,9 +314,7 @@ def _tokenise(
         inside = (visible[ranges[0][0]], visible[ranges[-1][1] - 1] + 1) if ranges else (0, 0)
         image_tokens.append(inside)
     of_images = {index for start, end in image_tokens for index in range(start, end)}
-    textual = [
-        index for index in visible if input_ids[index] not in special or index in of_images
-    ]
+    textual = [index for index in visible if input_ids[index] not in special or index in of_images]
     found = tokens_of_spans(spans, [offsets[index] for index in textual])
     own = without_shared(spans, found)
     # Places where special tokens interrupt the tokens of text.

@@ -184,9 +184,7 @@ def idefics3() -> tuple[Any, ProcessorMixin]:
 
 def paligemma() -> tuple[Any, ProcessorMixin]:
     words = tokenizer()
-    pictures = transformers.SiglipImageProcessorPil(
-        size={"height": SIDE, "width": SIDE}, **_PIXELS
-    )
+    pictures = transformers.SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE}, **_PIXELS)
     pictures.image_seq_length = 4
     processor = transformers.PaliGemmaProcessor(
         pictures, words, chat_template=CHAT.replace("PLACEHOLDER", "<image>")
@@ -226,9 +224,7 @@ def mllama() -> tuple[Any, ProcessorMixin]:
     return transformers.MllamaForConditionalGeneration(config), processor
 
 
-MAKERS = {
-    make.__name__: make for make in (llava, qwen2_5_vl, gemma3, idefics3, paligemma, mllama)
-}
+MAKERS = {make.__name__: make for make in (llava, qwen2_5_vl, gemma3, idefics3, paligemma, mllama)}
 
 
 def make(name: str, seed: int = 0) -> tuple[Any, ProcessorMixin]:
