@@ -30,6 +30,52 @@ def tokens_of_spans(spans: Iterable[Span], offsets: Sequence[tuple[int, int]]) -
     return found
 
 
+def with_whole_images(
+    offsets: Sequence[tuple[int, int]], images: Sequence[tuple[int, int]]
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Find the tokens of images, and let each of these tokens stand for its whole image.
+
+    Args:
+        offsets: Characters of each token.
+        images: Characters of each image.
+
+    Returns:
+        The offsets, by which a span that touches an image touches all its tokens, also those of
+        white space, for which some tokenizers report no characters; and the tokens ``[start, end)``
+        of each image, ``(0, 0)`` if there are none.
+
+    Example:
+        >>> with_whole_images([(0, 2), (2, 3), (3, 3), (3, 4), (4, 6)], [(2, 4)])
+        ([(0, 2), (2, 4), (2, 4), (2, 4), (4, 6)], [(1, 4)])
+
+    """
+    widened = list(offsets)
+    found = []
+    visible = [index for index, (start, end) in enumerate(offsets) if start < end]
+    places = [Span(start, end, level=1) for start, end in images]
+    touching = tokens_of_spans(places, [offsets[index] for index in visible])
+    for (begins, ends), ranges in zip(images, touching, strict=True):
+        if not ranges:
+            found.append((0, 0))
+            continue
+        first, last = visible[ranges[0][0]], visible[ranges[-1][1] - 1]
+        while first > 0 and _is_empty_within(offsets[first - 1], begins, ends):
+            first -= 1
+        while last + 1 < len(offsets) and _is_empty_within(offsets[last + 1], begins, ends):
+            last += 1
+        found.append((first, last + 1))
+        for index in range(first, last + 1):
+            start, end = widened[index]
+            if start == end:
+                start, end = begins, ends
+            widened[index] = min(start, begins), max(end, ends)
+    return widened, found
+
+
+def _is_empty_within(place: tuple[int, int], begins: int, ends: int) -> bool:
+    return place[0] == place[1] and begins < place[0] < ends
+
+
 def without_shared(spans: Sequence[Span], found: list[Ranges]) -> list[Ranges]:
     """Give a token that side-by-side spans of the same kind share to the first of them alone.
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from guide_ext.marking.marked_text import MarkedText, Span, covered, quote
 from guide_ext.marking.spans import parse
-from guide_ext.marking.token_ranges import split, tokens_of_spans, without_shared
+from guide_ext.marking.token_ranges import split, tokens_of_spans, with_whole_images, without_shared
 from guide_ext.support.values import is_int
 
 __all__ = ["Encoding", "FastTokenizer", "encode_text", "mark_tokens"]
@@ -307,15 +307,14 @@ def _tokenise(
     input_ids = list(output["input_ids"])
     offsets = [(int(start), int(end)) for start, end in output["offset_mapping"]]
     _check_offsets(tokenizer, text, input_ids, offsets)
-    visible = [index for index, (start, end) in enumerate(offsets) if start < end]
-    image_tokens = []
-    places = [Span(start, end, level=1) for start, end in images]
-    for ranges in tokens_of_spans(places, [offsets[index] for index in visible]):
-        inside = (visible[ranges[0][0]], visible[ranges[-1][1] - 1] + 1) if ranges else (0, 0)
-        image_tokens.append(inside)
+    touched, image_tokens = with_whole_images(offsets, images)
     of_images = {index for start, end in image_tokens for index in range(start, end)}
-    textual = [index for index in visible if input_ids[index] not in special or index in of_images]
-    found = tokens_of_spans(spans, [offsets[index] for index in textual])
+    textual = [
+        index
+        for index, (start, end) in enumerate(touched)
+        if start < end and (input_ids[index] not in special or index in of_images)
+    ]
+    found = tokens_of_spans(spans, [touched[index] for index in textual])
     own = without_shared(spans, found)
     # Places where special tokens interrupt the tokens of text.
     gaps = [place for place in range(1, len(textual)) if textual[place] != textual[place - 1] + 1]
