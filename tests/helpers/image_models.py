@@ -14,9 +14,9 @@ They differ in what a processor makes of one placeholder and in what the model m
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
@@ -25,6 +25,8 @@ from tokenizers import processors as post
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 from transformers.processing_utils import ProcessorMixin
+
+pytest.importorskip("PIL", reason="processors of images need Pillow: pip install pillow")
 
 CORPUS = (
     "Describe the picture in French, in two short sentences, and compare it with the other one.",
@@ -77,8 +79,12 @@ def tokenizer(
 
 
 def _finished(model: nn.Module) -> Any:
-    """Make a model ready, with biases and towers that are not trivial."""
+    """Make a model ready; gates that let nothing of an image through are opened."""
     model.eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("gate"):
+                parameter.fill_(0.7)
     model.generation_config.pad_token_id = 0
     model.generation_config.eos_token_id = None
     model.set_attn_implementation("eager")
@@ -216,8 +222,7 @@ def mllama() -> tuple[Any, ProcessorMixin]:
             ],
         },
         text_config={
-            **{name: value for name, value in text.items() if name != "bos_token_id"},
-            "vocab_size": len(words) - 1,
+            **text, "vocab_size": len(words) - 1, "bos_token_id": 1,
         },
         image_token_index=words.convert_tokens_to_ids("<|image|>"),
     )  # fmt: skip
@@ -234,10 +239,13 @@ def make(name: str, seed: int = 0) -> tuple[Any, ProcessorMixin]:
     return _finished(model), processor
 
 
-@cache
-def processor_of(name: str) -> ProcessorMixin:
-    """Make a processor once, for tests that leave it as they found it."""
-    return make(name)[1]
+def placeholder(name: str) -> str:
+    """Return what stands for an image in a prompt for a model."""
+    return {
+        "qwen2_5_vl": "<|vision_start|><|image_pad|><|vision_end|>",
+        "gemma3": "<start_of_image>",
+        "mllama": "<|image|>",
+    }.get(name, "<image>")
 
 
 def picture(width: int = 12, height: int = 10, seed: int = 0) -> Any:
