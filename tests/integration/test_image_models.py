@@ -193,7 +193,11 @@ def _continued(name, inputs, ids):
     whole = split(inputs)[0] | {"input_ids": ids}
     missing = ids.shape[1] - inputs["input_ids"].shape[1]
     # Of PaliGemma, 1 is text that does not see what follows; of the others, 0 is text.
-    fills = {"attention_mask": 1, "token_type_ids": int(name == "paligemma"), "mm_token_type_ids": 0}
+    fills = {
+        "attention_mask": 1,
+        "token_type_ids": int(name == "paligemma"),
+        "mm_token_type_ids": 0,
+    }
     for key, fill in fills.items():
         if key in whole:
             whole[key] = torch.nn.functional.pad(whole[key], (0, missing), value=fill)

@@ -23,7 +23,9 @@ def encode(name, source, *texts, **options):
 
 def marked_text(encoding):
     """The characters of all tokens with a bias."""
-    places = [place for place, nats in zip(encoding.offsets, encoding.nats(1.0), strict=True) if nats]
+    places = [
+        place for place, nats in zip(encoding.offsets, encoding.nats(1.0), strict=True) if nats
+    ]
     return "".join(encoding.text[start:end] for start, end in places)
 
 
