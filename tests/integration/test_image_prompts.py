@@ -42,7 +42,7 @@ def chat(*parts):
         ("<image>", [None], r"images\[0\] must be one image: .* got a NoneType"),
         ("<image>", [torch.zeros(2, 3, 8, 8)], r"must be one image: .* got shape \[2, 3, 8, 8\]"),
         (chat(IMAGE, IMAGE, TEXT), [picture()], r"got 2 placeholder\(s\) and 1 image\(s\)"),
-        (chat(TEXT), [picture()], r"got 0 placeholder\(s\) and 1 image\(s\); .*\"type\": \"image\""),
+        (chat(TEXT), [picture()], r"got 0 placeholder\(s\) and 1 .*\"type\": \"image\""),
         ([], [], "prompts must be at least one"),
         (7, None, "prompts must be text, chats .* or MarkedText for a processor, .* got int"),
         (encode_text(PROCESSOR.tokenizer, "a"), None, "for a processor, .* got Encoding"),
@@ -116,7 +116,7 @@ def test_arguments_that_a_template_would_drop(name, message):
 
 
 def test_template_arguments():
-    with pytest.raises(ValueError, match="tools must go with a chat, .* got text"):
+    with pytest.raises(ValueError, match=r"tools must go with a chat, .* got text"):
         encode("<image>", [picture()], tools=[])
     assert encode(chat(IMAGE), [picture()], add_generation_prompt=False)
 
@@ -124,7 +124,7 @@ def test_template_arguments():
 def test_videos_in_the_text():
     model, processor = make("qwen2_5_vl")
     guide.enable(model)
-    with pytest.raises(ValueError, match="got the placeholder '<|video_pad|>' of video"):
+    with pytest.raises(ValueError, match=r"got the placeholder '<\|video_pad\|>' of video"):
         guide.encode(model, processor, "what <|video_pad|>")
 
 

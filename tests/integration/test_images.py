@@ -215,7 +215,7 @@ class TestMaxLength:
 
 
 class TestProcessorsThatAreNotUnderstood:
-    """Processors that do something else than they report, each a real one with one method changed."""
+    """Processors that do other things than they report: real ones with one method changed."""
 
     def refused(self, name, message, **methods):
         model, processor = pair(name)
@@ -245,7 +245,7 @@ class TestProcessorsThatAreNotUnderstood:
             return super(type(self), self).__call__(**options)
 
         self.refused("llava", "must report the text that it writes for an image", __call__=call)
-        with pytest.raises(ValueError, match="got a MllamaProcessor, .* no tokens of the text"):
+        with pytest.raises(ValueError, match=r"got a MllamaProcessor, .* no tokens of the text"):
             encode("mllama", "What <|image|> is", images=[picture()])
 
     def test_text_that_depends_on_the_marks(self):
