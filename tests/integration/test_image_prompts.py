@@ -10,8 +10,12 @@ from image_models import make, picture, tokenizer
 from transformers import WhisperFeatureExtractor, WhisperProcessor
 
 import guide_ext.integration as guide
+from guide_ext.integration.atman import atman
+from guide_ext.integration.compare import measure_prompt
+from guide_ext.integration.likelihood import log_likelihoods
 from guide_ext.marking.spans import TagError, mark
 from guide_ext.marking.tokens import encode_text
+from guide_ext.steering.steering import Steering
 
 MODEL, PROCESSOR = make("llava")
 guide.enable(MODEL)
@@ -180,6 +184,22 @@ class TestWhatReadsTextAlone:
         for given in ({"images": [picture()]}, {}):
             with pytest.raises(ValueError, match=f"{message} images"):
                 guide.calibrate(MODEL, PROCESSOR.tokenizer, chat(IMAGE, TEXT), **given)
+
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda text: atman(MODEL, PROCESSOR, text, "it"),
+            lambda text: guide.highlight(MODEL, PROCESSOR, [text], max_new_tokens=2),
+            lambda text: log_likelihoods(MODEL, PROCESSOR, text, ["it"], [Steering.guide(1.0)]),
+            lambda text: guide.profile_heads(MODEL, PROCESSOR, [guide.Example(text, ["it"])]),
+            lambda text: measure_prompt(MODEL, PROCESSOR, text),
+            lambda text: measure_prompt(MODEL, PROCESSOR.tokenizer, chat(IMAGE, TEXT)),
+        ],
+        ids=["atman", "highlight", "likelihood", "profile", "record", "record of a chat"],
+    )
+    def test_others(self, call):
+        with pytest.raises(ValueError, match=r"\(\) must have a tokenizer and text alone, got"):
+            call("<!!->what<-!!> is it")
 
 
 def test_a_model_that_is_not_enabled():

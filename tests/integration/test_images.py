@@ -178,7 +178,10 @@ class TestChats:
         assert tokens(name, ids, found["guide_seed"][0, 0]) == second
         assert found.groups == ("second",)
         assert "".join(tokens(name, ids, bias == 0.5)) == "it"
-        assert (bias == -1).any()
+        of_second, of_third = ((bias == nats).nonzero().flatten() for nats in (2, -1))
+        assert of_second.max() < of_third.min()
+        assert len(of_third) > 1
+        assert not bias[: int(of_second.min())].any()
 
     def test_a_template_that_writes_the_first_token(self):
         processor = copy.copy(pair("llava")[1])
@@ -247,6 +250,30 @@ class TestProcessorsThatAreNotUnderstood:
         self.refused("llava", "must report the text that it writes for an image", __call__=call)
         with pytest.raises(ValueError, match=r"got a MllamaProcessor, .* no tokens of the text"):
             encode("mllama", "What <|image|> is", images=[picture()])
+
+    def test_images_that_are_no_tokens(self):
+        def call(self, **options):
+            made = super(type(self), self).__call__(**options)
+            return {**made, "cross_attention_mask": torch.ones(1)}
+
+        self.refused("llava", "whose images are no tokens of the text", __call__=call)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda report: report.clear(), "reports 0 of 1 images, in prompt 0"),
+            (lambda report: report.append(report[0]), "reports 2 of 1 images"),
+            (lambda report: report[0].update(type="video"), r"reports video at characters \[5, 12"),
+            (lambda report: report[0].update(span=(4, 11)), r"reports image at characters \[4, 11"),
+        ],
+    )
+    def test_another_report(self, change, message):
+        def call(self, **options):
+            made = super(type(self), self).__call__(**options)
+            change(made["text_replacement_offsets"][0])
+            return made
+
+        self.refused("llava", message, __call__=call)
 
     def test_text_that_depends_on_the_marks(self):
         def prepare(self, images=None, text=None, **options):
