@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel
 
 from guide_ext.integration.answers import answers_of
+from guide_ext.integration.image_prompts import require_text
 from guide_ext.integration.inputs import Inputs, Prompt, encode
 from guide_ext.integration.model.state import refuse_readers_of_both_sides
 from guide_ext.steering.steering import Steering
@@ -137,6 +138,7 @@ def both_readings(
         ValueError: As `encode` does, or if the model does not go on with one text.
 
     """
+    require_text("highlight()", tokenizer)
     marks = Steering.instaboost(math.e)
     once = encode(model, tokenizer, list(prompts), steering=marks, **how)
     refuse_readers_of_both_sides(model, "highlight()")

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from guide_ext.integration.image_prompts import require_text
 from guide_ext.integration.influence.measure import influence
 from guide_ext.integration.inputs import Prompt, encode
 from guide_ext.integration.likelihood import log_likelihoods
@@ -246,6 +247,7 @@ def _check(model: Any, tokenizer: Any, number: int, example: Example, by: str) -
         raise ValueError(
             f"examples must have a list of answers, got {example.answers!r} in example {number}"
         )
+    require_text("profile_heads()", tokenizer)
     once, twice = (
         encode(model, tokenizer, [example.prompt], delta=delta)["guide_bias"] for delta in (1, 2)
     )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from guide_ext.integration.answers import answers_of
 from guide_ext.integration.call import caches
+from guide_ext.integration.image_prompts import require_text
 from guide_ext.integration.inputs import Inputs, Prompt, encode
 from guide_ext.integration.model.state import (
     refuse_readers_of_both_sides,
@@ -169,6 +170,7 @@ def _marked(
     model: Any, tokenizer: Any, prompts: Sequence[Prompt], delta: float = 0.0
 ) -> tuple[Inputs, Tensor]:
     """Encode prompts; return also which tokens are marked, bool ``[batch, tokens]``."""
+    require_text("seka()", tokenizer)
     marks = Steering.instaboost(math.e)
     marked = encode(model, tokenizer, list(prompts), steering=marks)["guide_bias"] != 0
     inputs = encode(model, tokenizer, list(prompts), delta=delta)
