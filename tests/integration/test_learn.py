@@ -2,8 +2,10 @@
 """A learned Δ: its likelihood, its steps, when it stops, its file, its command."""
 
 import dataclasses
+import doctest
 import itertools
 import json
+from pathlib import Path
 
 import models
 import pytest
@@ -263,6 +265,13 @@ def test_files(loaded, tmp_path):
 def test_tables_that_are_none(table):
     with pytest.raises(ValueError, match="table"):
         Steering.by_head(table)
+
+
+def test_the_page_runs():
+    page = Path(__file__).parents[2] / "docs" / "learning.md"
+    failed, attempted = doctest.testfile(str(page), module_relative=False, encoding="utf-8")
+    assert failed == 0
+    assert attempted > 20
 
 
 def test_command(tmp_path):
