@@ -178,14 +178,19 @@ def test_a_call_goes_on_where_it_was_interrupted(loaded, tmp_path, monkeypatch):
         guide.learn_delta(*loaded, EXAMPLES, saved=saved, **how)
 
 
-def test_the_model_stays_as_it_was():
+def test_the_model_stays_as_it_was(monkeypatch):
     model, tokenizer = guide.load_embedded()
     model.train()
+    modes, real = [], learn._likelihood
+    monkeypatch.setattr(
+        learn, "_likelihood", lambda *given: (modes.append(model.training), real(*given))[1]
+    )
     model.lm_head.weight.requires_grad_(False)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     wanted = [weight.requires_grad for weight in model.parameters()]
     guide.learn_delta(model, tokenizer, EXAMPLES[:2], rounds=1)
     assert model.training
+    assert not any(modes)  # dropout would make a gradient of noise
     assert [weight.requires_grad for weight in model.parameters()] == wanted
     assert all(weight.grad is None for weight in model.parameters())
     assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
