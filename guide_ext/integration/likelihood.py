@@ -67,7 +67,7 @@ def log_likelihoods(
             raise ValueError(f"{name} must be a list of at least one, got {values!r}")
     refuse_readers_of_both_sides(model, "log_likelihoods()")
     require_text("log_likelihoods()", tokenizer)
-    targets = _targets(tokenizer, answers)
+    targets = targets_of(tokenizer, answers)
     inputs = encode(model, tokenizer, [prompt] * len(steerings), steering=steerings)
     inputs.pop("guide_seed", None)
     return likelihoods_of_rows(model, inputs, targets, batch_size=batch_size, on_rows=on_rows)
@@ -102,7 +102,7 @@ def likelihoods_of_rows(
 
     """
     rows, length = inputs["input_ids"].shape
-    _check_positions(model, length + max(map(len, targets)))
+    check_positions(model, length + max(map(len, targets)))
     marked = (inputs["guide_bias"] != 0).any(0).nonzero()
     # The last token of the prompt gives the logits of the first of an answer.
     start = min(int(marked[0]) if len(marked) else length, length - 1)
@@ -127,7 +127,7 @@ def likelihoods_of_rows(
     return found
 
 
-def _targets(tokenizer: Any, answers: Sequence[str]) -> list[list[int]]:
+def targets_of(tokenizer: Any, answers: Sequence[str]) -> list[list[int]]:
     """Return the different tokens of answers, without those that begin with another's."""
     if not all(answer.strip() for answer in answers):
         raise ValueError(f"answers must not be empty, got {list(answers)!r}")
@@ -196,7 +196,8 @@ def _with_answer(inputs: dict[str, Tensor], target: list[int]) -> dict[str, Tens
     return longer
 
 
-def _check_positions(model: Any, tokens: int) -> None:
+def check_positions(model: Any, tokens: int) -> None:
+    """Raise ValueError if a model has too few positions for a prompt and its answer."""
     known = getattr(model.config, "max_position_embeddings", None)
     if known is not None and tokens > known:
         raise ValueError(
