@@ -207,7 +207,8 @@ def last_queries(
         if own is None:
             raise ValueError(_no_queries(model, name, f"something else in layer {number}"))
         heads = own[rows.to(own.device), last.to(own.device)].float()
-        queries.append(heads.unflatten(1, (place.size[0], -1)).mean(2))
+        groups = heads.reshape(len(heads), place.size[0], -1, place.size[1])
+        queries.append(groups.mean(2))
     return torch.stack([one.to(queries[0].device) for one in queries])
 
 

@@ -65,7 +65,7 @@ def fit_seka(
             raise ValueError(f"triples must have three prompts, got {len(triple)} in {number}")
         marked_ids = []
         for found, prompt in zip(collected, triple, strict=True):
-            inputs, marked = marked_inputs(model, tokenizer, [prompt])
+            inputs, marked = _marked_inputs(model, tokenizer, [prompt])
             marked_ids.append(inputs["input_ids"][marked].tolist())
             found.append(keys_of(model, inputs, places)[:, :, marked[0]])
         if not marked_ids[0] or any(ids != marked_ids[0] for ids in marked_ids):
@@ -139,7 +139,7 @@ def seka(
     with Editor(model, places, "seka()").at_work() as editor:
 
         def encoded(batch: Sequence[Prompt]) -> Inputs:
-            inputs, marked = marked_inputs(model, tokenizer, batch, delta)
+            inputs, marked = _marked_inputs(model, tokenizer, batch, delta)
             editor.expect(
                 inputs["input_ids"],
                 marked,
@@ -223,7 +223,7 @@ def ada_seka(
     with Editor(model, places, "ada_seka()").at_work() as editor:
 
         def encoded(batch: Sequence[Prompt]) -> Inputs:
-            inputs, marked = marked_inputs(model, tokenizer, batch, delta)
+            inputs, marked = _marked_inputs(model, tokenizer, batch, delta)
             with editor.at_rest():
                 weights = mixture.weights(last_queries(model, inputs, places, "ada_seka()"))
             editor.expect(
@@ -239,6 +239,37 @@ def ada_seka(
         )  # fmt: skip
 
 
+def editing(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    projections: KeyProjections,
+    gain: float,
+) -> tuple[Editor, Inputs]:
+    """Return the inputs of one batch, and what edits their keys as `seka` does.
+
+    Args:
+        model: See `seka`, like all that is not explained here.
+        tokenizer: See `seka`.
+        prompts: See `seka`; marks mean no Δ, unless they state their own.
+        projections: See `seka`.
+        gain: Gain g⁺.
+
+    Raises:
+        ValueError: As `seka` does.
+
+    """
+    gain = finite("gain", gain)
+    places = key_places(model, "seka()")
+    _check_size("projections", projections, places)
+    editor = Editor(model, places, "seka()")
+    inputs, marked = _marked_inputs(model, tokenizer, prompts)
+    editor.expect(
+        inputs["input_ids"], marked, lambda layer, keys: projections.edited(keys, layer, gain)
+    )
+    return editor, inputs
+
+
 def _check_size(name: str, projections: KeyProjections, places: Sequence[Place]) -> None:
     expected = [len(places), *places[0].size]
     if list(projections.positive.shape[:3]) != expected:
@@ -248,7 +279,7 @@ def _check_size(name: str, projections: KeyProjections, places: Sequence[Place])
         )
 
 
-def marked_inputs(
+def _marked_inputs(
     model: Any, tokenizer: Any, prompts: Sequence[Prompt], delta: float = 0.0
 ) -> tuple[Inputs, Tensor]:
     """Encode prompts; return also which tokens are marked, bool ``[batch, tokens]``."""
