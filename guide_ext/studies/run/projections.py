@@ -42,7 +42,7 @@ def learned_projections(settings: RunSettings, model: Any, tokenizer: Any) -> Ke
     """
     triples = _triples(settings, tokenizer)
     found = integration.fit_seka(model, tokenizer, triples)
-    return found.of_heads(float(found.shifts.median()))
+    return found.of_heads(float(found.shifts.quantile(0.5)))
 
 
 def _triples(settings: RunSettings, tokenizer: Any) -> list[tuple[Any, Any, Any]]:
