@@ -3,8 +3,8 @@
 
     .venv/bin/python benchmarks/selection_memory.py
 
-The small models of the sweep (``tests/sweep``), in float32 on the CPU, in a process for each figure:
-plain with SDPA, and steered with "guide". Some minutes, most of them for imports.
+The small models of the sweep (``tests/sweep``), in float32 on the CPU, in a process for each
+figure: plain with SDPA, and steered with "guide". Some minutes, most of them for imports.
 """
 
 from __future__ import annotations
@@ -47,12 +47,17 @@ def peak(model_type: str, way: str, tokens: int) -> float:
     return memory.peak_bytes / 2**20
 
 
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def main(words: list[str]) -> None:
     """Print one figure, or all of them as a table."""
     if words:
-        print(f"{peak(words[0], words[1], int(words[2])):.0f}")
+        _say(f"{peak(words[0], words[1], int(words[2])):.0f}")
         return
-    print("| type | tokens | SDPA, plain | guide, steered |\n|---|---|---|---|")
+    _say("| type | tokens | SDPA, plain | guide, steered |\n|---|---|---|---|")
     for model_type in TYPES:
         for tokens in TOKENS:
             own = [
@@ -62,7 +67,7 @@ def main(words: list[str]) -> None:
                 ).stdout.strip()
                 for way in ("sdpa", "guide")
             ]  # fmt: skip
-            print(f"| `{model_type}` | {tokens} | {' | '.join(f'{one} MiB' for one in own)} |")
+            _say(f"| `{model_type}` | {tokens} | {' | '.join(f'{one} MiB' for one in own)} |")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@
 E is the input of a layer, or of a module in it where the layer changes the stream before its
 attention: half a feed-forward step in the encoder of Canary, a norm in MiniMax. U is what its
 attention block adds to E. That is the output of the attention module, or of a norm, a projection or
-a multiplier that follows it; their names differ from model to model, so names are not used. Instead a tiny input runs through the model, and every
-candidate is tried: U is right if a later module of the layer reads ``E + s·U``, or if the layer
-returns ``E + s·U``, or returns ``E + U`` plus the output of a module that runs in parallel.
+a multiplier that follows it; their names differ from model to model, so names are not used. Instead
+a tiny input runs through the model, and every candidate is tried: U is right if a later module of
+the layer reads ``E + s·U``, or if the layer returns ``E + s·U``, or returns ``E + U`` plus the
+output of a module that runs in parallel.
 
 Where the decoder of an encoder–decoder attends to the encoder, its layer has attended to its own
 text before. So E is no input of the layer, but of a module in it: of the norm in front of the
