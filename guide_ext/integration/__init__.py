@@ -34,18 +34,21 @@ from guide_ext.integration.model.state import is_enabled, layers_of, table_size
 from guide_ext.integration.model.verify import UnsupportedModelError
 from guide_ext.integration.pipelines import GuidePipeline, PayAttentionPipeline
 from guide_ext.integration.profile import Profile, profile_heads
-from guide_ext.integration.seka import fit_seka, seka
+from guide_ext.integration.seka import ada_seka, fit_seka, seka
+from guide_ext.steering.seka import KeyProjections
 
 __all__ = [
     "Example",
     "Explanation",
     "GuidePipeline",
     "Inputs",
+    "KeyProjections",
     "LearnedDelta",
     "PayAttentionPipeline",
     "Profile",
     "SteeringCollator",
     "UnsupportedModelError",
+    "ada_seka",
     "as_prompt",
     "as_requests",
     "atman",

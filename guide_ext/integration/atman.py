@@ -85,9 +85,10 @@ def atman(
             too few positions.
 
     Source:
-        AtMan (Deb et al. 2023), section 3, with the factor added to the scores as its logarithm, as
-        ``control_log_additive`` of Aleph Alpha's interface does it. The paper multiplies the scores
-        themselves, which is no bias: it depends on the query, and on the sign of the score.
+        AtMan (Deiseroth et al. 2023, arXiv:2301.08110), with the factor added to the scores as its
+        logarithm, as ``control_log_additive`` of Aleph Alpha's interface does it. The paper's code
+        multiplies the scores themselves, less the lowest of their row, which is no bias: it depends
+        on the query.
 
     Example:
         >>> from guide_ext import integration as guide

@@ -144,8 +144,8 @@ def profile_heads(
         OSError: If the file cannot be read or written.
 
     Source:
-        PASTA (Zhang et al. 2023), section 3.2, steers one head at a time and ranks by accuracy;
-        likelihoods show small gains on few examples.
+        PASTA (Zhang et al. 2023, "multi-task model profiling") steers one head at a time and ranks
+        by accuracy; likelihoods show small gains on few examples.
 
     Example:
         >>> from guide_ext import integration as guide
