@@ -32,6 +32,7 @@ from guide_ext.integration.model.verify import UnsupportedModelError
 from guide_ext.integration.pipelines import GuidePipeline, PayAttentionPipeline
 from guide_ext.integration.profile import Example, Profile, profile_heads
 from guide_ext.integration.seka import fit_seka, seka
+from guide_ext.integration.sources import Sources, sources
 
 __all__ = [
     "Example",
@@ -40,6 +41,7 @@ __all__ = [
     "Inputs",
     "PayAttentionPipeline",
     "Profile",
+    "Sources",
     "SteeringCollator",
     "UnsupportedModelError",
     "as_prompt",
@@ -61,5 +63,6 @@ __all__ = [
     "load_tokenizer",
     "profile_heads",
     "seka",
+    "sources",
     "table_size",
 ]
