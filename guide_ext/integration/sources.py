@@ -67,12 +67,12 @@ class Sources:
         """Return the tokens that get the most attention: place, text and weight of each.
 
         Args:
-            count: How many at most.
+            count: How many at most, from 1.
             layer: Of which layer; None for the mean of all.
             head: Of which head; None for the mean of all.
 
         Raises:
-            ValueError: If there is no such layer or head.
+            ValueError: If there is no such layer or head, or `count` is none.
 
         Example:
             >>> weights = torch.tensor([[[0.25, 0.75]], [[0.5, 0.5]]])
@@ -81,6 +81,8 @@ class Sources:
             ([(1, ' cat', 0.75)], [(1, ' cat', 0.625)])
 
         """
+        if not is_int(count) or count < 1:
+            raise ValueError(f"count must be a whole number from 1, got {count!r}")
         layers, heads, _ = self.weights.shape
         for name, value, most in (("layer", layer, layers), ("head", head, heads)):
             if value is not None and not (is_int(value) and 0 <= value < most):

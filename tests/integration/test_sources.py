@@ -92,6 +92,18 @@ def test_a_text_and_its_tokens(loaded):
     assert of_prompt.row == of_prompt.prompt_tokens - 1
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_dtypes(loaded, dtype):
+    """The weights are compared with the kernel in each of them; all are float32 then."""
+    model, tokenizer = guide.load_embedded()
+    model.to(dtype)
+    prompt = guide.as_prompt(tokenizer, f"{TEXT} " + "The baker hides the key in the barn. " * 40)
+    found = sources(model, tokenizer, prompt, " Le chat", delta=2.0).weights
+    assert found.dtype == torch.float32
+    assert found.shape[2] > 300
+    assert found.sum(-1).tolist() == [[pytest.approx(1.0, abs=INFLUENCE)] * 4] * 4
+
+
 def test_the_strongest(loaded):
     model, tokenizer = loaded
     found = sources(model, tokenizer, guide.as_prompt(tokenizer, TEXT), " Le chat")
@@ -102,6 +114,8 @@ def test_the_strongest(loaded):
     assert [value for _, _, value in rows] == own.topk(5).values.tolist()
     assert found.strongest(10**6)[0][2] == pytest.approx(float(found.mean().mean(0).max()))
     assert len(found.strongest(10**6)) == found.row + 1
+    with pytest.raises(ValueError, match="count must be a whole number from 1, got 0"):
+        found.strongest(0)
     for wrong in ({"layer": LAYERS + 9}, {"layer": -1}, {"head": 99}, {"head": True}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be from 0 to 3, or None"):
             found.strongest(1, **wrong)

@@ -10,6 +10,7 @@ import math
 import random
 import shlex
 import sys
+import time
 from pathlib import Path
 
 import browser
@@ -18,7 +19,7 @@ from serving import MODEL, held, running, until
 
 from guide_ext.integration.model.verify import UnsupportedModelError
 from guide_ext.marking.spans import parse
-from guide_ext.serve import measuring
+from guide_ext.serve import guide_routes, measuring
 from guide_ext.serve.settings import Settings
 
 pytestmark = [
@@ -288,8 +289,15 @@ class TestAnswers:
         assert sent[1][1]["guide"] == {"spans": self.SPANS}
         assert sent[1][1]["stream"]
 
-    def test_colours_come_with_the_tokens(self, show):
+    def test_colours_come_with_the_tokens(self, show, monkeypatch):
         """While the answers grow, what was read has its number; the newest token has none yet."""
+        told = guide_routes.told
+
+        def slowly(step):
+            time.sleep(0.1)  # a model that takes longer than the browser between two pictures
+            return told(step)
+
+        monkeypatch.setattr(guide_routes, "told", slowly)
         page = show()
         write(page)
         mark(page, 0, len(RULE))
@@ -596,7 +604,7 @@ class TestSources:
         prompt = len(tokens(page, f"prompt-{name}"))
         for (text_, where, _), at in zip(listed[:3], best, strict=False):
             assert texts[at].strip() in text_
-            assert where == f"{'prompt' if at < prompt else 'answer'}, token {at}"
+            assert where == f"{'prompt' if at < prompt else 'answer'} {at}"
 
     @pytest.mark.parametrize("name", ["plain", "guided"])
     def test_by_layer_and_head(self, answered, http, name):

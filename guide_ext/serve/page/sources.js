@@ -163,7 +163,7 @@ function told() {
   byId("sources-what", HTMLElement).textContent = `Attention, ${what()}`;
   const { prompt } = shown();
   byId("strongest", HTMLElement).replaceChildren(...strongest().map(({ at, weight }) => make("li", "",
-    make("span", "", quoted(at)), make("span", "where", at < prompt.length ? `prompt, token ${at}` : `answer, token ${at}`),
+    make("span", "", quoted(at)), make("span", "where", at < prompt.length ? `prompt ${at}` : `answer ${at}`),
     make("span", "number", number(weight)))));
 }
 
