@@ -2,6 +2,7 @@
 """Tokens, Influence, calibration and counts over HTTP equal those of the package."""
 
 import json
+import time
 
 import pytest
 import torch
@@ -88,6 +89,21 @@ class TestInfluence:
             )
             assert [bool(one["finish_reason"]) for one in own] == [False] * (len(own) - 1) + [True]
             assert all(one["token"]["logprob"] <= 0 for one in own)
+
+    def test_a_client_that_leaves_a_stream(self, http, monkeypatch):
+        told = guide_routes.told
+
+        def slowly(step):
+            time.sleep(0.1)
+            return told(step)
+
+        monkeypatch.setattr(guide_routes, "told", slowly)
+        text = [{"role": "user", "content": "<!!->Tell me a story<-!!>"}]
+        body = {**BODY, "messages": text, "max_tokens": 900, "temperature": 9.0, "stream": True}
+        with http.stream("POST", "/v1/guide/influence", json=body) as answer:
+            next(answer.iter_lines())
+        # 900 tokens of two answers would take minutes.
+        assert post(http, "score", answers=["Le"], deltas=[0.0]).status_code == 200
 
     def test_groups(self, http):
         messages = [{"role": "user", "content": "<?rule->Be brief<-?rule>. <?who->You<-?who> Hi"}]
