@@ -238,6 +238,12 @@ class TestScore:
         for one in tops[:5]:
             said = post(http, "score", answers=[one["token"]], exact=True, factors=[1.0]).json()
             assert said["logprobs"][0] == pytest.approx(one["logprob"], abs=1e-3)
+        # Words begin with a space here: without one, as it stands, the same word is unlikely.
+        bare = tops[0]["token"].strip()
+        asked = {"answers": [bare], "factors": [1.0]}
+        (exact,) = post(http, "score", exact=True, **asked).json()["logprobs"]
+        (either,) = post(http, "score", **asked).json()["logprobs"]
+        assert exact < tops[0]["logprob"] - 1 < either
 
     @pytest.mark.parametrize(
         ("change", "message"),
