@@ -24,7 +24,7 @@ export GUIDE_CUDA := $(CUDA)
 export MAX_JOBS := $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-real serve studies test test-long test-real test-versions sweep lint format sanitize bench bench-generate bench-influence bench-growth bench-serve bench-study gpu doctor model wheel wheel-cuda clean
+.PHONY: help setup demo demo-real serve studies test test-long test-real test-versions sweep lint format sanitize bench bench-generate bench-influence bench-growth bench-serve bench-study bench-learned gpu doctor model wheel wheel-cuda clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -157,6 +157,9 @@ bench-serve: setup  ## what a server costs beside generate, and what many reques
 
 bench-study: setup $(VENV)/.real  ## how long a study takes on a real model, of what must be computed at least (10 minutes)
 	$(BIN)/python benchmarks/study_speed.py $(SPEED)
+
+bench-learned: setup  ## what a learned Δ is worth beside other ways, on the embedded model (10 minutes)
+	$(BIN)/python benchmarks/learned_delta.py $(LEARNED)
 
 gpu:  ## on a machine with a GPU: build, test, sanitize, time (about ten minutes, resumable)
 	$(PYTHON) benchmarks/gpu_day.py $(if $(ONLY),--only $(ONLY)) $(if $(OUT),--out $(OUT)) $(GPU_ARGS)

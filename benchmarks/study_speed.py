@@ -38,7 +38,7 @@ from guide_ext.studies import needle
 from guide_ext.studies.cells import Cell
 from guide_ext.studies.plan import RunSettings, batches_of, study_cells
 from guide_ext.studies.run.engine import TransformersEngine, prompt_of
-from guide_ext.studies.run.preparation import rows_of
+from guide_ext.studies.run.rows import rows_of
 
 # Rounding differs between ways; of so many answers, one may turn at a tie.
 ANSWERS_OF_ONE_TIE = 50

@@ -22,6 +22,7 @@ from guide_ext.cli.generate import generate
 from guide_ext.cli.harness import harness
 from guide_ext.cli.heads import heads
 from guide_ext.cli.influence import influence
+from guide_ext.cli.learn import learn
 from guide_ext.cli.profile import profile
 from guide_ext.cli.serve import serve
 from guide_ext.cli.spans import spans
@@ -111,7 +112,7 @@ def _command(
     return run
 
 
-for _function in (demo, generate, serve, calibrate, profile, influence, spans, doctor):
+for _function in (demo, generate, serve, calibrate, profile, learn, influence, spans, doctor):
     _command(_function)
 
 # What follows is the harness's own.

@@ -14,7 +14,6 @@ import typer
 
 from guide_ext.cli.options import (
     ChatOption,
-    DeltaOption,
     DeviceOption,
     DtypeOption,
     FileOption,
@@ -50,6 +49,20 @@ HeadsOption = Annotated[
         help="Steer only these heads: a JSON file of [layer, head] pairs; 'study heads' makes one."
     ),
 ]
+LearnedOption = Annotated[
+    Path | None,
+    typer.Option(help="Steer by the Δ of each layer and head that 'guide-ext learn' saved."),
+]
+GenerateDeltaOption = Annotated[
+    float | None,
+    typer.Option(
+        "--delta",
+        "-d",
+        help="Strength of level 2 (<!!->) in nats; try 1 to 3.  [default: 2]",
+        show_default=False,
+    ),
+]
+_DELTA = 2.0
 CompareOption = Annotated[
     bool, typer.Option("--compare", help="Answer twice, plain and guided, side by side.")
 ]
@@ -59,10 +72,11 @@ def generate(
     prompt: PromptArgument = None,
     file: FileOption = None,
     model: ModelOption = EMBEDDED,
-    delta: DeltaOption = 2.0,
+    delta: GenerateDeltaOption = None,
     delta_from: DeltaFromOption = None,
     layers: LayersOption = None,
     heads: HeadsOption = None,
+    learned: LearnedOption = None,
     compare: CompareOption = False,
     max_new_tokens: NewTokensOption = 200,
     temperature: TemperatureOption = 0.0,
@@ -81,16 +95,31 @@ def generate(
     """
     from guide_ext import integration
     from guide_ext.cli.terminal import side_by_side
+    from guide_ext.integration.learned import LearnedDelta
     from guide_ext.steering.steering import Steering, grouped_by_layer
 
+    places = {"--delta": delta, "--delta-from": delta_from, "--layers": layers, "--heads": heads}
+    given = [name for name, value in places.items() if value is not None]
+    if learned is not None and given:
+        raise ValueError(
+            f"{given[0]} must be left out with --learned, whose file says it; got both"
+        )
+    if delta is not None and delta_from is not None:
+        raise ValueError("--delta must be left out with --delta-from, whose file says it; got both")
     if delta_from is not None:
         delta = _calibrated(delta_from, model)
+    elif delta is None and learned is None:
+        delta = _DELTA
     steered_layers = parse_layers(layers)
     pairs = None if heads is None else parse_heads(read_file(heads, "--heads"))
     if pairs is not None and layers is not None:
         raise ValueError("--layers must be left out with --heads, which name layers, too; got both")
-    by_layer = None if pairs is None else grouped_by_layer(pairs)
-    steering = Steering.guide(delta, layers=steered_layers, heads=by_layer)
+    if learned is not None:
+        steering = LearnedDelta.load(checked_input(learned, "--learned")).steering()
+    else:
+        assert delta is not None
+        by_layer = None if pairs is None else grouped_by_layer(pairs)
+        steering = Steering.guide(delta, layers=steered_layers, heads=by_layer)
     text = read_prompt(prompt, file)
     system = None if system is None else checked_text("--system", system)
     _hint_if_nothing_is_marked(system, text)
@@ -121,7 +150,9 @@ def generate(
         guided = _counted(partial(answer, steering=steering), "guided answer", max_new_tokens)
     if as_json:
         answers = {"guided": guided} | ({"plain": plain} if plain is not None else {})
-        where = {"layers": steered_layers, "heads": pairs}
+        where: dict[str, object] = {"layers": steered_layers, "heads": pairs}
+        if learned is not None:
+            where["learned"] = str(learned)
         record = {"model": model, "delta": delta, **where, "prompt": text}
         typer.echo(json.dumps(record | answers))
     elif plain is not None:

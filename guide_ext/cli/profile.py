@@ -62,7 +62,8 @@ def profile(
     After an interruption, the same command goes on.
     """
     from guide_ext.integration import as_prompt, profile_heads, table_size
-    from guide_ext.integration.profile import Example, heads_to_keep
+    from guide_ext.integration.examples import Example
+    from guide_ext.integration.profile import heads_to_keep
     from guide_ext.machine.memory import keep_freed_memory
     from guide_ext.support.files import write_text
 

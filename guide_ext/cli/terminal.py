@@ -85,19 +85,20 @@ def marked_tokens(encoding: Encoding, pieces: Sequence[str], delta: float) -> Re
 
 
 def side_by_side(
-    plain: str, guided: str, delta: float, *, verdicts: tuple[str, str] = ("", "")
+    plain: str, guided: str, delta: float | None, *, verdicts: tuple[str, str] = ("", "")
 ) -> RenderableType:
     """Show the plain and the guided answer to one prompt next to each other.
 
     Args:
         plain: The plain answer.
         guided: The guided one.
-        delta: Δ of the guided one.
+        delta: Δ of the guided one; None for one of each head's own.
         verdicts: What is said of each answer in its heading.
 
     """
     table = Table(show_lines=True, expand=True)
-    for name, verdict in zip(("plain", f"guided (Δ = {delta:g})"), verdicts, strict=True):
+    how = "learned Δ" if delta is None else f"Δ = {delta:g}"
+    for name, verdict in zip(("plain", f"guided ({how})"), verdicts, strict=True):
         table.add_column(f"{name}: {verdict}" if verdict else name, overflow="fold")
     table.add_row(shown(plain), shown(guided))
     return Fitting(table)

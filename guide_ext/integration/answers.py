@@ -16,6 +16,7 @@ from guide_ext.integration.decoding import (
     first_new,
     has_room,
 )
+from guide_ext.integration.image_prompts import require_text
 from guide_ext.integration.inputs import Inputs, Prompt, encode
 from guide_ext.integration.streaming import AnswerStream
 from guide_ext.marking.chat import Chat
@@ -86,7 +87,7 @@ def complete(
 
     Args:
         model: An enabled model, in evaluation mode.
-        tokenizer: Its tokenizer.
+        tokenizer: Its tokenizer; no processor, because answers are to text alone.
         prompts: Texts or chats, with tags.
         delta: Δ of a level-2 mark, nats; levels 1 and 3 mean half and twice as much.
         steering: Replaces ``delta``; for other methods than GUIDE on all layers and heads.
@@ -105,7 +106,7 @@ def complete(
 
     Raises:
         ValueError: If a prompt's tags are wrong, a prompt leaves no position for an answer, an
-            argument is out of range, or the model is in training mode.
+            argument is out of range, there are images, or the model is in training mode.
 
     Example:
         >>> from guide_ext import integration as guide
@@ -117,6 +118,7 @@ def complete(
         True
 
     """
+    require_text("complete()", tokenizer)
     _refuse_single(prompts)
     if stream and len(prompts) != 1:
         msg = f"stream needs exactly one prompt, got {len(prompts)}"

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from guide_ext.integration.image_prompts import require_text
 from guide_ext.integration.inputs import Inputs, Prompt, encode
 from guide_ext.integration.likelihood import likelihoods_of_rows
 from guide_ext.integration.model.state import refuse_readers_of_both_sides
@@ -84,9 +85,10 @@ def atman(
             too few positions.
 
     Source:
-        AtMan (Deb et al. 2023), section 3, with the factor added to the scores as its logarithm, as
-        ``control_log_additive`` of Aleph Alpha's interface does it. The paper multiplies the scores
-        themselves, which is no bias: it depends on the query, and on the sign of the score.
+        AtMan (Deiseroth et al. 2023, arXiv:2301.08110), with the factor added to the scores as its
+        logarithm, as ``control_log_additive`` of Aleph Alpha's interface does it. The paper's code
+        multiplies the scores themselves, less the lowest of their row, which is no bias: it depends
+        on the query.
 
     Example:
         >>> from guide_ext import integration as guide
@@ -106,6 +108,7 @@ def atman(
         raise ValueError(f"similarity must be above 0 and at most 1, got {similarity!r}")
     if not is_int(batch_size) or batch_size < 1:
         raise ValueError(f"batch_size must be a whole number from 1, got {batch_size!r}")
+    require_text("atman()", tokenizer)
     wanted = _tokens_of(tokenizer, target)
     inputs = encode(model, tokenizer, [prompt], delta=delta)
     refuse_readers_of_both_sides(model, "atman()")

@@ -14,8 +14,9 @@ import torch
 from guide_ext.calibration.calibration import UPPERCASE, Calibration, Search, solve
 from guide_ext.calibration.search import CalibrationError
 from guide_ext.influence.forms import form_named
+from guide_ext.integration.image_prompts import is_chat, require_text
 from guide_ext.integration.influence.measure import influence
-from guide_ext.integration.inputs import encode, is_chat
+from guide_ext.integration.inputs import encode
 from guide_ext.marking.chat import Chat, render_chat
 from guide_ext.marking.marked_text import covered
 from guide_ext.marking.spans import MarkedText, Span, parse
@@ -56,7 +57,7 @@ def calibrate(
 
     Args:
         model: An enabled model, in evaluation mode.
-        tokenizer: Its fast tokenizer.
+        tokenizer: Its fast tokenizer; no processor, because text alone is measured.
         prompts: One prompt with emphasis tags, or several: text, `MarkedText` or chats, as for
             `encode`. Several give one Δ for all, from the mean of their Influence, and one Δ for
             each prompt alone.
@@ -80,7 +81,7 @@ def calibrate(
         CalibrationError: If no Δ in the range meets the target, or Influence does not rise with Δ.
         TagError: If a tag cannot be read.
         ValueError: If the model is not enabled or in training mode, a prompt has no emphasis or
-            none that upper case changes, or an argument is out of range.
+            none that upper case changes, there are images, or an argument is out of range.
 
     Source:
         GUIDE, section 2: "match the influence increase from Δ to a "natural" level that could be
@@ -226,6 +227,7 @@ def _read(
     template_kwargs: dict[str, Any],
 ) -> tuple[MarkedText, bool]:
     """Return a prompt as marked text, with a chat rendered, and whether it is a chat."""
+    require_text("calibrate()", tokenizer, prompt, template_kwargs.get("images"))
     of_chat = is_chat(prompt)
     if of_chat:
         text = render_chat(tokenizer, prompt, trusted_roles=trusted_roles, **template_kwargs)

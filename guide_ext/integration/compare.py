@@ -22,6 +22,7 @@ from guide_ext.influence.forms import form_named
 from guide_ext.influence.record import FORMAT, GUIDED, KIND, PLAIN
 from guide_ext.influence.result import Influence
 from guide_ext.integration.decoding import PromptSeeds, decoding_options
+from guide_ext.integration.image_prompts import require_text
 from guide_ext.integration.influence.measure import generate_with_influence
 from guide_ext.integration.inputs import encode
 from guide_ext.integration.model.state import refuse_two_texts, table_size
@@ -122,6 +123,7 @@ def measure_prompt(
     form_named(form)
     table_size(model)  # raises if the model is not enabled
     refuse_two_texts(model, "a record, which has one row of tokens,")
+    require_text("measure_prompt()", tokenizer, prompt)
     encoding = watched(as_encoding(tokenizer, prompt))
     inputs = encode(model, tokenizer, encoding, delta=delta)
     tokens, seeds = inputs["input_ids"].shape[1], PromptSeeds(seed).of(inputs)

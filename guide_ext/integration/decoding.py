@@ -137,7 +137,7 @@ class RowSampling(LogitsProcessor):  # type: ignore[misc]
         temperature: Above 0.
 
     Source:
-        E. J. Gumbel (1954); C. Maddison et al., A* Sampling (NeurIPS 2014), Section 2.
+        E. J. Gumbel (1954); C. Maddison et al., A* Sampling (NeurIPS 2014).
 
     Example:
         >>> first = RowSampling([5], 1.0)(torch.zeros(1, 1), torch.zeros(1, 4))

@@ -257,6 +257,7 @@ def _before_forward(
     frame.first_query = caches.seen_tokens(cache)
     arguments.check_tokens(bias, tokens, frame.first_query)
     if strength is not None:
+        frame.learned = _learned(model, strength)
         strength = arguments.check_strength(strength, rows, *strength_size(model))
     if share is not None:
         share = arguments.check_share(share, bias)
@@ -325,6 +326,7 @@ def _begin_encoder_decoder(
         strength=strength,
     )
     if strength is not None:
+        frame.learned = _learned(model, strength)
         strength = arguments.check_strength(strength, len(some), *strength_size(model))
         frame.strength = strength
     cache = caches.cache_of(findings.cache_argument, named)
@@ -367,6 +369,28 @@ def _refuse_lost_gradients(model: Any, *, keeps_masks: bool) -> None:
             f"activation checkpointing must be off to train a steered {type(model).__name__}, "
             "which gets dense masks or none; call model.activation_checkpointing_disable()"
         )
+
+
+def _learned(model: Any, strength: object) -> torch.Tensor | None:
+    """Return strengths that somebody learns, float32, or None.
+
+    Raises:
+        ValueError: If activation checkpointing is on: layers that run again, after the call, would
+            find the numbers in their masks, but no gradient.
+
+    """
+    is_learned = isinstance(strength, torch.Tensor) and strength.requires_grad
+    if not is_learned or not torch.is_grad_enabled():
+        return None
+    assert isinstance(strength, torch.Tensor)
+    if model.training and any(
+        getattr(module, "gradient_checkpointing", False) for module in model.modules()
+    ):
+        raise ValueError(
+            "guide_strength must not require a gradient while activation checkpointing is on, got "
+            "one that does; call model.eval(), or model.gradient_checkpointing_disable()"
+        )
+    return strength.to(torch.float32)
 
 
 def _note_carried(frame: Frame, masks: object) -> None:

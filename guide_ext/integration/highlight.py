@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, PreTrainedModel
 
 from guide_ext.integration.answers import answers_of
+from guide_ext.integration.image_prompts import require_text
 from guide_ext.integration.inputs import Inputs, Prompt, encode
 from guide_ext.integration.model.state import refuse_readers_of_both_sides
 from guide_ext.steering.steering import Steering
@@ -65,9 +66,9 @@ def highlight(
             are the same, or the model does not go on with one text.
 
     Source:
-        Prompt Highlighter (Zhang et al. 2024), section 3. The authors' code also multiplies the
-        embeddings of marked tokens by 0.01 in the second reading, which is not done here, and its
-        suppression is e⁻² / multiplier. ``multiplier=1, suppression=0`` is the contrast of
+        Prompt Highlighter (Zhang et al. 2024, arXiv:2312.04302). The authors' code also multiplies
+        the embeddings of marked tokens by 0.01 in the second reading, which is not done here, and
+        its suppression is e⁻² / multiplier. ``multiplier=1, suppression=0`` is the contrast of
         Selective Prompt Anchoring (Tian and Zhang 2024) with ω = guidance_scale, where marked
         tokens are hidden from attention and not replaced.
 
@@ -137,6 +138,7 @@ def both_readings(
         ValueError: As `encode` does, or if the model does not go on with one text.
 
     """
+    require_text("highlight()", tokenizer)
     marks = Steering.instaboost(math.e)
     once = encode(model, tokenizer, list(prompts), steering=marks, **how)
     refuse_readers_of_both_sides(model, "highlight()")
@@ -161,7 +163,7 @@ class Contrast(LogitsProcessor):  # type: ignore[misc]
         ValueError: If it is not a number from 1 to 10,000.
 
     Source:
-        Stay on topic with Classifier-Free Guidance (Sanchez et al. 2023), section 3.
+        Stay on topic with Classifier-Free Guidance (Sanchez et al. 2023, arXiv:2306.17806).
 
     Example:
         >>> logits = torch.tensor([[0.0, 1.0], [0.0, 0.0]])

@@ -4,14 +4,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, TypeAlias, TypeGuard
+from collections.abc import Collection, Sequence
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from guide_ext.integration.call.arguments import DECODER_BIAS, DECODER_SEED
+from guide_ext.integration.image_prompts import (
+    is_chat,
+    is_processor,
+    read_prompts,
+    refuse_images,
+)
+from guide_ext.integration.images import encode_images
 from guide_ext.integration.model.state import (
     refuse_two_texts,
     state_of,
@@ -45,6 +52,7 @@ def encode(
     tokenizer: Any,
     prompts: Prompt | Sequence[Prompt],
     *,
+    images: Any = None,
     delta: float | None = None,
     steering: Steering | Sequence[Steering] | None = None,
     min_share: float | None = None,
@@ -57,11 +65,18 @@ def encode(
 
     Args:
         model: An enabled model; decides the device and the number of layers and heads.
-        tokenizer: Its fast tokenizer.
+        tokenizer: Its fast tokenizer; or its processor, for prompts with images.
         prompts: A text with tags, a chat (list of messages, rendered with the tokenizer's template
             and a generation prompt), a `MarkedText` or an `Encoding`; or a list of these, which
             becomes a batch: padded on the left, and on the right for models whose tokens see all
-            others (encoders, also those in front of a decoder).
+            others (encoders, also those in front of a decoder). For a processor, no `Encoding`, and
+            a placeholder where each image belongs: as text, which can be marked like any other; or
+            in a chat as a part ``{"type": "image"}``, whose ``"mark"`` may be ``{"level": 2}``,
+            ``{"delta": nats}`` or ``{"group": name}``, or a list of such. A mark counts on all
+            tokens of its image.
+        images: With a processor: the images of the prompt, or a list with those of each prompt, as
+            pictures of Pillow or arrays of pixels. A chat may have them in its parts instead, as
+            ``{"type": "image", "image": picture}``.
         delta: Δ of a level-2 mark, nats; short for ``steering=Steering.guide(delta)``. Without
             `delta`, `steering` and `min_share` it is 1.
         steering: What marks mean, one for all prompts or one per prompt.
@@ -69,7 +84,7 @@ def encode(
             below 1, that the marked tokens of a prompt get together, in every row of every head.
         trusted_roles: Roles of a chat whose tags act.
         max_length: Longest prompt, in tokens; a longer text is truncated. To cut off a marked token
-            is an error, and so is an `Encoding` that is longer.
+            or a token of an image is an error, and so is an `Encoding` that is longer.
         decoder_prompts: Encoder–decoders only: what the decoder's texts begin with, tags included;
             one for all prompts or one per prompt. They must have as many tokens, because decoders
             count positions with the padding.
@@ -89,13 +104,17 @@ def encode(
           both ``[batch, tokens]``; the first is the token that the model begins every text with.
           With ``<?->`` tags in either text also ``guide_decoder_seed``, of the same groups as
           ``guide_seed``.
+        * with a processor all that it returns beside, such as ``pixel_values``, image sizes and
+          types of tokens, but for ``labels``.
 
     Raises:
         TagError: If tags do not match, or stand where none is read: in a role that is not trusted,
             a field that is not the content, an argument of the chat template.
         ValueError: If the model is not enabled, the tokenizer is not fast, a mark matches no token,
             `delta` is not finite, a layer or head is not in the model, more than one of `delta`,
-            `steering` and `min_share` is given, or `decoder_prompts` do not fit.
+            `steering` and `min_share` is given, `decoder_prompts` do not fit, images and
+            placeholders do not, a mark cuts a placeholder, or a processor makes tokens that cannot
+            be followed.
 
     Example:
         >>> from tokenizers import Tokenizer, models, pre_tokenizers
@@ -125,17 +144,37 @@ def encode(
         steering = _marks_alone(min_share, delta, steering)
     elif steering is None:
         steering = Steering.guide(1.0 if delta is None else delta)
-    encodings = [
-        _encode_one(tokenizer, prompt, trusted_roles, max_length, template_kwargs)
-        for prompt in _as_list(prompts)
-    ]
+    listed = _as_list(prompts)
+    padding_side = "right" if state_of(model).findings.pads_right else "left"
+    beside: dict[str, Any] = {}
+    words = tokenizer
+    if is_processor(tokenizer):
+        if state_of(model).findings.has_encoder:
+            raise ValueError(
+                f"tokenizer must be the tokenizer of an encoder–decoder, got a "
+                f"{type(tokenizer).__name__}: where the tokens of images are in its source is not "
+                "known; for text alone, pass processor.tokenizer"
+            )
+        found = read_prompts(
+            tokenizer, listed, images, is_single=len(listed) == 1 and listed[0] is prompts,
+            trusted_roles=trusted_roles, template_kwargs=template_kwargs,
+        )  # fmt: skip
+        encodings, beside = encode_images(
+            tokenizer, found, padding_side=padding_side, max_length=max_length
+        )
+        words = tokenizer.tokenizer
+    else:
+        encodings = [
+            _encode_one(tokenizer, prompt, images, trusted_roles, max_length, template_kwargs)
+            for prompt in listed
+        ]
     batch = collate(
         encodings,
         steering,
         num_layers=num_layers,
         num_heads=num_heads,
-        pad_token_id=pad_token_id(tokenizer),
-        padding_side="right" if state_of(model).findings.pads_right else "left",
+        pad_token_id=pad_token_id(words),
+        padding_side=padding_side,
     )
     tensors = {
         "input_ids": batch.input_ids,
@@ -159,6 +198,7 @@ def encode(
         strength_size(model)  # raises if some layers or heads of the model are not known here
     device = _input_device(model)
     inputs = Inputs((name, t.to(device)) for name, t in tensors.items() if t is not None)
+    inputs.update((name, _moved(value, device)) for name, value in beside.items())
     inputs.groups = groups
     return inputs
 
@@ -231,10 +271,12 @@ def _marks_alone(min_share: float, delta: float | None, steering: object) -> Ste
 def _encode_one(
     tokenizer: Any,
     prompt: Prompt,
+    images: object,
     trusted_roles: Collection[str],
     max_length: int | None,
     template_kwargs: dict[str, Any],
 ) -> Encoding:
+    refuse_images(tokenizer, prompt, images)
     if is_chat(prompt):
         return encode_chat(
             tokenizer, prompt, trusted_roles=trusted_roles, max_length=max_length, **template_kwargs
@@ -267,11 +309,6 @@ def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Any]:
     return list(prompts)
 
 
-def is_chat(prompt: object) -> TypeGuard[Chat]:
-    """Return whether a prompt is a list of messages."""
-    return isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
-
-
 def pad_token_id(tokenizer: Any) -> int:
     """Return a token id for padding. Any id will do, because attention never sees it."""
     for name in ("pad_token_id", "eos_token_id"):
@@ -284,3 +321,8 @@ def pad_token_id(tokenizer: Any) -> int:
 def _input_device(model: Any) -> Any:
     """Return the device of the embedding, where a model that is spread over devices begins."""
     return model.get_input_embeddings().weight.device
+
+
+def _moved(value: Any, device: Any) -> Any:
+    """Move a tensor, or each of a list of tensors."""
+    return [part.to(device) for part in value] if isinstance(value, list) else value.to(device)

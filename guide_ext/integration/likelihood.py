@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from guide_ext.integration import prefixes
+from guide_ext.integration.image_prompts import require_text
 from guide_ext.integration.inputs import Prompt, encode
 from guide_ext.integration.model.state import refuse_readers_of_both_sides
 from guide_ext.steering.steering import Steering
@@ -65,6 +66,7 @@ def log_likelihoods(
         if isinstance(values, str) or not values:
             raise ValueError(f"{name} must be a list of at least one, got {values!r}")
     refuse_readers_of_both_sides(model, "log_likelihoods()")
+    require_text("log_likelihoods()", tokenizer)
     targets = targets_of(tokenizer, answers)
     inputs = encode(model, tokenizer, [prompt] * len(steerings), steering=steerings)
     inputs.pop("guide_seed", None)
@@ -208,7 +210,7 @@ def with_answer(inputs: dict[str, Tensor], target: list[int]) -> dict[str, Tenso
 
 
 def check_positions(model: Any, tokens: int) -> None:
-    """Raise ValueError if a model knows too few positions for prompt and answer together."""
+    """Raise ValueError if a model has too few positions for a prompt and its answer."""
     known = getattr(model.config, "max_position_embeddings", None)
     if known is not None and tokens > known:
         raise ValueError(

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -11,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from guide_ext.integration.examples import Example, check_examples, fingerprint
 from guide_ext.integration.influence.measure import influence
 from guide_ext.integration.inputs import Prompt, encode
 from guide_ext.integration.likelihood import log_likelihoods
@@ -21,24 +19,7 @@ from guide_ext.steering.steering import Steering, grouped_by_layer
 from guide_ext.support.files import json_text, write_text
 
 _DIGITS = 4
-_LOOKED_AT = 256  # numbers of each weight: another training changes them all
 _SHARE = 0.09  # of all heads: the 25 of 270 that found every hidden sentence in docs/real_models.md
-
-
-@dataclass(frozen=True)
-class Example:
-    """A question whose right answer is known.
-
-    Attributes:
-        prompt: A text, a chat or a `MarkedText`, with what answers the question marked, by a level
-            and not by a Δ of its own.
-        answers: Ways to say the right answer; models repeat the marked sentence more often than
-            they say its one word, so give both.
-
-    """
-
-    prompt: Prompt
-    answers: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -163,8 +144,8 @@ def profile_heads(
         OSError: If the file cannot be read or written.
 
     Source:
-        PASTA (Zhang et al. 2023), section 3.2, steers one head at a time and ranks by accuracy;
-        likelihoods show small gains on few examples.
+        PASTA (Zhang et al. 2023, "multi-task model profiling") steers one head at a time and ranks
+        by accuracy; likelihoods show small gains on few examples.
 
     Example:
         >>> from guide_ext import integration as guide
@@ -184,17 +165,14 @@ def profile_heads(
         raise ValueError(f"by must be 'gain' or 'attention', got {by!r}")
     if not math.isfinite(delta) or delta == 0:
         raise ValueError(f"delta must be a finite number of nats and not 0, got {delta!r}")
-    if not examples:
-        raise ValueError("examples must be at least one, got none")
-    for number, example in enumerate(examples):
-        _check(model, tokenizer, number, example, by)
+    check_examples("profile_heads()", model, tokenizer, examples, need_answers=by == "gain")
     alone = [
         Steering.guide(delta, heads={layer: [head]})
         for layer in range(layers)
         for head in range(heads)
     ]
     steerings = [Steering.guide(0.0), Steering.guide(delta), *alone] if by == "gain" else alone
-    rows = _Rows(saved, [_fingerprint(model, tokenizer), layers, heads, by, delta])
+    rows = _Rows(saved, [fingerprint(model, tokenizer), layers, heads, by, delta])
     done, total = 0, len(examples) * len(steerings)
 
     def advance(count: int) -> None:
@@ -241,26 +219,6 @@ def _profile(
     return Profile(table, by, float(delta), plain, everywhere, examples)
 
 
-def _check(model: Any, tokenizer: Any, number: int, example: Example, by: str) -> None:
-    if by == "gain" and (isinstance(example.answers, str) or not example.answers):
-        raise ValueError(
-            f"examples must have a list of answers, got {example.answers!r} in example {number}"
-        )
-    once, twice = (
-        encode(model, tokenizer, [example.prompt], delta=delta)["guide_bias"] for delta in (1, 2)
-    )
-    if not bool(once.any()):
-        raise ValueError(
-            f"examples must have a mark in their prompts, got none in example {number}; mark what "
-            "answers the question with <!!-> … <-!!>"
-        )
-    if not torch.equal(2 * once, twice):
-        raise ValueError(
-            "examples must have marks of the levels 1 to 3, whose Δ a profile sets, got one that "
-            f"states its own in example {number}"
-        )
-
-
 def _gains(rows: Sequence[Sequence[float]]) -> list[float]:
     """Return the mean of the first column, and of each other's difference from it."""
     columns = [(0.0, *(value - row[0] for value in row[1:])) for row in rows]
@@ -282,15 +240,6 @@ def _attention(model: Any, tokenizer: Any, prompt: Prompt) -> list[float]:
     if not all(math.isfinite(share) for share in shares):
         raise ValueError("attention must be numbers, got NaN or inf; try dtype float32")
     return shares
-
-
-def _fingerprint(model: Any, tokenizer: Any) -> str:
-    """Return a short name of a model with these weights: a part of each, and the vocabulary."""
-    digest = hashlib.blake2b(type(model).__name__.encode(), digest_size=8)
-    for weight in model.parameters():
-        digest.update(weight.detach().flatten()[:_LOOKED_AT].float().cpu().numpy().tobytes())
-    digest.update(str(len(tokenizer)).encode())
-    return digest.hexdigest()
 
 
 class _Rows:
@@ -317,15 +266,10 @@ class _Rows:
         self._rows = rows
 
     def of(self, example: Example) -> list[float] | None:
-        return self._rows.get(_name(example))
+        return self._rows.get(example.name())
 
     def save(self, example: Example, row: list[float]) -> None:
-        if self._path is None or _name(example) in self._rows:
+        if self._path is None or example.name() in self._rows:
             return
-        self._rows[_name(example)] = row
+        self._rows[example.name()] = row
         write_text(self._path, json_text({"key": self._key, "rows": self._rows}))
-
-
-def _name(example: Example) -> str:
-    text = repr((example.prompt, tuple(example.answers)))
-    return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=12).hexdigest()

@@ -12,6 +12,8 @@ from guide_ext.integration import prefixes
 from guide_ext.integration.decoding import decoding_options, first_new
 from guide_ext.integration.highlight import Contrast, both_readings, checked_factors
 from guide_ext.integration.inputs import Prompt, encode
+from guide_ext.integration.seka import editing
+from guide_ext.steering.seka import KeyProjections
 from guide_ext.steering.steering import Steering
 
 
@@ -25,6 +27,8 @@ def answer_rows(
     min_share: float | None = None,
     guidance_scale: float | None = None,
     multiplier: float = 1.0,
+    projections: KeyProjections | None = None,
+    gain: float = 0.8,
     max_new_tokens: int = 200,
     temperature: float = 0.0,
 ) -> list[tuple[str, int]]:
@@ -40,6 +44,9 @@ def answer_rows(
         guidance_scale: In place of Δ: answer as `guide_ext.integration.highlight` does, by this
             scale and `multiplier`.
         multiplier: See `guidance_scale`.
+        projections: In place of Δ: edit keys as `guide_ext.integration.seka` does, with these and
+            g⁺ = `gain`. What prompts have in common is then computed for each of them.
+        gain: See `projections`.
         max_new_tokens: Longest answer, in tokens.
         temperature: 0 for greedy decoding, else multinomial sampling at this temperature.
 
@@ -62,8 +69,15 @@ def answer_rows(
     """
     if len(seeds) != len(prompts):
         raise ValueError(f"seeds must be one for each of {len(prompts)} prompts, got {len(seeds)}")
-    contrast = None
-    if guidance_scale is not None:
+    contrast, editor = None, None
+    if projections is not None:
+        if steering is not None or min_share is not None or guidance_scale is not None:
+            raise ValueError(
+                "projections must come without steering, min_share and guidance_scale, got "
+                f"{steering!r}, {min_share!r} and {guidance_scale!r}"
+            )
+        editor, inputs = editing(model, tokenizer, prompts, projections, gain)
+    elif guidance_scale is not None:
         if steering is not None or min_share is not None:
             raise ValueError(
                 "guidance_scale must come without steering and min_share, got "
@@ -85,7 +99,11 @@ def answer_rows(
     )  # fmt: skip
     allowed = how["generation_config"].max_new_tokens
     with torch.inference_mode():
-        sequences = prefixes.generate(model, inputs, **how)
+        if editor is None:
+            sequences = prefixes.generate(model, inputs, **how)
+        else:
+            with editor.at_work():
+                sequences = model.generate(**inputs, **how)
     new = sequences[: len(prompts), length:]
     texts = tokenizer.batch_decode(new, skip_special_tokens=True)
     written = [_written(model.generation_config, tokenizer, row) for row in new.tolist()]

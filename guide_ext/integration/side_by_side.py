@@ -24,6 +24,7 @@ from guide_ext.integration.compare import (
     watched,
 )
 from guide_ext.integration.decoding import PromptSeeds, decoding_options
+from guide_ext.integration.image_prompts import require_text
 from guide_ext.integration.influence.measure import generate_with_influence
 from guide_ext.integration.inputs import encode
 from guide_ext.integration.model.state import refuse_two_texts, table_size
@@ -111,6 +112,7 @@ def measure_side_by_side(
     form_named(form)
     table_size(model)  # raises if the model is not enabled
     refuse_two_texts(model, "a record, which has one row of tokens,")
+    require_text("measure_side_by_side()", tokenizer, prompt)
     encoding = watched(as_encoding(tokenizer, prompt))
     inputs = encode(model, tokenizer, encoding, delta=delta)
     nats = encoding.nats(delta)

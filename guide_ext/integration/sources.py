@@ -14,6 +14,7 @@ from torch import Tensor
 from guide_ext.integration.call.carrier import TablePlace
 from guide_ext.integration.call.frame import Frame, using
 from guide_ext.integration.compare import token_texts
+from guide_ext.integration.image_prompts import require_text
 from guide_ext.integration.influence.measure import without_logits
 from guide_ext.integration.inputs import Inputs, Prompt, encode
 from guide_ext.integration.likelihood import check_positions, with_answer
@@ -150,6 +151,7 @@ def sources(
     if of not in _WAYS:
         raise ValueError(f"of must be 'written' or 'read', got {of!r}")
     layers, heads = _checked_size(model)
+    require_text("sources()", tokenizer, prompt)
     inputs = encode(model, tokenizer, [prompt], delta=delta, steering=steering)
     inputs.pop("guide_seed", None)
     prompt_tokens = inputs["input_ids"].shape[1]

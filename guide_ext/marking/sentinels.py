@@ -58,7 +58,11 @@ def with_edges(text: MarkedText, edges: Iterator[str]) -> str:
 
 
 def located(
-    clean: str, rendered: str, marks: Sequence[Mark], sentinels: Sequence[str]
+    clean: str,
+    rendered: str,
+    marks: Sequence[Mark],
+    sentinels: Sequence[str],
+    writer: str = "the chat template",
 ) -> MarkedText:
     """Return the clean rendering with a span wherever the other one has a pair of sentinels.
 
@@ -67,6 +71,7 @@ def located(
         rendered: The same chat, rendered with them.
         marks: The spans that were asked for.
         sentinels: Two for each mark, in the order of the marks.
+        writer: What rendered it, for the errors.
 
     Raises:
         ValueError: If the template changes its output because of the sentinels, or drops, cuts or
@@ -82,34 +87,34 @@ def located(
             kept.append(char)
     stripped = "".join(kept)
     if stripped != clean:
-        raise ValueError(_difference(clean, stripped))
+        raise ValueError(_difference(clean, stripped, writer))
     spans = [
         mark.span.at(start, end)
         for index, mark in enumerate(marks)
         for start, end in _copies(
-            mark, places[sentinels[2 * index]], places[sentinels[2 * index + 1]]
+            mark, places[sentinels[2 * index]], places[sentinels[2 * index + 1]], writer
         )
     ]
     return MarkedText(clean, tuple(spans))
 
 
-def _copies(mark: Mark, starts: list[int], ends: list[int]) -> list[tuple[int, int]]:
+def _copies(mark: Mark, starts: list[int], ends: list[int], writer: str) -> list[tuple[int, int]]:
     """Return every range that one span has in the rendered text; templates may repeat a text."""
     if not starts and not ends:
         raise mark.error(
-            "the chat template leaves out",
+            f"{writer} leaves out",
             "remove the mark, or use a template that keeps this text",
         )
     edges = list(chain.from_iterable(zip(starts, ends, strict=False)))
     if len(starts) != len(ends) or edges != sorted(edges):
         raise mark.error(
-            "the chat template cuts or reorders",
+            f"{writer} cuts or reorders",
             "mark a part that it keeps whole, or mark the rendered text yourself",
         )
     return list(zip(starts, ends, strict=True))
 
 
-def _difference(clean: str, stripped: str) -> str:
+def _difference(clean: str, stripped: str, writer: str) -> str:
     pairs = enumerate(zip(clean, stripped, strict=False))
     shorter = min(len(clean), len(stripped))
     place = next((index for index, (one, other) in pairs if one != other), shorter)
@@ -117,7 +122,7 @@ def _difference(clean: str, stripped: str) -> str:
         text[max(0, place - _CONTEXT) : place + _CONTEXT] for text in (clean, stripped)
     )
     return (
-        "the chat template changes text depending on the characters in it, so marks cannot be "
+        f"{writer} changes text depending on the characters in it, so marks cannot be "
         f"followed: at character {place} it renders {before!r} without and {after!r} with markers; "
         "mark whole words or whole messages, or render the chat yourself with "
         "apply_chat_template(..., tokenize=False), mark the result with mark(..., substring=...) "

@@ -9,21 +9,17 @@ object that can be called like a fast tokenizer of transformers will do.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from heapq import heappop, heappush
-from itertools import accumulate, pairwise
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 from guide_ext.marking.marked_text import MarkedText, Span, covered, quote
 from guide_ext.marking.spans import parse
+from guide_ext.marking.token_ranges import split, tokens_of_spans, with_whole_images, without_shared
 from guide_ext.support.values import is_int
 
 __all__ = ["Encoding", "FastTokenizer", "encode_text", "mark_tokens"]
 
-# Half-open ranges, ascending.
-_Ranges: TypeAlias = list[tuple[int, int]]
 # Units in one nat. Every float is a whole number of units, because the smallest one above 0 is
 # 2^-1074 (IEEE 754, binary64).
 _UNITS = 1 << 1074
@@ -52,6 +48,7 @@ class Encoding:
         spans: Character spans in ``text``.
         token_spans: The same spans as ranges of tokens. One span of characters may become several,
             because special tokens inside it are not marked.
+        images: Tokens ``[start, end)`` of each image, in order; empty for text alone.
 
     """
 
@@ -60,6 +57,7 @@ class Encoding:
     text: str
     spans: tuple[Span, ...]
     token_spans: tuple[Span, ...]
+    images: tuple[tuple[int, int], ...] = ()
 
     def nats(self, delta_mid: float) -> list[float]:
         """Return the bias of every token.
@@ -156,32 +154,67 @@ def encode_text(
         ('in French', [1, 2], [0.0, 1.0])
 
     """
+    marked = text if isinstance(text, MarkedText) else parse(text)
+    return encode_spans(
+        tokenizer,
+        marked.text,
+        marked.spans,
+        add_special_tokens=add_special_tokens,
+        max_length=max_length,
+    )
+
+
+def encode_spans(
+    tokenizer: FastTokenizer,
+    text: str,
+    spans: tuple[Span, ...],
+    *,
+    images: Sequence[tuple[int, int]] = (),
+    add_special_tokens: bool = True,
+    max_length: int | None = None,
+) -> Encoding:
+    """Tokenise clean text and find the tokens of its spans and images; see `encode_text`.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        text: The clean text.
+        spans: Marked characters.
+        images: Characters ``[start, end)`` that stand for an image. All their tokens, special ones
+            too, can be marked, and none may be cut off.
+        add_special_tokens: See `encode_text`.
+        max_length: See `encode_text`.
+
+    Raises:
+        ValueError: As `encode_text` does; or if an image has no token, or truncation cuts one.
+
+    """
     _require_fast(tokenizer)
     if max_length is not None and not (is_int(max_length) and max_length > 0):
         msg = f"encode: max_length must be a positive int or None, got {max_length!r}"
         raise ValueError(msg)
-    marked = text if isinstance(text, MarkedText) else parse(text)
     special = _special_ids(tokenizer)
-    encoding, counts = _tokenise(tokenizer, marked, special, add_special_tokens=add_special_tokens)
-    for span, count in zip(marked.spans, counts, strict=True):
+    options: dict[str, Any] = {"add_special_tokens": add_special_tokens}
+    encoding, counts = _tokenise(tokenizer, text, spans, images, special, **options)
+    for span, count in zip(spans, counts, strict=True):
         if not count:
-            raise ValueError(_no_token(marked.text, span))
-    if max_length is None or len(encoding.input_ids) <= max_length:
+            raise ValueError(_no_token(text, span))
+    for number, (start, end) in enumerate(encoding.images, 1):
+        if start == end:
+            raise ValueError(f"encode: image {number} of the prompt has no token")
+    tokens = len(encoding.input_ids)
+    if max_length is None or tokens <= max_length:
         return encoding
-    cut, left = _tokenise(
-        tokenizer,
-        marked,
-        special,
-        add_special_tokens=add_special_tokens,
-        truncation=True,
-        max_length=max_length,
-    )
-    for span, before, after in zip(marked.spans, counts, left, strict=True):
+    options |= {"truncation": True, "max_length": max_length}
+    cut, left = _tokenise(tokenizer, text, spans, images, special, **options)
+    names = [f"the marked text {quote(text, span)}" for span in spans]
+    parts = list(zip(names, counts, left, strict=True))
+    for number, (whole, part) in enumerate(zip(encoding.images, cut.images, strict=True), 1):
+        parts.append((f"image {number}", whole[1] - whole[0], part[1] - part[0]))
+    for name, before, after in parts:
         if after < before:
             msg = (
-                f"encode: max_length={max_length} cuts the marked text "
-                f"{quote(marked.text, span)}: {after} of its {before} tokens are left of a prompt "
-                f"of {len(encoding.input_ids)}; raise max_length, shorten the rest, or set the "
+                f"encode: max_length={max_length} cuts {name}: {after} of its {before} tokens are "
+                f"left of a prompt of {tokens}; raise max_length, shorten the rest, or set the "
                 "tokenizer's truncation_side to the other side"
             )
             raise ValueError(msg)
@@ -262,28 +295,35 @@ def _special_ids(tokenizer: FastTokenizer) -> set[int]:
 
 
 def _tokenise(
-    tokenizer: FastTokenizer, marked: MarkedText, special: set[int], **options: Any
+    tokenizer: FastTokenizer,
+    text: str,
+    spans: tuple[Span, ...],
+    images: Sequence[tuple[int, int]],
+    special: set[int],
+    **options: Any,
 ) -> tuple[Encoding, list[int]]:
     """Return the encoding and, for every span, how many tokens it touches."""
-    output = tokenizer(marked.text, return_offsets_mapping=True, **options)
+    output = tokenizer(text, return_offsets_mapping=True, **options)
     input_ids = list(output["input_ids"])
     offsets = [(int(start), int(end)) for start, end in output["offset_mapping"]]
-    _check_offsets(tokenizer, marked.text, input_ids, offsets)
+    _check_offsets(tokenizer, text, input_ids, offsets)
+    touched, image_tokens = with_whole_images(offsets, images)
+    of_images = {index for start, end in image_tokens for index in range(start, end)}
     textual = [
         index
-        for index, (start, end) in enumerate(offsets)
-        if start < end and input_ids[index] not in special
+        for index, (start, end) in enumerate(touched)
+        if start < end and (input_ids[index] not in special or index in of_images)
     ]
-    found = _tokens_of_spans(marked.spans, [offsets[index] for index in textual])
-    own = _without_shared(marked.spans, found)
+    found = tokens_of_spans(spans, [touched[index] for index in textual])
+    own = without_shared(spans, found)
     # Places where special tokens interrupt the tokens of text.
     gaps = [place for place in range(1, len(textual)) if textual[place] != textual[place - 1] + 1]
     token_spans = [
         span.at(textual[first], textual[last - 1] + 1)
-        for span, ranges in zip(marked.spans, own, strict=True)
-        for first, last in _split(ranges, gaps)
+        for span, ranges in zip(spans, own, strict=True)
+        for first, last in split(ranges, gaps)
     ]
-    encoding = Encoding(input_ids, offsets, marked.text, marked.spans, tuple(token_spans))
+    encoding = Encoding(input_ids, offsets, text, spans, tuple(token_spans), tuple(image_tokens))
     return encoding, [sum(last - first for first, last in ranges) for ranges in found]
 
 
@@ -312,60 +352,6 @@ def _check_offsets(
             f"{problem}; marks cannot be followed, update tokenizers or use another tokenizer"
         )
         raise ValueError(msg)
-
-
-def _tokens_of_spans(spans: Iterable[Span], offsets: Sequence[tuple[int, int]]) -> list[_Ranges]:
-    """Return, for every span, the tokens that overlap it, by bisection."""
-    starts = [start for start, _ in offsets]
-    # Starts never decrease; ends may where tokens overlap, so bisect their running maximum.
-    reach = list(accumulate((end for _, end in offsets), max))
-    found = []
-    for span in spans:
-        first = bisect_right(reach, span.start)
-        inside = bisect_left(starts, span.start)
-        # Those that start before the span: all but the first may lie within a longer one.
-        ranges = [(at, at + 1) for at in range(first, inside) if offsets[at][1] > span.start]
-        found.append(_joined([*ranges, (inside, bisect_left(starts, span.end))]))
-    return found
-
-
-def _without_shared(spans: Sequence[Span], found: list[_Ranges]) -> list[_Ranges]:
-    """Give a token that side-by-side spans of the same kind share to the first of them alone.
-
-    Emphasis adds up where spans nest, that is where they share characters. Two neighbours that
-    only share a token must not count twice.
-    """
-    earlier: dict[object, list[tuple[int, int]]] = {}  # kind -> heap: (last character, token) + 1
-    taken: dict[object, int] = {}
-    kept = []
-    for span, ranges in zip(spans, found, strict=True):
-        ends = earlier.setdefault(span.kind, [])
-        # Spans come in order of their start: what ends before this one ends before the next too.
-        while ends and ends[0][0] <= span.start:
-            taken[span.kind] = max(taken.get(span.kind, 0), heappop(ends)[1])
-        first = taken.get(span.kind, 0)
-        kept.append([(max(start, first), end) for start, end in ranges if end > first])
-        if ranges:
-            heappush(ends, (span.end, ranges[-1][1]))
-    return kept
-
-
-def _joined(ranges: _Ranges) -> _Ranges:
-    """Drop empty ranges and merge those that touch; the given ranges must ascend."""
-    joined: _Ranges = []
-    for start, end in ranges:
-        if joined and joined[-1][1] == start:
-            joined[-1] = (joined[-1][0], end)
-        elif start < end:
-            joined.append((start, end))
-    return joined
-
-
-def _split(ranges: _Ranges, gaps: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield ranges cut at every gap inside them."""
-    for start, end in ranges:
-        cuts = gaps[bisect_right(gaps, start) : bisect_left(gaps, end)]
-        yield from pairwise([start, *cuts, end])
 
 
 def _in_units(nats: float) -> int:

@@ -18,6 +18,7 @@ _OPTIONAL = ("key_bias", "influence", "attn_bias", "sinks", "q_start")
 _WITHOUT_DENSE = ("key_bias", "influence", "sinks", "q_start")
 _STRIDED = torch.strided
 _INTEGERS = (int, torch.SymInt)
+_PLAIN_NUMBERS = (float, int)
 _NUMBERS = (float, int, torch.SymFloat, torch.SymInt)
 
 
@@ -48,6 +49,15 @@ def check_types(
         ValueError: For a tensor of another layout than strided, nested tensors included.
 
     """
+    if (
+        _are_plain(required)
+        and _are_plain(optional)
+        and type(is_causal) is bool
+        and type(window_left) is type(window_right) is int
+        and (scale is None or type(scale) is float)
+        and type(softcap) in _PLAIN_NUMBERS
+    ):
+        return  # nearly every call
     for index, tensor in enumerate(required):
         if not isinstance(tensor, Tensor) or not _is_strided(tensor):
             refuse_tensor(function, _REQUIRED[index], tensor, "a torch.Tensor")
@@ -113,6 +123,17 @@ def described(value: object) -> str:
     if value is None:
         return "None"
     return f"{name} {value!r}" if isinstance(value, (bool, int, float, complex, str)) else name
+
+
+def _are_plain(tensors: tuple[object, ...]) -> bool:
+    """Return whether all are strided tensors of torch's own class, or None if that is allowed."""
+    for tensor in tensors:
+        if tensor is None:
+            if len(tensors) == len(_REQUIRED):
+                return False
+        elif type(tensor) is not Tensor or tensor.layout is not _STRIDED or tensor.is_nested:
+            return False
+    return True
 
 
 def _is_strided(tensor: Tensor) -> bool:

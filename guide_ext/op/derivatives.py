@@ -113,6 +113,16 @@ class AttentionBackward(torch.autograd.Function):
         return vmap.backward(run, info.batch_size, in_dims[1:], tensors, wanted)
 
 
+def may_be_wanted(tensors: tuple[Tensor | None, ...]) -> bool:
+    """Return whether a call with these tensors may have to be differentiated, or is traced."""
+    return (
+        torch.compiler.is_dynamo_compiling()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
+        or (torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors))
+    )
+
+
 def _below_autograd(call: Call, tensors: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
     with torch._C._AutoDispatchBelowAutograd():
         return call.run(*tensors, **call.options)

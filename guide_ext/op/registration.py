@@ -162,9 +162,37 @@ for _device_type, _key in _DISPATCH_KEYS.items():
     _library.impl("biased_attention", _autocast_kernel(_device_type), f"Autocast{_key}")
 
 
+_DEFAULTS = {
+    "is_causal": False,
+    "window_left": -1,
+    "window_right": -1,
+    "scale": None,
+    "softcap": 0,
+}
+
+
 def biased_attention(*args: Tensor | None, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Call `torch.ops.guide.biased_attention`."""
-    result: tuple[Tensor, Tensor, Tensor] = torch.ops.guide.biased_attention.default(
-        *args, **options
-    )
+    """Call `torch.ops.guide.biased_attention`, as quickly as that goes.
+
+    Where nothing wants a derivative, the call begins below autograd, whose kernel is a Python
+    function: to get there and back takes as long as a small attention. What equals its default is
+    left out, as each argument costs its conversion.
+    """
+    operator = torch.ops.guide.biased_attention.default
+    result: tuple[Tensor, Tensor, Tensor]
+    if torch.compiler.is_dynamo_compiling():
+        result = operator(*args, **options)
+        return result
+    told = {
+        name: value
+        for name, value in options.items()
+        # No symbol is compared: that would fix its value.
+        if value is not (default := _DEFAULTS[name])
+        and not (type(value) in (int, float) and value == default)
+    }
+    if torch.is_inference_mode_enabled() or derivatives.may_be_wanted(args):
+        result = operator(*args, **told)
+    else:
+        with torch._C._AutoDispatchBelowAutograd():
+            result = operator(*args, **told)
     return result

@@ -2,14 +2,15 @@
 """From marked tokens to numbers: a bias per token and a strength per layer and head.
 
 Three published methods are one call each here. Each adds a constant to the attention scores of some
-keys in some heads; they differ in the keys, the constant and the heads.
+keys in some heads; they differ in the keys, the constant and the heads. A fourth way, `by_head`,
+states a constant for every head.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,7 @@ from guide_ext.support.values import as_float, finite, is_int
 class Steering:
     """What marks mean: how many nats, on which tokens, in which layers and heads.
 
-    Make one with `guide`, `pasta` or `instaboost`.
+    Make one with `guide`, `pasta`, `instaboost` or `by_head`.
 
     Attributes:
         delta_mid: Nats of a level-2 mark; levels 1 and 3 mean half and twice as much. None if
@@ -34,6 +35,8 @@ class Steering:
         layers: Steered layers, counted from 0; None for all.
         heads: Steered query heads of each steered layer; None for all.
         heads_by_layer: (layer, heads) pairs, instead of `layers` and `heads`.
+        table: Nats of a level-2 mark for every layer and head; then `delta_mid` is 1, and what
+            chooses layers and heads is None.
 
     """
 
@@ -43,6 +46,7 @@ class Steering:
     layers: tuple[int, ...] | None = None
     heads: tuple[int, ...] | None = None
     heads_by_layer: tuple[tuple[int, tuple[int, ...]], ...] | None = None
+    table: tuple[tuple[float, ...], ...] | None = None
 
     @classmethod
     def guide(
@@ -127,6 +131,38 @@ class Steering:
         """
         return cls(None, on_marked=_log("multiplier", multiplier))
 
+    @classmethod
+    def by_head(cls, table: Sequence[Sequence[float]] | Tensor) -> Steering:
+        """Add to the scores of marked tokens what is stated for each layer and head.
+
+        Args:
+            table: Δ of a level-2 mark for every layer and head of the model, nats, ``[layers,
+                heads]``; levels 1 and 3 mean half and twice as much. Marks must have levels: one
+                that states its own Δ is an error, as it would have another meaning in each head.
+
+        Raises:
+            ValueError: If the table is empty, its rows differ in length, or a number is not finite.
+
+        Example:
+            >>> steering = Steering.by_head([[0.5, 0.0], [2.0, -1.0]])
+            >>> steering.strength(num_layers=2, num_heads=2)
+            tensor([[ 0.5000,  0.0000],
+                    [ 2.0000, -1.0000]])
+
+        """
+        rows = table.tolist() if isinstance(table, Tensor) else table
+        if isinstance(rows, str) or not isinstance(rows, Sequence) or not rows:
+            raise ValueError(f"table must be [layers, heads] of nats, got {table!r}")
+        if any(isinstance(row, str) or not isinstance(row, Sequence) or not row for row in rows):
+            raise ValueError(f"table must be [layers, heads] of nats, got {table!r}")
+        if len({len(row) for row in rows}) > 1:
+            raise ValueError(
+                "table must have as many heads in every layer, got "
+                f"{sorted({len(row) for row in rows})}"
+            )
+        nats = tuple(tuple(finite("table", value) for value in row) for row in rows)
+        return cls(1.0, table=nats)
+
     def bias(self, encoding: Encoding) -> Tensor:
         """Return the bias of every token of a prompt.
 
@@ -138,7 +174,8 @@ class Steering:
             the same token add up; without, a second mark on a token changes nothing.
 
         Raises:
-            ValueError: If marks add up to more than float32 can hold.
+            ValueError: If marks add up to more than float32 can hold, or one states its own Δ
+                while there is a `table`.
             TypeError: If `encoding` is not an `Encoding`.
 
         Example:
@@ -152,6 +189,13 @@ class Steering:
 
         """
         check_encoding("encoding", encoding)
+        if self.table is not None:
+            own = [span.delta for span in encoding.spans if span.delta is not None]
+            if own:
+                raise ValueError(
+                    "marks must have levels, such as <!!->, under a steering with a Δ for each "
+                    f"head, got one that states its own, {own[0]:g}"
+                )
         if self.delta_mid is not None:
             nats = torch.tensor(encoding.nats(self.delta_mid), dtype=torch.float32)
             if not bool(torch.isfinite(nats).all()):
@@ -174,14 +218,23 @@ class Steering:
             num_heads: Query heads per layer.
 
         Returns:
-            ``[layers, heads]``, float32, 1 where steered and 0 elsewhere; None if all are steered.
+            ``[layers, heads]``, float32, 1 where steered and 0 elsewhere, or the `table`; None if
+            all are steered.
 
         Raises:
-            ValueError: If a chosen layer or head is not in the model, or an argument is not a whole
-                number from 1.
+            ValueError: If a chosen layer or head is not in the model, the table is that of another
+                model, or an argument is not a whole number from 1.
 
         """
         num_layers, num_heads = _count("num_layers", num_layers), _count("num_heads", num_heads)
+        if self.table is not None:
+            found = (len(self.table), len(self.table[0]))
+            if found != (num_layers, num_heads):
+                raise ValueError(
+                    f"table must be [layers, heads] = [{num_layers}, {num_heads}], as this model "
+                    f"is, got {list(found)}; was it learned on another model?"
+                )
+            return torch.tensor(self.table, dtype=torch.float32)
         if self.layers is None and self.heads is None and self.heads_by_layer is None:
             return None
         if self.heads_by_layer is not None:

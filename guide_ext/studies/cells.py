@@ -149,6 +149,7 @@ class Condition:
         where: Where Δ acts.
         guidance: In place of a guided answer, Prompt-Highlighter's: what this scale makes of the
             difference between the parts raised and played down by Δ; 0 for none.
+        gain: In place of Δ: SEKA's g⁺ on the keys of the parts; 0 for none.
 
     Example:
         >>> Condition(delta=2.0).name, Condition(Style.UPPER).name
@@ -157,6 +158,8 @@ class Condition:
         ('Δ = 2 on marked and question', 'share ≥ 0.1')
         >>> Condition(delta=2.0, guidance=1.5).name
         'Δ = 2, contrast × 1.5'
+        >>> Condition(gain=0.8).name
+        'keys, g⁺ = 0.8'
 
     """
 
@@ -166,6 +169,7 @@ class Condition:
     share: float = 0.0
     where: Where = Where.EVERYWHERE
     guidance: float = 0.0
+    gain: float = 0.0
 
     @property
     def name(self) -> str:
@@ -173,6 +177,8 @@ class Condition:
         if self.style is not Style.PLAIN:
             return STYLE_NAMES[self.style]
         name = f"share ≥ {self.share:g}" if self.share else f"Δ = {self.delta:g}"
+        if self.gain:
+            name = f"keys, g⁺ = {self.gain:g}"
         if self.parts != (MARKED,):
             name += f" on {' and '.join(self.parts)}"
         if self.guidance:
@@ -193,12 +199,13 @@ class Condition:
         ways = ["+".join(self.parts)] if self.parts != (MARKED,) else []
         ways += ["share"] if self.share else []
         ways += ["contrast"] if self.guidance else []
+        ways += ["keys"] if self.gain else []
         return ", ".join([*ways, *filter(None, [self.where.value])]) or "plain"
 
     @property
-    def of_a_batch(self) -> tuple[float, float, float]:
+    def of_a_batch(self) -> tuple[float, float, float, float]:
         """What all cells of a batch must have in common."""
-        return self.share, self.guidance, self.delta if self.guidance else 0.0
+        return self.share, self.guidance, self.delta if self.guidance else 0.0, self.gain
 
 
 STYLE_NAMES = {
@@ -281,6 +288,7 @@ class Cell:
             "share": condition.share or None,
             "where": condition.where.value or None,
             "guidance": condition.guidance or None,
+            "gain": condition.gain or None,
         }
         return {
             "style": condition.style.value,

@@ -42,12 +42,14 @@ _MULTIPLIERS = (3.0, 9.0, 19.0)
 _ALPHAS = (0.3, 0.1, 0.01)
 _SHARES = (0.1, 0.2, 0.3, 0.5)
 _HIGHLIGHTS = ((2.0, 1.5), (5.0, 1.5), (5.0, 3.0), (10.0, 3.0))  # w and γ
+_GAINS = (0.4, 0.8, 1.6)  # SEKA's g⁺; its authors have 0.4 to 1.56
 
 _INSTABOOST = tuple(Condition(delta=math.log(one)) for one in _MULTIPLIERS)
 _CHOSEN = tuple(Condition(delta=delta, where=Where.HEADS) for delta in (1.0, 2.0, 3.0))
 _PASTA = tuple(Condition(delta=-math.log(alpha), where=Where.PASTA) for alpha in _ALPHAS)
 _SPOTLIGHT = tuple(Condition(share=share) for share in _SHARES)
 _HIGHLIGHTED = tuple(Condition(delta=math.log(w), guidance=scale) for w, scale in _HIGHLIGHTS)
+_SEKA = tuple(Condition(gain=gain) for gain in _GAINS)
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ _METHODS = (
         lambda one: one.guidance > 0,
         lambda one: f"w = {math.exp(one.delta):.3g}, γ = {one.guidance:g}",
     ),
+    _Method("SEKA", lambda one: one.gain > 0, lambda one: f"g⁺ = {one.gain:g}"),
 )
 
 
@@ -197,6 +200,6 @@ STUDY = Study(
     paper="not in the paper",
     tasks=(_TASK,),
     deltas=(0.0, 1.0, 2.0, 3.0, 5.0),
-    everywhere=(*_INSTABOOST, *_CHOSEN, *_PASTA, *_SPOTLIGHT, *_HIGHLIGHTED),
+    everywhere=(*_INSTABOOST, *_CHOSEN, *_PASTA, *_SPOTLIGHT, *_HIGHLIGHTED, *_SEKA),
     sections=(Section("methods", "Methods of the field", "", (COMPARED, STRENGTHS)),),
 )

@@ -115,6 +115,21 @@ def _rows(document: Document, tokens: int, length: tuple[int, int], number: int)
     ]  # fmt: skip
 
 
+def question_and_text(row: Row) -> tuple[str, str] | None:
+    """Return the question of a row, and the text before its hidden sentence.
+
+    Returns:
+        None for the paper's prompt, which says the same of a text that another row asks about.
+
+    """
+    if not row.variant:  # of the embedded world
+        question, _, before = row.before.partition("\n")
+        return question, before
+    if row.variant != PLAIN_PROMPT:
+        return None
+    return row.texts_of("question")[0], row.before.removeprefix(_READ)
+
+
 def _judge(row: Row, answer: str, right: bool | None) -> dict[str, float]:
     return {"found": float(says(answer, row.answer) if right is None else right)}
 

@@ -37,6 +37,10 @@ _BART = {
 }  # fmt: skip
 _T5 = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": LAYERS, "num_decoder_layers": LAYERS,
        "num_heads": HEADS, "initializer_factor": 0.4}  # fmt: skip
+_CANARY = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS, "num_key_value_heads": HEADS, "initializer_range": 0.3,
+}  # fmt: skip
 TEXT: dict[str, dict[str, Any]] = {
     "t5": _T5, "mt5": _T5, "bart": _BART, "mbart": _BART, "pegasus": _BART, "marian": _BART,
     "m2m_100": _BART, "blenderbot": _BART, "plbart": _BART,
@@ -47,6 +51,19 @@ SOUND: dict[str, dict[str, Any]] = {
         "hidden_size": 32, "intermediate_size": 48, "encoder_num_hidden_layers": LAYERS,
         "decoder_num_hidden_layers": LAYERS, "encoder_num_attention_heads": HEADS,
         "decoder_num_attention_heads": HEADS, "initializer_range": 0.3,
+    },
+    # Its encoder has half a feed-forward step before the attention of a layer, and a convolution.
+    "canary": {
+        "initializer_range": 0.3,
+        "encoder_config": {
+            **_CANARY, "model_type": "parakeet_encoder", "num_mel_bins": 8,
+            "subsampling_conv_channels": 16,
+        },
+        "decoder_config": {
+            **_CANARY, "model_type": "canary_decoder", "vocab_size": VOCABULARY,
+            "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": START,
+            "eos_token_id": 2,
+        },
     },
 }  # fmt: skip
 # What the names of the modules have at their end that look at the encoder.
@@ -78,6 +95,8 @@ def source(name: str, rows: int = 2) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
     if name == "whisper":
         return {"input_features": torch.randn(rows, 8, 24, generator=generator)}
+    if name == "canary":
+        return {"input_features": torch.randn(rows, 96, 8, generator=generator)}
     if name == "moonshine":
         return {"input_values": torch.randn(rows, 4000, generator=generator)}
     mask = torch.ones(rows, 11, dtype=torch.long)

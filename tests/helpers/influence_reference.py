@@ -15,9 +15,14 @@ from torch import Tensor, nn
 
 # Where other models than Llama's kind keep their layers and attention modules.
 _LAYERS = {"gpt2": "transformer.h", "gpt_neox": "gpt_neox.layers"}
+# Models with images: the part that reads text and tokens of images.
+_TEXT = {
+    "idefics3": "model.text_model",
+    **dict.fromkeys(("llava", "qwen2_5_vl", "gemma3", "paligemma"), "model.language_model"),
+}
 _ATTENTION = {"gpt2": "attn", "gpt_neox": "attention"}
 # What is added to the residual stream, if it is not what the attention module returns.
-_UPDATE = {"gemma2": "post_attention_layernorm", "gemma3_text": "post_attention_layernorm"}
+_UPDATE = dict.fromkeys(("gemma2", "gemma3_text", "gemma3"), "post_attention_layernorm")
 _EPSILON = {"paper": 2, "exact": 2, "authors": 1}
 
 
@@ -81,7 +86,9 @@ def _watched(
         return args[0] if args else kwargs["hidden_states"]
 
     handles = []
-    for layer in model.get_submodule(_LAYERS.get(name, "model.layers")):
+    text = model.get_submodule(_TEXT.get(name, ""))
+    layers = "layers" if name in _TEXT else _LAYERS.get(name, "model.layers")
+    for layer in text.get_submodule(layers):
         attention = layer.get_submodule(_ATTENTION.get(name, "self_attn"))
         update = layer.get_submodule(_UPDATE[name]) if name in _UPDATE else attention
         handles += [
@@ -98,7 +105,7 @@ def _watched(
     tokens = inputs["input_ids"].shape[1]
     none = torch.zeros(inputs["input_ids"].shape[0], tokens)
     try:
-        with steered_eager(model, none if bias is None else bias), torch.no_grad():
+        with steered_eager(text, none if bias is None else bias), torch.no_grad():
             output = model(**inputs, use_cache=False, output_attentions=True)
     finally:
         for handle in handles:

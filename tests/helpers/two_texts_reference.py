@@ -129,6 +129,8 @@ def _vectors(name: str, seen: dict[str, Tensor], side: str, i: int) -> list[tupl
             return [own]
         return [own, (seen[f"{block}.0:out"], seen[f"{block}.1.EncDecAttention:out"])]
     layer = f"model.{side}.layers.{i}"
+    if (name, side) == ("canary", "encoder"):  # the attention comes second in the layer
+        return [(seen[f"{layer}.norm_self_att:in"], seen[f"{layer}.self_attn:out"])]
     kept, update = seen[f"{layer}:in"], seen[f"{layer}.self_attn:out"]
     if side == "encoder":
         return [(kept, update)]

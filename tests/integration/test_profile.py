@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 import guide_ext.integration as guide
 from guide_ext.cli.app import app
 from guide_ext.integration import profile
+from guide_ext.integration.examples import Example
 from guide_ext.integration.likelihood import log_likelihoods
-from guide_ext.integration.profile import Example
 from guide_ext.steering.steering import Steering
 
 EXAMPLES = [

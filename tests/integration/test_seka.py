@@ -14,8 +14,8 @@ from transformers.masking_utils import eager_mask
 
 import guide_ext.integration as guide
 from guide_ext.integration.answers import answers_of
-from guide_ext.integration.seka import _editing, _key_places, _keys
-from guide_ext.steering.seka import KeyProjections, fit_projections
+from guide_ext.integration.keys import Editor, key_places, last_queries
+from guide_ext.steering.seka import KeyProjections, Mixture, fit_projections
 from guide_ext.steering.steering import Steering
 
 TEXTS = [
@@ -79,23 +79,16 @@ def test_projections_beside_plain_code(loaded, projections):
             assert projections.shifts[layer, head].item() == pytest.approx(shift, rel=1e-3)
 
 
-def test_heads_that_hardly_move_get_no_projection():
-    keys = [torch.randn(2, 3, 5, 4) for _ in range(3)]
-    keys[1][0, 1] = keys[2][0, 1]
-    found = fit_projections(*keys, min_shift=0.1)
-    assert not found.positive[0, 1].any()
-    assert not found.negative[0, 1].any()
-    assert found.positive[1, 1].any()
-    assert found.shifts[0, 1] == 0
-
-
 def rotated(x, cos, sin):
     half = x.shape[-1] // 2
     return x * cos + torch.cat([-x[..., half:], x[..., :half]], -1) * sin
 
 
-def by_plain_code(loaded, prompt, projections, positive, negative, bias=None):
-    """Write greedily; every step reads the whole text under eager attention with edited keys."""
+def by_plain_code(loaded, prompt, matrices, bias=None):
+    """Write greedily; every step reads the whole text under eager attention with edited keys.
+
+    Matrices are [layers, heads, features, features]: keys k of marked tokens become k + matrix · k.
+    """
     model, tokenizer = loaded
     inputs = guide.encode(model, tokenizer, prompt, delta=1.0)
     ids, marked = inputs["input_ids"], inputs["guide_bias"] != 0
@@ -103,12 +96,8 @@ def by_plain_code(loaded, prompt, projections, positive, negative, bias=None):
     def attend(module, query, key, value, attention_mask, scaling=None, **kwargs):
         tokens = key.shape[2]
         cos, sin = model.model.rotary_emb(value, torch.arange(tokens)[None])
-        matrix = (
-            positive * projections.positive[module.layer_idx]
-            + negative * projections.negative[module.layer_idx]
-        )
         bare = rotated(key, cos, -sin)
-        edited = rotated(bare + bare @ matrix[None], cos, sin)
+        edited = rotated(bare + bare @ matrices[module.layer_idx].mT[None], cos, sin)
         here = torch.nn.functional.pad(marked, (0, tokens - marked.shape[1]))[:, None, :, None]
         key = torch.where(here, edited, key)
         groups = query.shape[1] // key.shape[1]
@@ -142,10 +131,14 @@ def up_to_the_end(tokenizer, tokens):
 
 def logits_of(loaded, prompts, projections, positive, negative, steering):
     model, tokenizer = loaded
-    with _editing(model, _key_places(model), projections, positive, negative) as expect:
+
+    def edit(layer, keys):
+        return projections.edited(keys, layer, positive, negative)
+
+    with Editor(model, key_places(model, "seka()"), "seka()").at_work() as editor:
         inputs = guide.encode(model, tokenizer, prompts, steering=steering)
         marked = guide.encode(model, tokenizer, prompts, delta=1.0)["guide_bias"] != 0
-        expect(inputs["input_ids"], marked)
+        editor.expect(inputs["input_ids"], marked, edit)
         output = models.generation(model, inputs, max_new_tokens=STEPS)
     return torch.stack(output.logits, 1), output.sequences[:, -STEPS:]
 
@@ -157,7 +150,8 @@ def test_every_step_beside_plain_code(loaded, projections, gains, delta):
     steering = Steering.instaboost(math.exp(delta)) if delta else Steering.guide(0.0)
     found, tokens = logits_of(loaded, prompts, projections, *gains, steering)
     for row, prompt in enumerate(prompts):
-        wanted, written = by_plain_code(loaded, prompt, projections, *gains, delta or None)
+        matrices = gains[0] * projections.positive + gains[1] * projections.negative
+        wanted, written = by_plain_code(loaded, prompt, matrices, delta or None)
         steps = up_to_the_end(loaded[1], written.tolist())
         assert len(steps) > 1
         models.assert_logits_close(found[row, : len(steps)], wanted[: len(steps)])
@@ -173,7 +167,7 @@ def test_one_call_and_no_trace(loaded, projections):
     how = {"positive": 6.0, "max_new_tokens": STEPS}
     found = guide.seka(model, tokenizer, prompts, projections, **how)
     for prompt, answer in zip(prompts, found, strict=True):
-        _, written = by_plain_code(loaded, prompt, projections, 6.0, 0.0)
+        _, written = by_plain_code(loaded, prompt, 6.0 * projections.positive)
         steps = up_to_the_end(tokenizer, written.tolist())
         assert answer == tokenizer.decode(steps, skip_special_tokens=True)
     assert found != plain
@@ -181,6 +175,17 @@ def test_one_call_and_no_trace(loaded, projections):
     assert guide.complete(model, tokenizer, prompts, delta=0.0, max_new_tokens=STEPS) == plain
     nothing = guide.seka(model, tokenizer, prompts, projections, positive=0.0, max_new_tokens=STEPS)
     assert nothing == plain
+
+
+def test_the_same_words_with_other_marks(loaded, projections):
+    model, tokenizer = loaded
+    prompts = ["The dog sees <!!->the cat<-!!> here.", "<!!->The dog<-!!> sees the cat here."]
+    how = {"positive": 8.0, "max_new_tokens": 12}
+    first, second = (guide.seka(model, tokenizer, [one], projections, **how)[0] for one in prompts)
+    assert first != second
+    wanted = [first, second, first]
+    found = guide.seka(model, tokenizer, [*prompts, prompts[0]], projections, batch_size=1, **how)
+    assert found == wanted
 
 
 def test_prompts_of_one_length_are_told_apart(loaded, projections):
@@ -196,33 +201,6 @@ def test_prompts_of_one_length_are_told_apart(loaded, projections):
         model, tokenizer, [prompts[0], "The cat sees <!!->the dog<-!!>."], projections, **how
     )
     assert swapped[1] != alone[1]  # where the mark stands matters here
-
-
-@pytest.mark.parametrize("name", ["llama", "mistral", "qwen3", "gemma3_text", "gpt_oss", "phi"])
-def test_where_keys_come_from(name):
-    model = guide.enable(models.make(name))
-    places = _key_places(model)
-    assert len(places) == models.LAYERS
-    ids = models.prompts(rows=1, padding=0)["input_ids"]
-    keys = _keys(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, places)
-    with torch.no_grad():
-        output = model(input_ids=ids, use_cache=True)
-    held = [layer.keys[0] for layer in output[models.CACHE].layers]
-    for own, wanted in zip(keys, held, strict=True):
-        norms = own[:, -wanted.shape[1] :].norm(dim=-1)
-        wanted = wanted.norm(dim=-1)
-        norms = norms * (wanted.sum() / norms.sum())  # gpt_oss scales all keys alike
-        torch.testing.assert_close(norms, wanted, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("name", "how"),
-    [("gpt2", {}), ("gpt_neox", {}), ("bloom", {}), ("phi", {"qk_layernorm": True})],
-)
-def test_models_whose_keys_cannot_be_edited(name, how):
-    model = guide.enable(models.make(name, **how))
-    with pytest.raises(ValueError, match=r"seka\(\) must go to a model"):
-        _key_places(model)
 
 
 def test_what_does_not_fit(loaded, projections):
@@ -242,7 +220,8 @@ def test_what_does_not_fit(loaded, projections):
         fit_projections(torch.ones(1, 1, 2, 2), torch.ones(1, 1, 3, 2), torch.ones(1, 1, 2, 2))
     with pytest.raises(ValueError, match="positive must be a finite number"):
         guide.seka(*call, TEXTS, projections, positive=math.nan)
-    other = KeyProjections(*(torch.zeros(1, 2, 32, 32) for _ in range(2)), torch.zeros(1, 2))
+    zeros = [torch.zeros(1, 2, 32, 32) for _ in range(3)]
+    other = KeyProjections(*zeros[:2], torch.zeros(1, 2), zeros[2], torch.zeros(1, 2, 32))
     with pytest.raises(ValueError, match=r"projections must be .* = \[4, 2, 32\] of this model"):
         guide.seka(*call, TEXTS, other)
     bart = guide.enable(zoo.make("bart", vocab_size=1504))
@@ -257,8 +236,8 @@ def test_other_threads_are_not_edited(loaded, projections):
     marked = guide.encode(model, tokenizer, TEXTS[0], delta=1.0)["guide_bias"] != 0
     plain = models.logits(model, inputs)
     found = []
-    with _editing(model, _key_places(model), projections, 3.0, 0.0) as expect:
-        expect(inputs["input_ids"], marked)
+    with Editor(model, key_places(model, "seka()"), "seka()").at_work() as editor:
+        editor.expect(inputs["input_ids"], marked, lambda n, k: projections.edited(k, n, 3.0))
         thread = threading.Thread(
             target=lambda: found.extend(models.logits(model, one) for one in (inputs, other))
         )
@@ -271,20 +250,136 @@ def test_other_threads_are_not_edited(loaded, projections):
     assert torch.equal(models.logits(model, inputs), plain)
 
 
-def test_a_module_of_several_layers_is_refused():
-    model = models.make("llama")
-    model.model.layers[1].self_attn.k_proj = model.model.layers[0].self_attn.k_proj
-    with pytest.raises(ValueError, match="with one that serves several layers"):
-        _key_places(guide.enable(model))
-
-
 def test_a_prompt_that_was_not_announced_is_an_error(loaded, projections):
     model, tokenizer = loaded
     with (
-        _editing(model, _key_places(model), projections, 1.0, 0.0),
+        Editor(model, key_places(model, "seka()"), "seka()").at_work(),
         pytest.raises(RuntimeError, match="must see the whole prompt in one call"),
     ):
         answers_of(
             model, tokenizer, ["text"], lambda batch: guide.encode(model, tokenizer, batch),
             max_new_tokens=2, temperature=0.0, seed=0, batch_size=1,
         )  # fmt: skip
+
+
+def strongest_by_hand(loaded, triples, top):
+    """Return directions that point to neutral keys, and their values, by layer and head."""
+    model, tokenizer = loaded
+    parts = [[], []]
+    for triple in triples:
+        for found, prompt in zip(parts, triple[:2], strict=True):
+            inputs = guide.encode(model, tokenizer, prompt, delta=1.0)
+            marked = (inputs["guide_bias"][0] != 0).numpy()
+            found.append(plain_keys(model, inputs["input_ids"])[:, :, marked])
+    neutral, relevant = (np.concatenate(part, 2) for part in parts)
+    found = {}
+    for layer, head in np.ndindex(*neutral.shape[:2]):
+        h, right = neutral[layer, head], relevant[layer, head]
+        u, values, _ = np.linalg.svd(h.T @ right / len(h))
+        flip = np.where((h @ u).mean(0) < 0, -1, 1)
+        some = min(top, int((values > 1e-9 * values[0]).sum()))  # no more than there are tokens
+        found[layer, head] = (u * flip)[:, :some], values[:some]
+    return found
+
+
+def mixed_by_hand(loaded, experts, prompt, top, bias=0.0):
+    """Return AdaSEKA's matrix of each layer and head for one prompt, of whole matrices."""
+    model, tokenizer = loaded
+    inputs = guide.encode(model, tokenizer, prompt, delta=bias)
+    with torch.no_grad():
+        states = model(**inputs, output_hidden_states=True, use_cache=False).hidden_states
+    known = [strongest_by_hand(loaded, triples, top) for triples in experts]
+    config = model.config
+    kv_heads, size = config.num_key_value_heads, config.head_dim
+    matrices = torch.zeros(config.num_hidden_layers, kv_heads, size, size)
+    weights = np.zeros((len(experts), *matrices.shape[:2]))
+    for layer, (block, state) in enumerate(zip(model.model.layers, states, strict=False)):
+        with torch.no_grad():
+            query = block.self_attn.q_proj(block.input_layernorm(state[0, -1]))
+        query = query.double().numpy().reshape(config.num_attention_heads, size)
+        for head in range(kv_heads):
+            group = config.num_attention_heads // kv_heads
+            q = query[head * group : (head + 1) * group].mean(0)
+            fits = [float(np.dot(q @ one[layer, head][0], one[layer, head][1])) for one in known]
+            weights[:, layer, head] = np.array(fits) / max(abs(fit) for fit in fits)
+            matrices[layer, head] = torch.tensor(
+                sum(
+                    weight * one[layer, head][0] @ one[layer, head][0].T
+                    for weight, one in zip(weights[:, layer, head], known, strict=True)
+                )
+            )
+    return matrices, weights
+
+
+@pytest.fixture(scope="module")
+def experts(loaded):
+    return [guide.fit_seka(*loaded, [triple]) for triple in TRIPLES]
+
+
+@pytest.mark.parametrize("delta", [0.0, 1.5])
+@pytest.mark.parametrize("top", [2, 5])
+def test_mixed_experts_beside_plain_code(loaded, experts, top, delta):
+    model, tokenizer = loaded
+    prompts = [guide.as_prompt(tokenizer, text) for text in TEXTS]
+    mixture = Mixture(tuple(experts), top)
+    places = key_places(model, "ada_seka()")
+    steering = Steering.instaboost(math.exp(delta)) if delta else Steering.guide(0.0)
+    inputs = guide.encode(model, tokenizer, prompts, steering=steering)
+    marked = guide.encode(model, tokenizer, prompts, delta=1.0)["guide_bias"] != 0
+    with Editor(model, places, "ada_seka()").at_work() as editor:
+        with editor.at_rest():
+            weights = mixture.weights(last_queries(model, inputs, places, "ada_seka()"))
+        editor.expect(
+            inputs["input_ids"], marked, lambda n, k: mixture.edited(k, n, weights[:, n], 0.9)
+        )
+        output = models.generation(model, inputs, max_new_tokens=STEPS)
+    found, tokens = torch.stack(output.logits, 1), output.sequences[:, -STEPS:]
+    for row, prompt in enumerate(prompts):
+        text = guide.as_prompt(tokenizer, _of_level_two(TEXTS[row]))
+        matrices, wanted = mixed_by_hand(loaded, [[one] for one in TRIPLES], text, top, delta)
+        np.testing.assert_allclose(weights[:, :, row].numpy(), wanted, atol=1e-3)
+        logits, written = by_plain_code(loaded, prompt, 0.9 * matrices, delta or None)
+        steps = up_to_the_end(tokenizer, written.tolist())
+        models.assert_logits_close(found[row, : len(steps)], logits[: len(steps)])
+        assert tokens[row, : len(steps)].tolist() == steps
+    assert weights.abs().amax(0).allclose(torch.ones(()))
+    assert (weights.abs() < 0.99).any()
+
+
+def _of_level_two(text):
+    for tag in ("!!!", "!"):
+        text = text.replace(f"<{tag}->", "<!!->").replace(f"<-{tag}>", "<-!!>")
+    return text
+
+
+def test_one_call_of_mixed_experts_and_no_trace(loaded, experts):
+    model, tokenizer = loaded
+    prompts = [guide.as_prompt(tokenizer, text) for text in TEXTS]
+    how = {"gain": 4.0, "top": 3, "max_new_tokens": STEPS}
+    plain = guide.complete(model, tokenizer, prompts, delta=0.0, max_new_tokens=STEPS)
+    found = guide.ada_seka(model, tokenizer, prompts, experts, **how)
+    for prompt, answer in zip(prompts, found, strict=True):
+        matrices, _ = mixed_by_hand(loaded, [[one] for one in TRIPLES], prompt, 3)
+        _, written = by_plain_code(loaded, prompt, 4.0 * matrices)
+        steps = up_to_the_end(tokenizer, written.tolist())
+        assert answer == tokenizer.decode(steps, skip_special_tokens=True)
+    assert found != plain
+    assert guide.ada_seka(model, tokenizer, prompts, experts, batch_size=1, **how) == found
+    assert guide.complete(model, tokenizer, prompts, delta=0.0, max_new_tokens=STEPS) == plain
+    nothing = guide.ada_seka(model, tokenizer, prompts, experts, gain=0, max_new_tokens=STEPS)
+    assert nothing == plain
+
+
+def test_experts_that_do_not_go_together(loaded, experts):
+    call = (*loaded, TEXTS)
+    with pytest.raises(ValueError, match="experts must be two or more, got 1"):
+        guide.ada_seka(*call, experts[:1])
+    with pytest.raises(ValueError, match="top must be a whole number from 1, got 0"):
+        guide.ada_seka(*call, experts, top=0)
+    with pytest.raises(ValueError, match="gain must be a finite number"):
+        guide.ada_seka(*call, experts, gain=math.inf)
+    small = fit_projections(*(torch.randn(1, 2, 5, 4) for _ in range(3)))
+    with pytest.raises(ValueError, match="experts must be of one model, got projections of shapes"):
+        guide.ada_seka(*call, [experts[0], small])
+    with pytest.raises(ValueError, match=r"experts\[0\] must be .* = \[4, 2, 32\] of this model"):
+        guide.ada_seka(*call, [small, small])

@@ -17,6 +17,8 @@ def test_a_key_depends_on_all_that_matters():
         dataclasses.replace(cell, row=dataclasses.replace(ROW, after=" The dog.")),
         dataclasses.replace(cell, condition=Condition(delta=1.0)),
         dataclasses.replace(cell, condition=Condition(delta=2.0, guidance=1.5)),
+        dataclasses.replace(cell, condition=Condition(delta=2.0, gain=0.8)),
+        dataclasses.replace(cell, condition=Condition(delta=2.0, gain=1.6)),
         dataclasses.replace(cell, condition=Condition(world.Style.UPPER, 2.0)),
         dataclasses.replace(cell, sample=1),
         dataclasses.replace(cell, decoding=Decoding(41, 1.0)),

@@ -18,14 +18,15 @@ GUIDE = [Condition(delta=delta) for delta in (1.0, 2.0)]
 BOOSTED = [Condition(delta=math.log(9))]
 HIGHLIGHTED = [Condition(delta=math.log(5), guidance=1.5)]
 SHARE = [Condition(share=0.2), Condition(share=0.5)]
+SEKA = [Condition(gain=0.4), Condition(gain=1.6)]
 # Successes of eight documents: what is best on one half is not on the other.
 CHOOSING = {
     PLAIN: 8, GUIDE[0]: 3, GUIDE[1]: 5, PASTA[0]: 6, PASTA[1]: 6, BOOSTED[0]: 1,
-    HIGHLIGHTED[0]: 2, SHARE[0]: 1, SHARE[1]: 0,
+    HIGHLIGHTED[0]: 2, SHARE[0]: 1, SHARE[1]: 0, SEKA[0]: 2, SEKA[1]: 4,
 }  # fmt: skip
 JUDGING = {
     PLAIN: 2, GUIDE[0]: 8, GUIDE[1]: 4, PASTA[0]: 3, PASTA[1]: 8, BOOSTED[0]: 0,
-    HIGHLIGHTED[0]: 8, SHARE[0]: 2, SHARE[1]: 8,
+    HIGHLIGHTED[0]: 8, SHARE[0]: 2, SHARE[1]: 8, SEKA[0]: 1, SEKA[1]: 7,
 }  # fmt: skip
 
 
@@ -70,6 +71,9 @@ def test_strengths_are_chosen_on_one_half_and_judged_on_the_other(tables):
     assert (found["InstABoost"]["strength"], found["InstABoost"]["difference"]) == ("M = 9", -2 / 8)
     assert found["Prompt-Highlighter"]["strength"] == "w = 5, γ = 1.5"
     assert (found["Spotlight"]["strength"], found["Spotlight"]["difference"]) == ("ψ = 0.2", 0.0)
+    assert (found["SEKA"]["strength"], found["SEKA"]["success"]) == (
+        "g⁺ = 1.6, the last that was tried", 7 / 8,
+    )  # fmt: skip
     assert "GUIDE in chosen heads" not in found
     assert all(line["p"] <= line["p_corrected"] for line in tables[0][1:])
 
@@ -85,6 +89,8 @@ def test_every_strength_is_shown_on_the_half_that_chooses(tables):
         ("Spotlight", "ψ = 0.2"): 1 / 8,
         ("Spotlight", "ψ = 0.5"): 0.0,
         ("Prompt-Highlighter", "w = 5, γ = 1.5"): 2 / 8,
+        ("SEKA", "g⁺ = 0.4"): 2 / 8,
+        ("SEKA", "g⁺ = 1.6"): 4 / 8,
     }
 
 
@@ -110,7 +116,7 @@ def test_every_method_is_asked_in_every_world(data, heads):
     assert all(len(own) < 2 for own in owners)
     names = {name for own in owners for name in own}
     in_heads = {"GUIDE in chosen heads", "PASTA"}
-    assert names == {"InstABoost", "GUIDE", "Spotlight", "Prompt-Highlighter"} | (
+    assert names == {"InstABoost", "GUIDE", "Spotlight", "Prompt-Highlighter", "SEKA"} | (
         in_heads if heads else set()
     )
 
@@ -137,6 +143,7 @@ def test_the_page_names_what_is_tried():
         f"| PASTA, in chosen heads | α = {_listed(methods._ALPHAS)} |",
         f"| Spotlight | ψ = {_listed(methods._SHARES)} |",
         f"| Prompt-Highlighter | (w, γ) = {highlights} |",
+        f"| SEKA, in half of the heads | g⁺ = {_listed(methods._GAINS)} |",
     ):
         assert row in page
 

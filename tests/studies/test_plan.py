@@ -116,6 +116,12 @@ class TestBatches:
             ["Δ = 2, contrast × 3"],
         ]  # fmt: skip
 
+    def test_so_is_a_gain_of_keys(self):
+        conditions = [Condition(), Condition(gain=0.4), Condition(gain=0.8), Condition(delta=2.0)]
+        batches = batches_of(stressed(ROW, *conditions), 12)
+        found = sorted(sorted(cell.condition.name for cell in batch) for batch in batches)
+        assert found == [["keys, g⁺ = 0.4"], ["keys, g⁺ = 0.8"], ["Δ = 0", "Δ = 2"]]
+
     def test_what_counts_is_the_length_behind_the_first_stressed_part(self):
         """Here all prompts are of one length, and every document has one that begins late."""
         deep = dataclasses.replace(

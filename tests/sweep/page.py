@@ -41,7 +41,9 @@ are compared with the model's own eager attention that has the bias in its mask,
 code is ours. (Here with torch {torch}.)
 
 - **exact**: all agree within {tolerance:g} of the largest logit, and the bias moves the logits.
-- **exact, dense**: so do these, with masks whose memory grows with the square of the prompt.
+- **exact, dense**: so do these, with masks whose memory grows with the square of the prompt. In
+  models that choose keys, it does so anyway:
+  [transformers.md](transformers.md#models-that-choose-their-keys).
 - **exact, by mask**: so do these, whose attention is code of their own and adds its mask. The mask
   gets the bias; there are no strengths for layers and heads, no shares, no Influence.
 - **refused**: `enable()` raises an error; the table has the reason. Nothing is steered in part.

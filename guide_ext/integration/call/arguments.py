@@ -72,6 +72,8 @@ def check_source_length(values: Tensor, tokens: int, name: str = "guide_bias") -
 def check_strength(strength: object, rows: int, layers: int, heads: int) -> Tensor:
     """Check ``guide_strength`` for a model of `layers` × `heads` and return it as float32.
 
+    It comes without its gradient, which goes another way, see `Frame.learned`.
+
     Raises:
         ValueError: If it is not a floating tensor ``[rows, layers, heads]``.
 

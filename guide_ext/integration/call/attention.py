@@ -151,7 +151,7 @@ def _geometry(
 ) -> _Geometry:
     """Read a mask for one layer; what a mask other than a carrier lacks comes from the frame."""
     if is_carrier(mask):
-        found = unpack(mask, seqlen_k, layer)
+        found = unpack(mask, seqlen_k, layer, None if frame is None else frame.learned)
         return _Geometry(
             found.structure,
             Slots(found.first_key, found.first_key + found.q_start[0]),
@@ -381,9 +381,10 @@ def _waiting_bias(frame: Frame | None, layer: TablePlace | None, seqlen_k: int) 
 def _for_heads(bias: Tensor, frame: Frame, layer: TablePlace) -> Tensor:
     """Return a bias with the strengths of a layer: ``[batch, 1 or num_heads, seqlen_k]``."""
     key_bias = bias[:, None, :]
-    if frame.strength is None:
+    strength = frame.strength if frame.learned is None else frame.learned
+    if strength is None:
         return key_bias
-    return scaled(key_bias, layer.of(frame.strength.flatten(1)).to(key_bias.device))
+    return scaled(key_bias, layer.of(strength.flatten(1)).to(key_bias.device))
 
 
 def _table(mask: Tensor | None, seqlen_q: int) -> Tensor | None:

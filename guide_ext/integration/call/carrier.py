@@ -142,13 +142,16 @@ def pack(
     return torch.cat(parts, dim=1).view(torch.uint32).reshape(batch, planes, rows, -1)
 
 
-def unpack(carrier: Tensor, seqlen_k: int, layer: TablePlace | None) -> Unpacked:
+def unpack(
+    carrier: Tensor, seqlen_k: int, layer: TablePlace | None, learned: Tensor | None = None
+) -> Unpacked:
     """Read a carrier for one attention layer, without waiting for the device.
 
     Args:
         carrier: What `pack` made.
         seqlen_k: Number of keys of this layer.
         layer: The layer's place in the strength table; None for a layer that `enable` never saw.
+        learned: The strength table that the carrier has, with its gradient, or None.
 
     Raises:
         ValueError: If the carrier has fewer keys than the layer, or has a strength table and
@@ -170,7 +173,9 @@ def unpack(carrier: Tensor, seqlen_k: int, layer: TablePlace | None) -> Unpacked
                 "guide_strength must reach only layers that guide_ext.integration.enable() "
                 "numbered, got an attention layer that it never saw; enable the model again"
             )
-        strength = layer.of(row[:, _HEADER:])
+        strength = layer.of(row[:, _HEADER:]).view(torch.float32)
+        if learned is not None:
+            strength = layer.of(learned.flatten(1)).to(row.device)
         position += layer.layers * layer.heads
     words = 2 if flags & _HAS_SHARE else 1
     if row.shape[1] < position + words * seqlen_k:
@@ -183,7 +188,7 @@ def unpack(carrier: Tensor, seqlen_k: int, layer: TablePlace | None) -> Unpacked
     key_bias = section[:, None, ::words]
     share = section[:, 1::2] if words == 2 else None
     if strength is not None:
-        key_bias = scaled(key_bias, strength.view(torch.float32))
+        key_bias = scaled(key_bias, strength)
     return Unpacked(structure, q_start, first_key, key_bias, share)
 
 
@@ -198,7 +203,9 @@ def scaled(key_bias: Tensor, strength: Tensor) -> Tensor:
         ``[batch, heads, seqlen_k]``, float32.
 
     """
-    return torch.where(torch.isinf(key_bias), key_bias, key_bias * strength[:, :, None])
+    hides = torch.isinf(key_bias)
+    # 0 · inf would be the gradient of a strength on what is hidden: NaN.
+    return torch.where(hides, key_bias, key_bias.masked_fill(hides, 0.0) * strength[:, :, None])
 
 
 def is_carrier(mask: object) -> TypeGuard[Tensor]:

@@ -97,6 +97,8 @@ class Frame:
             source tokens]``, float32, or None.
         encoder_ran: Encoder–decoders only: whether the encoder runs in this frame, under the bias.
         strength: Multiplier of the bias, ``[batch, layers, heads]``, float32, or None for 1.
+        learned: The same numbers with their gradient, if somebody learns them: masks hold bits, and
+            hand on no gradient. None otherwise.
         share: Minimum share of the attention that the marked slots of a row get together: that
             number on each marked slot, 0 on the others, ``[batch, tokens]``, float32; or None. A
             share always comes with a bias, which may be all zeros.
@@ -139,6 +141,7 @@ class Frame:
     source_bias: Tensor | None = None
     encoder_ran: bool = False
     strength: Tensor | None = None
+    learned: Tensor | None = None
     share: Tensor | None = None
     first_query: int | None = None
     applied: bool = False

@@ -26,6 +26,9 @@ from guide_ext.integration.model.state import (
 )
 from guide_ext.integration.model.verify import UnsupportedModelError
 
+# How a call hands an image to layers that attend to it.
+_IMAGES_OF_LAYERS = ("pixel_values", "cross_attention_states", "cross_attention_mask")
+
 
 @contextmanager
 def requesting(request: Request) -> Iterator[None]:
@@ -97,6 +100,7 @@ def state_of_call(
     state = kept if isinstance(kept, InfluenceState) else None
     if state is None and (seed is None or request is None):
         return None
+    _refuse_image_layers(model, named)
     if torch.compiler.is_compiling():
         if state is None:
             raise ValueError(
@@ -130,6 +134,22 @@ def state_of_call(
     if request is not None:
         request.state = state
     return state
+
+
+def _refuse_image_layers(model: Any, named: Mapping[str, Any]) -> None:
+    """Refuse a call in which layers attend to an image that is no part of the text (Mllama).
+
+    Raises:
+        UnsupportedModelError: If it is one.
+
+    """
+    layers = getattr(model.config.get_text_config(), "cross_attention_layers", None)
+    if layers and any(named.get(name) is not None for name in _IMAGES_OF_LAYERS):
+        raise UnsupportedModelError(
+            f"Influence must be measured where images are tokens of the text, got a "
+            f"{type(model).__name__}, whose layers {layers} attend to the image itself; measure "
+            "text alone, or steer without measuring"
+        )
 
 
 def is_requested(model: Any) -> bool:

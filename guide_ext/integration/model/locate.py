@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Find where a model has what Influence needs: the residual stream E and the update U.
 
-E is the input of a decoder layer. U is what its attention block adds to E. That is the output of
-the attention module, or of a norm, a projection or a multiplier that follows it; their names differ
-from model to model, so names are not used. Instead a tiny input runs through the model, and every
-candidate is tried: U is right if a later module of the layer reads ``E + s·U``, or if the layer
-returns ``E + s·U``, or returns ``E + U`` plus the output of a module that runs in parallel.
+E is the input of a layer, or of a module in it where the layer changes the stream before its
+attention: half a feed-forward step in the encoder of Canary, a norm in MiniMax. U is what its
+attention block adds to E. That is the output of the attention module, or of a norm, a projection or
+a multiplier that follows it; their names differ from model to model, so names are not used. Instead
+a tiny input runs through the model, and every candidate is tried: U is right if a later module of
+the layer reads ``E + s·U``, or if the layer returns ``E + s·U``, or returns ``E + U`` plus the
+output of a module that runs in parallel.
 
 Where the decoder of an encoder–decoder attends to the encoder, its layer has attended to its own
 text before. So E is no input of the layer, but of a module in it: of the norm in front of the
@@ -79,8 +81,9 @@ def locate(
             stream, or a process has only a part of the residual stream.
 
     """
+    run = tiny_run(model)
     with _recorded(model) as calls:
-        tiny_run(model)
+        run()
     parents = {child: parent for parent in model.modules() for child in parent.children()}
     group = group_of(model)
     if group is not None:
@@ -181,7 +184,15 @@ def _place(
     link = _call_of(attention, within)
     if own is None or own.returned is None:
         return None
-    readers = [own, *(_before(attention, within) if is_cross else [])]
+    found = _best(link, [own, *(_before(attention, within) if is_cross else [])], own, within)
+    # Where the layer changes the stream before its attention reads it, its input is not E.
+    return found or _best(link, _before(attention, within), own, within)
+
+
+def _best(
+    link: _Call | None, readers: Sequence[_Call], own: _Call, within: list[_Call]
+) -> Place | None:
+    """Return the place whose E, of some readers, and U, of a chain of modules, fit best."""
     best: tuple[float, Place] | None = None
     for _ in range(_LONGEST_CHAIN):
         if link is None or link.returned is None:

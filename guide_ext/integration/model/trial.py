@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -87,13 +87,22 @@ def trial_of(model: Any) -> Trial:
     return Trial(inputs, attention_mask)
 
 
-def tiny_run(model: Any) -> None:
-    """Run the model once, in evaluation mode, on a few tokens without padding."""
-    with evaluation(model), torch.no_grad():
-        if model.config.is_encoder_decoder:
-            trial_of(model).without_padding().run(model)
-        else:
-            model(input_ids=tiny_batch(model)[0][1:], use_cache=False)
+def tiny_run(model: Any) -> Callable[[], None]:
+    """Return what runs the model once, in evaluation mode, on a few tokens without padding.
+
+    What the model takes is found out before: that may call its encoder.
+    """
+    if model.config.is_encoder_decoder:
+        trial = trial_of(model).without_padding()
+    else:
+        ids = tiny_batch(model)[0][1:]
+        trial = Trial({"input_ids": ids}, torch.ones_like(ids))
+
+    def run() -> None:
+        with evaluation(model), torch.no_grad():
+            trial.run(model)
+
+    return run
 
 
 def tiny_batch(model: Any) -> tuple[Tensor, Tensor]:

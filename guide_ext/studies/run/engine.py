@@ -19,11 +19,13 @@ from guide_ext.integration.packaged import LICENCE, ORIGIN, PACKAGED, resolved
 from guide_ext.integration.rows import answer_rows
 from guide_ext.marking.spans import MarkedText, Span
 from guide_ext.marking.tags import DEFAULT_GROUP
+from guide_ext.steering.seka import KeyProjections
 from guide_ext.steering.steering import Steering, grouped_by_layer
 from guide_ext.studies.cells import ANSWER, MARKED, Cell, Condition, Row, Where
 from guide_ext.studies.plan import RunSettings
 from guide_ext.studies.registry import MEASUREMENTS, TASKS
 from guide_ext.studies.run.adapters import load_adapter
+from guide_ext.studies.run.projections import learned_projections
 
 Result = dict[str, Any]
 
@@ -66,6 +68,7 @@ class TransformersEngine:
         self._path = path
         self._device = device
         self._loaded: tuple[int | None, Any, Any] | None = None
+        self._projections: KeyProjections | None = None  # of the model that is loaded
 
     def run(self, cells: Sequence[Cell]) -> list[Result]:
         """Run a batch.
@@ -94,19 +97,23 @@ class TransformersEngine:
             tokenizer,
             [self._prompt(tokenizer, cell) for cell in cells],
             seeds=[cell.random_seed for cell in cells],
-            **self._stress(model, cells),
+            **self._stress(model, tokenizer, cells),
             max_new_tokens=decoding.max_new_tokens,
             temperature=decoding.temperature,
         )
         return [{"text": text, "new_tokens": tokens} for text, tokens in found]
 
-    def _stress(self, model: Any, cells: Sequence[Cell]) -> dict[str, Any]:
-        """Return what the marks of a batch mean; its cells have one share and one contrast."""
+    def _stress(self, model: Any, tokenizer: Any, cells: Sequence[Cell]) -> dict[str, Any]:
+        """Return what the marks of a batch mean; its cells have one share, contrast and gain."""
         first = cells[0].condition
         if first.share:
             return {"min_share": first.share}
         if first.guidance:
             return {"guidance_scale": first.guidance, "multiplier": math.exp(first.delta)}
+        if first.gain:
+            if self._projections is None:
+                self._projections = learned_projections(self._settings, model, tokenizer)
+            return {"projections": self._projections, "gain": first.gain}
         layers, _ = table_size(model)
         return {
             "steering": [
@@ -119,7 +126,7 @@ class TransformersEngine:
 
     def _model(self, adapter: int | None) -> tuple[Any, Any]:
         if self._loaded is None or self._loaded[0] != adapter:
-            self._loaded = None  # frees the memory of the one before
+            self._loaded = self._projections = None  # frees the memory of the one before
             try:
                 if adapter is None:
                     model, tokenizer = model_of_run(self._settings, self._device)
@@ -217,9 +224,10 @@ def marked_prompt(cell: Cell, marks: Marks | None = None) -> MarkedText:
         marks is Marks.EMPHASIS
         or condition.share
         or condition.guidance
+        or condition.gain
         or condition.where is Where.PASTA
     ):
-        how = {"level": 2}  # the share, the contrast or the steering says what a mark means
+        how = {"level": 2}  # share, contrast, keys or steering say what a mark means
     spans = tuple(Span(start, end, **how) for start, end in sorted(places))
     return MarkedText(f"{row.before}{marked}{row.after}", spans)
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Choose the heads for methods that act in some heads alone, on documents of their own.
 
-PASTA (Zhang et al. 2023, section 3.2, "multi-task model profiling") steers one head at a time, asks
+PASTA (Zhang et al. 2023, "multi-task model profiling") steers one head at a time, asks
 a sample of each task's training documents, and ranks the heads by the accuracy that each reaches.
 Here, too, each head is steered alone. What differs, so that a laptop can do it:
 
@@ -30,7 +30,7 @@ from guide_ext.studies.data.facts import ASIDE
 from guide_ext.studies.data.task import Task
 from guide_ext.studies.plan import RunSettings, tasks_of
 from guide_ext.studies.run.engine import Marks, model_of_run, prompt_of
-from guide_ext.studies.run.preparation import rows_of
+from guide_ext.studies.run.rows import rows_of
 from guide_ext.support.files import json_text
 
 

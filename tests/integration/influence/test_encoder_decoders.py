@@ -17,10 +17,10 @@ from guide_ext import integration as guide
 from guide_ext.influence.forms import FORMS, form_named
 from guide_ext.integration.call.frame import current
 from guide_ext.integration.compare import measure_prompt
+from guide_ext.integration.examples import Example
 from guide_ext.integration.influence.hooks import requesting
 from guide_ext.integration.influence.measure import influence_in_forms, norm_ratios
 from guide_ext.integration.influence.state import Request
-from guide_ext.integration.profile import Example
 
 EVERY = (*TEXT, *SOUND)
 TOKENS = 9

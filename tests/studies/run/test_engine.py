@@ -2,6 +2,7 @@
 """The prompts of cells, and what the model is told of a condition."""
 
 import dataclasses
+import functools
 import itertools
 import math
 import sys
@@ -18,6 +19,7 @@ from guide_ext.studies.measurement import CALIBRATED, INFLUENCE
 from guide_ext.studies.plan import RunSettings
 from guide_ext.studies.registry import TASKS
 from guide_ext.studies.run.engine import TransformersEngine, marked_prompt, steering_of
+from guide_ext.studies.run.projections import learned_projections
 
 ROW = Row("a:1", "french", "", "Summarize in French", " The cat.", 3, (0, 500), "Le chat.")
 
@@ -51,6 +53,7 @@ measure = sys.modules[influence_in_forms.__module__]  # a function of its name h
 HEADS = ((0, 1), (0, 2), (2, 0), (2, 3))
 BY_LAYER = {0: [1, 2], 2: [0, 3]}
 DELTA, TOKENS = 5.0, 12
+SETTINGS = RunSettings(studies=("needle",), heads=HEADS)
 _THE_MARKED = "{before}<!!->{marked}<-!!>{after}"
 _THE_OTHER = "{before}{marked}{until}<!!->{other}<-!!>"
 _BOTH = "{before}<!!->{marked}<-!!>{until}<!!->{other}<-!!>"
@@ -88,6 +91,8 @@ WAYS = {
     Condition(delta=-3.0, guidance=4.0): (
         _THE_MARKED, {"multiplier": math.exp(-3.0), "guidance_scale": 4.0},
     ),
+    Condition(gain=4.0): (_THE_MARKED, {"positive": 4.0}),
+    Condition(gain=8.0): (_THE_MARKED, {"positive": 8.0}),
 }  # fmt: skip
 
 
@@ -98,8 +103,12 @@ def embedded():
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    settings = RunSettings(studies=("needle",), heads=HEADS)
-    return TransformersEngine(settings, tmp_path_factory.mktemp("run"))
+    return TransformersEngine(SETTINGS, tmp_path_factory.mktemp("run"))
+
+
+@functools.cache
+def projections():
+    return learned_projections(SETTINGS, *integration.load_embedded())
 
 
 def asked(row, condition, embedded):
@@ -115,6 +124,11 @@ def asked(row, condition, embedded):
     if "guidance_scale" in meaning:
         [answer] = integration.highlight(
             model, tokenizer, [prompt], max_new_tokens=TOKENS, **meaning
+        )
+        return answer
+    if "positive" in meaning:
+        [answer] = integration.seka(
+            model, tokenizer, [prompt], projections(), max_new_tokens=TOKENS, **meaning
         )
         return answer
     inputs = integration.encode(model, tokenizer, [prompt], **meaning)
