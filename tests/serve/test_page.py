@@ -676,8 +676,12 @@ class TestSources:
         answered.click("#prompt-guided .tok:nth-child(8)")
         answered.until("document.querySelector('#sources-title').textContent.startsWith('What')")
         self.assert_shown(answered, "guided", self.wanted(http, token=7, of="read")["mean"][3])
+        answered.click("#answer-guided .tok:nth-child(3)")
+        answered.until("document.querySelector('#sources-title').textContent.startsWith('Where')")
         answered.click("#sources-close")
         assert answered.run("document.querySelector('#sources').hidden")
+        where = "document.activeElement === document.querySelectorAll('#answer-guided .tok')[2]"
+        assert answered.run(where)
 
     def test_files_show_influence(self, answered):
         before = self.shown(answered, "guided")

@@ -81,7 +81,7 @@ async function pick(about, prompt, name, part, index) {
     read.open = true;
     const said = part === "prompt" ? `What ${quoted(token)} attends to (${name})` : `Where ${quoted(token)} comes from (${name})`;
     byId("sources-title", HTMLElement).textContent = said;
-    redraw();
+    draw();
     told();
     tell(`${said}: most from ${quoted(strongest()[0].at)}. Escape shows Influence again.`);
   } catch (error) {
@@ -181,8 +181,10 @@ export function leave() {
 
 function back() {
   const here = document.querySelector(".tok.picked");
+  const isIn = panel.contains(document.activeElement);
   leave();
-  if (here instanceof HTMLElement && here.checkVisibility()) here.focus();
+  // Whoever was in the panel, which is gone, goes back to the token; whoever reads on stays there.
+  if (isIn && here instanceof HTMLElement && here.checkVisibility()) here.focus();
   tell("Colours show Influence again.");
 }
 
