@@ -54,12 +54,14 @@ $(VENV)/.demo: $(VENV)/.base $(NATIVE_SOURCES)
 	  then export GUIDE_CUDA=OFF; fi; $(PIP_INSTALL) --no-build-isolation --editable ".[cli,report]"
 	@touch $@
 
-# CuTe's headers lie apart: they come in a package whose own requirements nobody here needs.
+# CuTe's headers and axe lie apart: they come in packages whose own requirements nobody here needs.
 $(VENV)/.dependencies: $(VENV)/.base
 	$(SAY) "what tests and linters need (0.7 GB; 1 to 2 minutes)"
 	@$(PIP_INSTALL) --group dev
 	@rm -rf $(VENV)/oracle
 	@$(PIP_INSTALL) --no-deps --target $(VENV)/oracle --group oracle
+	@rm -rf $(VENV)/axe
+	@$(PIP_INSTALL) --no-deps --target $(VENV)/axe --group axe
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.dependencies $(NATIVE_SOURCES)
@@ -116,12 +118,17 @@ test-versions: setup  ## oldest and newest torch and transformers that are claim
 sweep: setup  ## every architecture of transformers beside its own eager attention (2 minutes), into docs/models.md; some: SWEEP="llama masked:bert"
 	$(BIN)/python -m tests.sweep $(SWEEP)
 
-lint: setup  ## formatters, linters, types, layers (changes nothing)
+# Deno is TypeScript's compiler and more, in one program; it loads nothing here, and keeps what it has
+# checked in the virtual environment.
+CHECK_PAGE = DENO_DIR=$(VENV)/deno DENO_NO_UPDATE_CHECK=1 NO_COLOR=1 $(BIN)/deno check --quiet guide_ext/serve/page
+lint: setup  ## formatters, linters, types (Python's and those of the page's scripts), layers (changes nothing)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
+	@if test -x $(BIN)/deno; then echo '$(CHECK_PAGE)'; $(CHECK_PAGE); \
+	  else echo "skipped: the types of the page's scripts, for want of deno, which has no wheel for this machine"; fi
 
 format: setup  ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .

@@ -35,6 +35,7 @@ from guide_ext.integration.model.verify import UnsupportedModelError
 from guide_ext.integration.pipelines import GuidePipeline, PayAttentionPipeline
 from guide_ext.integration.profile import Profile, profile_heads
 from guide_ext.integration.seka import ada_seka, fit_seka, seka
+from guide_ext.integration.sources import Sources, sources
 from guide_ext.steering.seka import KeyProjections
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "LearnedDelta",
     "PayAttentionPipeline",
     "Profile",
+    "Sources",
     "SteeringCollator",
     "UnsupportedModelError",
     "ada_seka",
@@ -69,5 +71,6 @@ __all__ = [
     "load_tokenizer",
     "profile_heads",
     "seka",
+    "sources",
     "table_size",
 ]

@@ -40,7 +40,7 @@ _NOTHING_MARKED = (
 )
 # Tokens of context for decoding one: a character has at most four bytes and so at most four tokens,
 # and two more tokens show what is around it.
-_CONTEXT = 6
+CONTEXT = 6
 
 
 def check_marked(*texts: str | None) -> None:
@@ -124,11 +124,11 @@ def measure_prompt(
     table_size(model)  # raises if the model is not enabled
     refuse_two_texts(model, "a record, which has one row of tokens,")
     require_text("measure_prompt()", tokenizer, prompt)
-    encoding = _watched(_encoded(tokenizer, prompt))
+    encoding = watched(as_encoding(tokenizer, prompt))
     inputs = encode(model, tokenizer, encoding, delta=delta)
     tokens, seeds = inputs["input_ids"].shape[1], PromptSeeds(seed).of(inputs)
     nats = encoding.nats(delta)
-    ways: list[tuple[str, float, Mapping[str, Any]]] = [(PLAIN, 0.0, _unsteered(inputs))]
+    ways: list[tuple[str, float, Mapping[str, Any]]] = [(PLAIN, 0.0, unsteered(inputs))]
     if any(nats):
         ways.append((GUIDED, delta, inputs))
     runs = []
@@ -146,35 +146,59 @@ def measure_prompt(
             on_values=None if on_values is None else partial(on_values, name),
             **decoding,
         )
-        run = _Run(name, strength, sequences[0], measured)
+        run = Run(name, strength, sequences[0], measured)
         runs.append(run.described(tokenizer))
+    settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    return record_of(
+        model, tokenizer, encoding, runs, inputs.groups, delta, form, settings, model_name
+    )
+
+
+def record_of(
+    model: Any,
+    tokenizer: Any,
+    encoding: Encoding,
+    runs: Sequence[Mapping[str, Any]],
+    groups: Sequence[str],
+    delta: float,
+    form: str,
+    settings: Mapping[str, Any],
+    model_name: str | None,
+) -> dict[str, Any]:
+    """Return the record of runs that are described already.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        encoding: The prompt.
+        runs: What `Run.described` returned, the plain one first.
+        groups: Names of the groups.
+        delta: Δ of the guided run, nats.
+        form: Name of the recursion.
+        settings: How the answers were decoded.
+        model_name: See `measure_prompt`.
+
+    """
     return {
         "kind": KIND,
         "format": FORMAT,
         "model": _name_of(model) if model_name is None else model_name,
-        "settings": {
-            "delta": delta,
-            "form": form,
-            "max_new_tokens": max_new_tokens,
-            "temperature": temperature,
-            "seed": seed,
-            "end_tokens": END_TOKENS,
-        },
-        "groups": list(inputs.groups),
+        "settings": {"delta": delta, "form": form, **settings, "end_tokens": END_TOKENS},
+        "groups": list(groups),
         "layers": len(runs[0]["values"][0]) - 1,
         "prompt": {
             "text": encoding.text,
-            "tokens": _described_tokens(tokenizer, encoding.input_ids),
-            "nats": nats,
+            "tokens": described_tokens(tokenizer, encoding.input_ids),
+            "nats": encoding.nats(delta),
             "groups": encoding.groups(),
         },
-        "runs": runs,
+        "runs": list(runs),
         "versions": _versions(),
         "machine": machine_facts(),
     }
 
 
-def _unsteered(inputs: Mapping[str, Any]) -> dict[str, Any]:
+def unsteered(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the inputs without what steers; the groups to measure stay."""
     return {
         name: value
@@ -215,7 +239,7 @@ def token_texts(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
     """
     found = []
     for index in range(len(token_ids)):
-        start = max(0, index - _CONTEXT)
+        start = max(0, index - CONTEXT)
         before = _decode(tokenizer, token_ids[start:index])
         through = _decode(tokenizer, token_ids[start : index + 1])
         if through.startswith(before):
@@ -235,7 +259,7 @@ def _decode(tokenizer: Any, token_ids: Sequence[int]) -> str:
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
     """One run: prompt and answer as one sequence, ``[tokens]``, and its Influence (one row)."""
 
     name: str
@@ -244,6 +268,7 @@ class _Run:
     measured: Influence
 
     def described(self, tokenizer: Any) -> dict[str, Any]:
+        """Return the run as it stands in a record."""
         ids = self.sequence.tolist()
         prompt_tokens = self.measured.prompt_tokens
         levels = self.measured.values[0].transpose(0, 1)  # [groups, levels, tokens]
@@ -258,7 +283,7 @@ class _Run:
             "name": self.name,
             "delta": self.delta,
             "answer": tokenizer.decode(new, skip_special_tokens=True).strip(),
-            "tokens": _described_tokens(tokenizer, ids)[prompt_tokens:],
+            "tokens": described_tokens(tokenizer, ids)[prompt_tokens:],
             "values": values,
             "summary": [
                 {"group": group, "end_of_prompt": _rounded(end), "answer": _rounded(mean)}
@@ -272,7 +297,8 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else round(value, 6)
 
 
-def _encoded(tokenizer: Any, prompt: str | MarkedText | Chat | Encoding) -> Encoding:
+def as_encoding(tokenizer: Any, prompt: str | MarkedText | Chat | Encoding) -> Encoding:
+    """Return a prompt as tokens and marks."""
     if isinstance(prompt, Encoding):
         return prompt
     if isinstance(prompt, str | MarkedText):
@@ -280,7 +306,7 @@ def _encoded(tokenizer: Any, prompt: str | MarkedText | Chat | Encoding) -> Enco
     return encode_chat(tokenizer, prompt)
 
 
-def _watched(encoding: Encoding) -> Encoding:
+def watched(encoding: Encoding) -> Encoding:
     """Return the prompt with at least one group to measure.
 
     Raises:
@@ -295,7 +321,8 @@ def _watched(encoding: Encoding) -> Encoding:
     return replace(encoding, token_spans=(*encoding.token_spans, *watched))
 
 
-def _described_tokens(tokenizer: Any, ids: Sequence[int]) -> list[dict[str, Any]]:
+def described_tokens(tokenizer: Any, ids: Sequence[int]) -> list[dict[str, Any]]:
+    """Return id, name, text and kind of every token, as they stand in a record."""
     special = set(tokenizer.all_special_ids)
     names = tokenizer.convert_ids_to_tokens(list(ids))
     return [

@@ -127,11 +127,24 @@ def likelihoods_of_rows(
     return found
 
 
-def targets_of(tokenizer: Any, answers: Sequence[str]) -> list[list[int]]:
-    """Return the different tokens of answers, without those that begin with another's."""
+def targets_of(tokenizer: Any, answers: Sequence[str], *, exact: bool = False) -> list[list[int]]:
+    """Return the different tokens of answers, without those that begin with another's.
+
+    Args:
+        tokenizer: The tokenizer.
+        answers: The ways to say the answer.
+        exact: Whether answers are taken as they stand, or with and without a space in front.
+
+    Raises:
+        ValueError: If an answer is empty.
+
+    """
     if not all(answer.strip() for answer in answers):
         raise ValueError(f"answers must not be empty, got {list(answers)!r}")
-    told = [said for answer in answers for said in (answer.strip(), f" {answer.strip()}")]
+    if exact:
+        told = list(answers)
+    else:
+        told = [said for answer in answers for said in (answer.strip(), f" {answer.strip()}")]
     tokens = sorted({tuple(tokenizer.encode(said, add_special_tokens=False)) for said in told})
     # The longer of two is a case of the shorter, and would be counted twice.
     return [
@@ -160,7 +173,7 @@ def _chances(
     for target in targets:
         logits = first
         if len(target) > 1:
-            longer = _with_answer(inputs, target[:-1])
+            longer = with_answer(inputs, target[:-1])
             longer["input_ids"] = longer["input_ids"][:, length:]
             logits = torch.cat([first, model(**longer, **cached, use_cache=True).logits], 1)
             for cache in cached.values():
@@ -171,7 +184,7 @@ def _chances(
 
 def _logits(model: Any, inputs: dict[str, Tensor], target: list[int]) -> Tensor:
     """Return the logits of the tokens of an answer, from a pass over all tokens."""
-    how: dict[str, Any] = dict(_with_answer(inputs, target[:-1]))
+    how: dict[str, Any] = dict(with_answer(inputs, target[:-1]))
     if "logits_to_keep" in inspect.signature(type(model).forward).parameters:
         how["logits_to_keep"] = len(target)
     logits = model(**how, use_cache=False).logits[:, -len(target) :]
@@ -185,7 +198,7 @@ def _chance(logits: Tensor, target: list[int]) -> Tensor:
     return logits.float().log_softmax(-1).gather(2, index[..., None]).sum((1, 2))
 
 
-def _with_answer(inputs: dict[str, Tensor], target: list[int]) -> dict[str, Tensor]:
+def with_answer(inputs: dict[str, Tensor], target: list[int]) -> dict[str, Tensor]:
     """Append tokens of an answer, unmarked, to the prompt of every row."""
     ids = inputs["input_ids"]
     answer = torch.tensor(target, device=ids.device, dtype=ids.dtype).expand(len(ids), -1)

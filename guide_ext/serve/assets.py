@@ -17,7 +17,8 @@ POLICY = (
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 _PAGE = (
     "answers.js", "api.js", "dom.js", "editor.js", "exports.js", "history.js", "influence.js",
-    "keys.js", "main.js", "marks.js", "page.css", "requests.js", "sweep.js",
+    "keys.js", "main.js", "marks.js", "page.css", "requests.js", "sources.js", "sweep.js",
+    "tokens.js",
 )  # fmt: skip
 # What the page shares with the report about Influence.
 _SHARED = {

@@ -16,22 +16,35 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from torch import Tensor
 
 from guide_ext.integration.model.state import table_size
+from guide_ext.integration.side_by_side import Step
 from guide_ext.machine.facts import machine_facts
 from guide_ext.serve.engine import Engine
 from guide_ext.serve.errors import ApiError
-from guide_ext.serve.measuring import calibrated, measured, rounded, tokens_of
+from guide_ext.serve.measuring import (
+    answers_of,
+    calibrated,
+    measured,
+    scored,
+    sources_of,
+    streamed,
+    tokens_of,
+    told,
+)
 from guide_ext.serve.prompts import Prepared, Prompts
 from guide_ext.serve.schemas import (
     CalibrateRequest,
     GuideOptions,
     InfluenceRequest,
     PromptRequest,
+    ScoreRequest,
+    SourcesRequest,
 )
 from guide_ext.serve.settings import Settings
 from guide_ext.serve.wire import DONE, event
 from guide_ext.support.version import VERSION
 
 T = TypeVar("T")
+_MOST_NUMBERS = 1 << 22  # of one answer about sources: some 40 MB of JSON
 _LEAVES_EVERY = 0.2  # seconds between two looks at whether a client is still there
 
 
@@ -92,11 +105,11 @@ def add_guide_routes(app: FastAPI, prompts: Prompts, engine: Engine, settings: S
         if body.stream:
             if not most:
                 raise ApiError(400, "max_tokens must be at least 1 in a stream", "max_tokens")
-            stream = _begun_stream(prompts, engine, prompt, body.form, most, settings.name)
+            stream = _begun_stream(prompts, engine, prompt, body, most)
             return StreamingResponse(stream, media_type="text/event-stream")
 
         def work() -> dict[str, Any]:
-            return measured(prompts, prompt, body.form, most, settings.name, while_it_waits)
+            return measured(prompts, prompt, body, most, while_it_waits)
 
         left = threading.Event()
 
@@ -106,6 +119,46 @@ def add_guide_routes(app: FastAPI, prompts: Prompts, engine: Engine, settings: S
 
         found = await _unless_it_leaves(engine, work, request, left)
         return JSONResponse(found if most else {**found, "tokens": tokens_of(prompts, prompt)})
+
+    @app.post("/v1/guide/sources")
+    async def where_from(body: SourcesRequest, request: Request) -> Response:
+        prompt = await prepared(body)
+        if prompt.min_share is not None:
+            raise ApiError(400, "guide must have a delta to look at its attention", "guide")
+        layers, heads = table_size(prompts.model)
+        wanted = body.layers or []
+        if wanted and max(wanted) >= layers:
+            raise ApiError(400, f"layers must be below {layers}, got {max(wanted)}", "layers")
+        answer = await run_in_threadpool(_answer_ids, prompts, engine, prompt, body)
+        numbers = (layers + len(set(wanted)) * heads) * (prompt.tokens + len(answer))
+        if numbers > _MOST_NUMBERS:
+            raise ApiError(
+                400, f"the answer to a request must have at most {_MOST_NUMBERS} numbers, got "
+                f"{numbers}; ask for the heads of fewer layers", "layers",
+            )  # fmt: skip
+
+        def work() -> dict[str, Any]:
+            return sources_of(prompts, prompt, answer, body)
+
+        return JSONResponse(await _unless_it_leaves(engine, work, request, threading.Event()))
+
+    @app.post("/v1/guide/score")
+    async def how_likely(body: ScoreRequest, request: Request) -> dict[str, Any]:
+        prompt = await prepared(body)
+        rows = _strengths(body, prompt, settings.max_nats)
+        targets = await run_in_threadpool(answers_of, prompts, body)
+        room, longest = engine.room(prompt, None), max(map(len, targets))
+        if longest > room:
+            raise ApiError(
+                400, f"answers must have at most {room} tokens, got {longest}", "answers"
+            )
+
+        def work() -> list[float]:
+            return scored(prompts, prompt, rows, targets, settings.batch_tokens)
+
+        found = await _unless_it_leaves(engine, work, request, threading.Event())
+        name, values = ("deltas", body.deltas) if body.deltas else ("factors", body.factors)
+        return {name: values, "logprobs": found}
 
     @app.post("/v1/guide/calibrate")
     async def calibration(body: CalibrateRequest, request: Request) -> dict[str, Any]:
@@ -131,8 +184,52 @@ def add_guide_routes(app: FastAPI, prompts: Prompts, engine: Engine, settings: S
         return await _unless_it_leaves(engine, work, request, threading.Event())
 
 
+def _answer_ids(
+    prompts: Prompts, engine: Engine, prompt: Prepared, body: SourcesRequest
+) -> list[int]:
+    """Return the tokens of an answer that a request gives.
+
+    Raises:
+        ApiError: If they are over a limit, or the model does not know one of them.
+
+    """
+    given = body.answer
+    if isinstance(given, str):
+        given = list(prompts.tokenizer.encode(given, add_special_tokens=False)) if given else []
+    known = prompts.model.get_input_embeddings().weight.shape[0]
+    if given and max(given) >= known:
+        raise ApiError(
+            400, f"answer must have tokens that the model knows, below {known}, got {max(given)}",
+            "answer",
+        )  # fmt: skip
+    room = engine.room(prompt, None)
+    if len(given) > room:
+        raise ApiError(400, f"answer must have at most {room} tokens, got {len(given)}", "answer")
+    return given
+
+
+def _strengths(body: ScoreRequest, prompt: Prepared, most: float) -> list[list[float]]:
+    """Return the nats of every token of a prompt at each strength.
+
+    Raises:
+        ApiError: If a token would get more nats than the server allows.
+
+    """
+    if body.deltas is not None:
+        rows = [prompt.encoding.nats(delta) for delta in body.deltas]
+    else:
+        rows = [[factor * nats for nats in prompt.nats] for factor in body.factors or ()]
+    largest = max((abs(nats) for row in rows for nats in row), default=0.0)
+    if not largest <= most:
+        raise ApiError(
+            400, f"a token must have a bias from -{most:g} to {most:g} nats, got {largest:g}",
+            "deltas" if body.deltas is not None else "factors",
+        )  # fmt: skip
+    return rows
+
+
 def _begun_stream(
-    prompts: Prompts, engine: Engine, prompt: Prepared, form: str, most: int, name: str
+    prompts: Prompts, engine: Engine, prompt: Prepared, body: InfluenceRequest, most: int
 ) -> AsyncIterator[str]:
     """Begin to measure, and return a stream of it.
 
@@ -144,14 +241,13 @@ def _begun_stream(
     events: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
     left = threading.Event()
 
-    def on_values(run: str, values: Tensor) -> None:
+    def on_step(step: Step) -> None:
         if left.is_set():
             raise CancelledError
-        found = {"object": "guide.influence.values", "run": run, "values": rounded(values[0])}
-        loop.call_soon_threadsafe(events.put_nowait, found)
+        loop.call_soon_threadsafe(events.put_nowait, told(step))
 
     def work() -> dict[str, Any]:
-        return measured(prompts, prompt, form, most, name, on_values)
+        return streamed(prompts, prompt, body, most, on_step)
 
     result = asyncio.wrap_future(engine.alone(work))
     result.add_done_callback(lambda _: events.put_nowait(None))

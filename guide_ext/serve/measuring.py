@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,8 +15,13 @@ from guide_ext.integration.calibrate import calibrate
 from guide_ext.integration.compare import measure_prompt, token_texts
 from guide_ext.integration.influence.measure import influence
 from guide_ext.integration.inputs import encode
+from guide_ext.integration.likelihood import likelihoods_of_rows, targets_of
+from guide_ext.integration.side_by_side import Step, measure_side_by_side
+from guide_ext.integration.sources import sources
 from guide_ext.marking.tokens import Encoding
+from guide_ext.serve.errors import ApiError
 from guide_ext.serve.prompts import Prepared, Prompts
+from guide_ext.serve.schemas import InfluenceRequest, ScoreRequest, SourcesRequest
 
 
 def tokens_of(prompts: Prompts, prompt: Prepared) -> list[dict[str, Any]]:
@@ -44,9 +49,8 @@ def tokens_of(prompts: Prompts, prompt: Prepared) -> list[dict[str, Any]]:
 def measured(
     prompts: Prompts,
     prompt: Prepared,
-    form: str,
+    asked: InfluenceRequest,
     max_tokens: int,
-    name: str,
     on_values: Callable[[str, Tensor], None] | None = None,
 ) -> dict[str, Any]:
     """Return how far the marks reach, plain and guided.
@@ -54,9 +58,8 @@ def measured(
     Args:
         prompts: The model.
         prompt: A prompt with marks.
-        form: Form of Influence.
+        asked: The form of Influence, and how answers are decoded.
         max_tokens: Longest answer to measure; 0 for the prompt alone.
-        name: What clients call the model.
         on_values: See `measure_prompt`.
 
     Returns:
@@ -68,15 +71,117 @@ def measured(
     with torch.inference_mode():
         if max_tokens:
             return measure_prompt(
-                model, tokenizer, prompt.encoding, delta=prompt.delta, form=form,
-                max_new_tokens=max_tokens, model_name=name, on_values=on_values,
+                model, tokenizer, prompt.encoding, delta=prompt.delta, form=asked.form,
+                max_new_tokens=max_tokens, temperature=asked.temperature, seed=asked.seed,
+                model_name=asked.model, on_values=on_values,
             )  # fmt: skip
         inputs = encode(model, tokenizer, prompt.encoding, steering=prompt.steering)
         groups = prompt.encoding.groups() or {"marked": _marked(prompt.encoding)}
         seed = torch.tensor([[list(flags) for flags in groups.values()]], dtype=torch.float32)
         inputs["guide_seed"] = seed.to(inputs["input_ids"].device)
-        found = influence(model, inputs, form=form, groups=list(groups))
-    return {"form": form, "groups": list(groups), "values": rounded(found.values[0])}
+        found = influence(model, inputs, form=asked.form, groups=list(groups))
+    return {"form": asked.form, "groups": list(groups), "values": rounded(found.values[0])}
+
+
+def streamed(
+    prompts: Prompts,
+    prompt: Prepared,
+    asked: InfluenceRequest,
+    max_tokens: int,
+    on_step: Callable[[Step], None],
+) -> dict[str, Any]:
+    """Return what `measured` does of an answer, and tell every token of both runs as it comes."""
+    with torch.inference_mode():
+        return measure_side_by_side(
+            prompts.model, prompts.tokenizer, prompt.encoding, delta=prompt.delta, form=asked.form,
+            max_new_tokens=max_tokens, temperature=asked.temperature, seed=asked.seed,
+            model_name=asked.model, on_step=on_step,
+        )  # fmt: skip
+
+
+def told(step: Step) -> dict[str, Any]:
+    """Return a step of a stream as an event."""
+    logprob = round(step.logprob, 6) if math.isfinite(step.logprob) else None
+    return {
+        "object": "guide.influence.values",
+        "run": step.run,
+        "token": {**step.token, "logprob": logprob},
+        "values": rounded(step.values),
+        "finish_reason": step.reason,
+    }
+
+
+def sources_of(
+    prompts: Prompts, prompt: Prepared, answer: list[int], asked: SourcesRequest
+) -> dict[str, Any]:
+    """Return where a token comes from: the mean of every layer, and heads where they are wanted.
+
+    Args:
+        prompts: The model.
+        prompt: The prompt.
+        answer: Token ids of what follows it.
+        asked: The token, and the layers whose heads are wanted.
+
+    """
+    found = sources(
+        prompts.model, prompts.tokenizer, prompt.encoding, answer, token=asked.token, of=asked.of,
+        steering=prompt.steering,
+    )  # fmt: skip
+    heads = {layer: _six_digits(found.weights[layer]) for layer in asked.layers or ()}
+    return {
+        "token": found.token,
+        "row": found.row,
+        "prompt_tokens": found.prompt_tokens,
+        "tokens": list(found.tokens),
+        "mean": _six_digits(found.mean()),
+        "heads": heads,
+    }
+
+
+def answers_of(prompts: Prompts, asked: ScoreRequest) -> list[list[int]]:
+    """Return the ways to say an answer as token ids.
+
+    Raises:
+        ApiError: If one is empty.
+
+    """
+    try:
+        return targets_of(prompts.tokenizer, asked.answers, exact=asked.exact)
+    except ValueError as error:
+        raise ApiError(400, str(error), "answers") from None
+
+
+def scored(
+    prompts: Prompts,
+    prompt: Prepared,
+    rows: Sequence[Sequence[float]],
+    targets: Sequence[list[int]],
+    most_tokens: int,
+) -> list[float]:
+    """Return how likely an answer is under each of several biases, the logarithm.
+
+    Args:
+        prompts: The model.
+        prompt: The prompt.
+        rows: For each strength the nats of every token of the prompt.
+        targets: Ways to say the answer, whose probabilities are added, as token ids.
+        most_tokens: Most tokens in one forward pass.
+
+    """
+    model, tokenizer = prompts.model, prompts.tokenizer
+    inputs = encode(model, tokenizer, prompt.encoding, steering=prompt.steering)
+    inputs.pop("guide_seed", None)
+    batch = {name: one.expand(len(rows), *one.shape[1:]) for name, one in inputs.items()}
+    batch["guide_bias"] = torch.tensor(rows, dtype=torch.float32).to(inputs["guide_bias"].device)
+    length = prompt.tokens + max(map(len, targets))
+    return likelihoods_of_rows(model, batch, targets, batch_size=max(1, most_tokens // length))
+
+
+def _six_digits(values: Tensor) -> list[list[float | None]]:
+    return [
+        [round(value, 6) if math.isfinite(value) else None for value in row]
+        for row in values.tolist()
+    ]
 
 
 def _marked(encoding: Encoding) -> list[bool]:
@@ -94,10 +199,7 @@ def rounded(values: Tensor) -> list[list[list[float | None]]]:
         [[[0.25, None]]]
 
     """
-    return [
-        [[round(value, 6) if math.isfinite(value) else None for value in level] for level in group]
-        for group in values.transpose(0, 1).tolist()
-    ]
+    return [_six_digits(group) for group in values.transpose(0, 1)]
 
 
 def calibrated(

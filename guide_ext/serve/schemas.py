@@ -277,8 +277,64 @@ class InfluenceRequest(PromptRequest):
     """``POST /v1/guide/influence``."""
 
     form: Literal["paper", "exact", "authors", "rollout", "raw"] = "paper"
-    max_tokens: int = Field(0, ge=0, description="Tokens of the answer to measure; greedy.")
-    stream: bool = False
+    max_tokens: int = Field(0, ge=0, description="Tokens of the answer to measure.")
+    temperature: float = Field(
+        0.0, ge=0, le=100, allow_inf_nan=False, description="Of the answers; 0: the likeliest."
+    )
+    seed: int = Field(0, ge=-(1 << 63), lt=1 << 63, description="Of sampled answers.")
+    stream: bool = Field(
+        False, description="Both answers side by side, each token with its Influence."
+    )
+
+    @field_validator("temperature")
+    @classmethod
+    def _divides(cls, temperature: float) -> float:
+        check_temperature(temperature)
+        return temperature
+
+
+class SourcesRequest(PromptRequest):
+    """``POST /v1/guide/sources``."""
+
+    answer: Text | Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=1 << 17)] = Field(
+        "", description="What follows the prompt exactly as it stands: text or token ids."
+    )
+    token: int = Field(
+        -1, description="Which token, from the beginning of the prompt; below 0 from the end."
+    )
+    of: Literal["written", "read"] = Field(
+        "written", description="The row that wrote the token, or the row of the token itself."
+    )
+    layers: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None, min_length=1, max_length=1024, description="Layers whose heads are told one by one."
+    )
+
+
+class ScoreRequest(PromptRequest):
+    """``POST /v1/guide/score``."""
+
+    answers: list[Annotated[str, Field(min_length=1, max_length=1 << 16)]] = Field(
+        min_length=1, max_length=16, description="Ways to say the answer, whose chances are added."
+    )
+    exact: bool = Field(
+        False,
+        description="True: answers as they stand. False: with and without a space in front.",
+    )
+    deltas: list[Nats] | None = Field(
+        None, min_length=1, max_length=256, description="Δ of a level-2 mark, nats, each in turn."
+    )
+    factors: list[Nats] | None = Field(
+        None, min_length=1, max_length=256,
+        description="Instead of deltas: what the nats of every mark are multiplied by.",
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _strengths(self) -> ScoreRequest:
+        if (self.deltas is None) == (self.factors is None):
+            raise ValueError("give either deltas or factors")
+        if self.guide.min_share is not None or not self.guide.enabled:
+            raise ValueError("guide must steer by nats to be scored at several strengths")
+        return self
 
 
 class CalibrateRequest(PromptRequest):

@@ -160,7 +160,7 @@ class TestClientsThatLeave:
     def test_while_influence_waits_or_is_measured(self, server, monkeypatch):
         body = {"model": MODEL, "prompt": "<!!->Summarize<-!!> this.", "max_tokens": 9}
 
-        def endless(prompts, prompt, form, most, name, on_values):
+        def endless(prompts, prompt, asked, most, on_values):
             while True:
                 time.sleep(0.01)
                 on_values("plain", None)

@@ -3,16 +3,23 @@
 
 import contextlib
 import copy
+import importlib.util
 import io
 import json
+import math
 import random
 import shlex
+import sys
+import time
+from pathlib import Path
 
 import browser
 import pytest
 from serving import MODEL, held, running, until
 
+from guide_ext.integration.model.verify import UnsupportedModelError
 from guide_ext.marking.spans import parse
+from guide_ext.serve import guide_routes, measuring
 from guide_ext.serve.settings import Settings
 
 pytestmark = [
@@ -86,6 +93,11 @@ def tokens(page, place):
 
 def numbers(page, place):
     return page.run(f"[...document.querySelectorAll('#{place} .tok')].map(e => e.dataset.number)")
+
+
+def posts(page):
+    """Return address and body of every request that had one."""
+    return [pair for pair in zip(page.requests, page.bodies, strict=True) if pair[1]]
 
 
 def complaints(page):
@@ -271,9 +283,86 @@ class TestAnswers:
         assert len(answered.run("[...new Set(grew)]")) > 4  # token by token
         assert complaints(answered) == {}
         assert answered.errors == []
-        sent = [json.loads(body) for body in answered.bodies if body]
-        guides = [one["guide"] for one in sent if "logprobs" in one]
-        assert guides == [{"spans": self.SPANS, "enabled": on} for on in (False, True)]
+        # One request for both answers and their Influence.
+        sent = [(url, json.loads(body)) for url, body in posts(answered)]
+        assert [url.rpartition("/v1/")[2] for url, _ in sent] == ["guide/tokens", "guide/influence"]
+        assert sent[1][1]["guide"] == {"spans": self.SPANS}
+        assert sent[1][1]["stream"]
+
+    def test_colours_come_with_the_tokens(self, show, monkeypatch):
+        """While the answers grow, what was read has its number; the newest token has none yet."""
+        told = guide_routes.told
+
+        def slowly(step):
+            time.sleep(0.1)  # a model that takes longer than the browser between two pictures
+            return told(step)
+
+        monkeypatch.setattr(guide_routes, "told", slowly)
+        page = show()
+        write(page)
+        mark(page, 0, len(RULE))
+        page.run(
+            "window.seen = []; new MutationObserver(() => requestAnimationFrame(() => {"
+            "const all = [...document.querySelectorAll('#answer-guided .tok')]"
+            ".map(e => e.dataset.number); if (all.length) seen.push(all) }))"
+            ".observe(document.querySelector('#answer-guided'), {childList: true})"
+        )
+        answer(page)
+        seen = [one for one in page.run("seen") if one[-1] in ("–", None)]
+        lengths = {len(one) for one in seen}
+        assert len(lengths) > 3
+        for one in seen:
+            assert all(number not in ("–", None) for number in one[:-1]), one
+
+    def test_sampled_answers_are_measured_too(self, show, http):
+        page = show()
+        write(page)
+        mark(page, 0, len(RULE))
+        value(page, "#temperature", "1.5")
+        value(page, "#seed", "11")
+        answer(page)
+        for name, spans in (("plain", []), ("guided", self.SPANS)):
+            shown = "".join(tokens(page, f"answer-{name}")).removesuffix("</s>")
+            found = asked(http, spans, temperature=1.5, seed=11)["message"]["content"]
+            assert shown.strip() == found.strip()
+        assert "–" not in numbers(page, "answer-guided")[:-1]
+
+    @pytest.mark.parametrize("strength", [None, "0"])
+    def test_without_a_mark_that_steers(self, show, http, strength):
+        """Unmarked: two streams of answers. Only measured: one answer, shown as both."""
+        page = show()
+        write(page)
+        if strength is not None:
+            mark(page, 0, len(RULE), strength)
+        answer(page)
+        wanted = asked(http, [])["message"]["content"].strip()
+        for name in ("plain", "guided"):
+            shown = "".join(tokens(page, f"answer-{name}")).removesuffix("</s>").strip()
+            assert shown == wanted
+            assert text(page, f"#end-{name}") == "complete"
+        note = "Mark some words" if strength is None else "No mark steers"
+        assert text(page, "#influence-note").startswith(note)
+        sent = {url.rpartition("/v1/")[2] for url, _ in posts(page)}
+        assert sent - {"guide/tokens"} == (
+            {"chat/completions"} if strength is None else {"guide/influence"}
+        )
+        assert complaints(page) == {}
+
+    def test_answers_come_though_influence_cannot_be_measured(self, show, loaded, monkeypatch):
+        def refuse(*_, **__):
+            raise UnsupportedModelError("this model cannot be measured")
+
+        monkeypatch.setattr(measuring, "measure_side_by_side", refuse)
+        page = show()
+        write(page)
+        mark(page, 0, len(RULE))
+        answer(page)
+        assert complaints(page) == {"influence-error": "this model cannot be measured"}
+        assert text(page, "#end-guided") == text(page, "#end-plain") == "complete"
+        # Their tokens have no ids, so nothing is known of where they come from.
+        page.click("#answer-guided .tok:nth-child(2)")
+        page.until("document.querySelector('#sources-error').checkVisibility()")
+        assert "answer with Influence" in complaints(page)["sources-error"]
 
     def test_nothing_comes_from_elsewhere(self, answered, server):
         assert all(url.startswith((server.address, "data:")) for url in answered.requests)
@@ -399,17 +488,46 @@ class TestAnswers:
             assert title == f"Δ = {delta:+d}".replace("-", "−")
             assert shown == found["message"]["content"]
             tops = found["logprobs"]["content"][0]["top_logprobs"]
-            (wanted,) = [one["logprob"] for one in tops if one["token"].strip() == first]
+            likely = [math.exp(one["logprob"]) for one in tops if one["token"].strip() == first]
             assert float(number.rpartition("= ")[2].replace("−", "-")) == pytest.approx(
-                wanted, abs=6e-4
+                math.log(sum(likely)), abs=6e-4
             )
         assert complaints(answered) == {}
 
-    def test_sweep_of_an_unlikely_word(self, answered):
-        value(answered, "#word", "nowhere")
+    def test_sweep_of_an_unlikely_word(self, answered, http):
+        """Any text has a probability, however unlikely; marks keep their proportions."""
+        mark(answered, TEXT.index("old"), TEXT.index("old") + 3, "-1")
+        value(answered, "#marks input", "2")  # the slider changed it, as the caret was in it
+        for name, new in (("from", "-2"), ("to", "2"), ("steps", "2")):
+            value(answered, f"#sweep-{name}", new)
+        value(answered, "#word", "nowhere else")
+        answered.click("#sweep-run")
+        answered.until(f"document.querySelector('#chart svg') && {IDLE}")
+        shown = answered.run(
+            "[...document.querySelectorAll('.multiples .hint')].map(e => e.textContent)"
+        )
+        start = TEXT.index("old")
+        for said, delta in zip(shown, (-2, 2), strict=True):
+            body = {
+                "model": MODEL, "messages": [{"role": "user", "content": TEXT}],
+                "answers": ["nowhere else"], "factors": [1.0],
+                "guide": {"spans": [
+                    {**self.SPANS[0], "delta": delta},
+                    {"start": start, "end": start + 3, "delta": -delta / 2},
+                ]},
+            }  # fmt: skip
+            (wanted,) = http.post("/v1/guide/score", json=body).json()["logprobs"]
+            assert said.startswith("log p(“nowhere else”) = ")
+            found = float(said.rpartition("= ")[2].replace("−", "-"))
+            assert found == pytest.approx(wanted, abs=1e-3)
+            assert wanted < -5
+        assert complaints(answered) == {}
+
+    def test_sweep_without_sense(self, answered):
+        value(answered, "#sweep-from", "9")
         answered.click("#sweep-run")
         answered.until(f"document.querySelector('#sweep-error').checkVisibility() && {IDLE}")
-        assert "among the likeliest first tokens" in complaints(answered)["sweep-error"]
+        assert "first Δ must be below the last" in complaints(answered)["sweep-error"]
 
     def test_calibration(self, show, http):
         answered = show()
@@ -426,6 +544,178 @@ class TestAnswers:
         assert f"Δ = {wanted:.2f} nats" in text(answered, "#calibrated")
         answered.click("#calibrated button")
         assert value(answered, "#tagged").startswith(f"<!{wanted:g}->{RULE}<-!>")
+
+
+class TestSources:
+    """Where a token comes from, beside the route of the server."""
+
+    @pytest.fixture
+    def answered(self, show):
+        page = show()
+        write(page)
+        mark(page, 0, len(RULE))
+        answer(page)
+        return page
+
+    def pick(self, page, name="guided", at=1, part="answer"):
+        page.run(f"document.querySelectorAll('#{part}-{name} .tok')[{at}].focus()")
+        page.press("Enter")
+        page.until(
+            f"document.querySelectorAll('#{part}-{name} .tok')[{at}].classList.contains('picked')"
+        )
+
+    def wanted(self, http, *, enabled=True, **change):
+        body = {
+            "model": MODEL, "messages": [{"role": "user", "content": TEXT}],
+            "guide": {"spans": TestAnswers.SPANS, "enabled": enabled}, **change,
+        }  # fmt: skip
+        return http.post("/v1/guide/sources", json=body).json()
+
+    def ids(self, http, name):
+        record = http.post(
+            "/v1/guide/influence",
+            json={
+                "model": MODEL, "messages": [{"role": "user", "content": TEXT}], "max_tokens": 60,
+                "guide": {"spans": TestAnswers.SPANS},
+            },
+        ).json()  # fmt: skip
+        (run,) = [one for one in record["runs"] if one["name"] == name]
+        return [token["id"] for token in run["tokens"]]
+
+    def shown(self, page, name):
+        return numbers(page, f"prompt-{name}") + numbers(page, f"answer-{name}")
+
+    def strongest(self, page):
+        return page.run(
+            "[...document.querySelectorAll('#strongest li')].map("
+            "e => [...e.children].map(c => c.textContent))"
+        )
+
+    def assert_shown(self, page, name, row):
+        found = self.shown(page, name)
+        assert found[: len(row)] == [_number(one) for one in row]
+        assert set(found[len(row) :]) == {"–"}
+        best = sorted(range(len(row)), key=lambda at: -row[at])[:10]
+        listed = self.strongest(page)
+        assert [float(one[2]) for one in listed] == pytest.approx(
+            [row[at] for at in best], abs=1e-4
+        )
+        texts = tokens(page, f"prompt-{name}") + tokens(page, f"answer-{name}")
+        prompt = len(tokens(page, f"prompt-{name}"))
+        for (text_, where, _), at in zip(listed[:3], best, strict=False):
+            assert texts[at].strip() in text_
+            assert where == f"{'prompt' if at < prompt else 'answer'} {at}"
+
+    @pytest.mark.parametrize("name", ["plain", "guided"])
+    def test_by_layer_and_head(self, answered, http, name):
+        self.pick(answered, name)
+        ids = self.ids(http, name)[:2]
+        enabled = name == "guided"
+        wanted = self.wanted(http, enabled=enabled, answer=ids, layers=[0, 1, 2, 3])
+        row = wanted["mean"]
+        other = "plain" if enabled else "guided"
+        for layer in (4, 1):
+            value(answered, "#layer", str(layer))
+            self.assert_shown(answered, name, row[layer - 1])
+            assert set(self.shown(answered, other)) == {"–"}
+        assert text(answered, "#layer-name") == "1 of 4"
+        value(answered, "#head", "3")
+        head = wanted["heads"]["0"][2]
+        answered.until(
+            f"document.querySelectorAll('#prompt-{name} .tok')[1].dataset.number === "
+            f"'{_number(head[1])}'"
+        )
+        self.assert_shown(answered, name, head)
+        assert text(answered, "#sources-what") == "Attention, layer 1, head 3"
+        assert answered.run("document.querySelector('#read').open")
+        value(answered, "#layer", "0")
+        mean = [sum(column) / 4 for column in zip(*row, strict=True)]
+        assert [float(one[2]) for one in self.strongest(answered)] == pytest.approx(
+            sorted(mean, reverse=True)[:10], abs=1e-4
+        )
+        assert answered.run("document.querySelector('#head').disabled")
+        assert complaints(answered) == {}
+        assert answered.errors == []
+
+    def test_by_keyboard_there_and_back(self, answered):
+        before = self.shown(answered, "guided")
+        self.pick(answered)
+        assert self.shown(answered, "guided") != before
+        said = text(answered, "#status")
+        assert said.startswith("Where “boulanger” comes from (guided): most from “")
+        assert text(answered, "#sources-title") == "Where “boulanger” comes from (guided)"
+        where = "document.activeElement.textContent"
+        assert answered.run(where).strip() == "boulanger"
+        assert answered.run("document.activeElement.ariaCurrent") == "true"
+        # ↓ changes the layer, the colours and the list; → only walks.
+        first = self.strongest(answered)
+        answered.press("ArrowDown")
+        assert text(answered, "#layer-name") == "3 of 4"
+        assert self.strongest(answered) != first
+        third = self.shown(answered, "guided")
+        answered.press("ArrowRight")
+        assert self.shown(answered, "guided") == third
+        assert "layer 3, mean of all heads" in text(answered, "#readout")
+        answered.press("Enter")
+        answered.until("document.querySelector('#sources-title').textContent.includes('cache')")
+        answered.press("Escape")
+        answered.until("document.querySelector('#sources').hidden")
+        value(answered, "#layer", "4")
+        assert self.shown(answered, "guided") == before
+        assert answered.run(where).strip() == "cache"
+        assert "after layer 4" in text(answered, "#readout")
+        assert not answered.run("document.querySelector('#read').open")
+        assert answered.run("document.querySelectorAll('.picked').length") == 0
+
+    def test_by_mouse(self, answered, http):
+        answered.click("#answer-guided .tok:nth-child(3)")
+        answered.until("!document.querySelector('#sources').hidden")
+        wanted = self.wanted(http, answer=self.ids(http, "guided")[:3])
+        self.assert_shown(answered, "guided", wanted["mean"][3])
+        # A token of the prompt is shown as it is read.
+        answered.click("#prompt-guided .tok:nth-child(8)")
+        answered.until("document.querySelector('#sources-title').textContent.startsWith('What')")
+        self.assert_shown(answered, "guided", self.wanted(http, token=7, of="read")["mean"][3])
+        answered.click("#answer-guided .tok:nth-child(3)")
+        answered.until("document.querySelector('#sources-title').textContent.startsWith('Where')")
+        answered.click("#sources-close")
+        assert answered.run("document.querySelector('#sources').hidden")
+        where = "document.activeElement === document.querySelectorAll('#answer-guided .tok')[2]"
+        assert answered.run(where)
+
+    def test_files_show_influence(self, answered):
+        before = self.shown(answered, "guided")
+        self.pick(answered)
+        answered.run(
+            "window.saved = []; URL.createObjectURL = blob => { saved.push(blob); return '#' }"
+        )
+        answered.click("#save-html")
+        answered.until("saved.length === 1")
+        page = answered.run("saved[0].text()")
+        assert "Where “boulanger”" not in page
+        assert all(f'data-number="{number}"' in page for number in before if number != "–")
+
+    def test_a_new_answer_and_the_history_begin_without(self, answered):
+        self.pick(answered)
+        answer(answered)
+        assert answered.run("document.querySelector('#sources').hidden")
+        self.pick(answered)
+        answered.click("#history button")
+        assert answered.run("document.querySelector('#sources').hidden")
+        self.pick(answered)  # what was remembered knows its tokens
+        assert complaints(answered) == {}
+
+    def test_an_error_is_told(self, answered, server):
+        with held(server.engine):
+            answered.run("document.querySelectorAll('#answer-guided .tok')[1].focus()")
+            answered.run(
+                "(f => { window.fetch = (...a) => f(...a).then(() => new Response("
+                "JSON.stringify({error: {message: 'it is too long'}}), {status: 400})) })(fetch)"
+            )
+            answered.press("Enter")
+        answered.until("document.querySelector('#sources-error').checkVisibility()")
+        assert complaints(answered) == {"sources-error": "it is too long"}
+        assert answered.run("document.querySelector('#sources').hidden")
 
 
 class TestErrors:
@@ -535,6 +825,16 @@ def test_a_model_without_a_chat_template(show, loaded):
         assert page.errors == []
 
 
+# axe-core as a package brings it; what that asks for is not needed, so it may lie apart.
+_AXE = importlib.util.find_spec("axe_playwright_python")
+AXE = (
+    Path(sys.prefix, "axe", "axe_playwright_python") if _AXE is None else Path(_AXE.origin).parent
+) / "axe.min.js"
+RUN_AXE = """
+; axe.run(document, {resultTypes: ["violations"]}).then(found => found.violations.flatMap(
+  one => one.nodes.map(node => `${one.id}: ${node.target} ${node.failureSummary}`)))
+"""
+
 # Background under a text, layer on layer, and the contrast of the two (WCAG 2).
 CONTRAST = r"""
 (() => {
@@ -564,8 +864,9 @@ CONTRAST = r"""
 """
 
 
+@pytest.mark.parametrize("picks", [False, True])
 @pytest.mark.parametrize("options", [{}, {"dark": True}, {"width": 320, "height": 700}])
-def test_for_all_readers(show, options):
+def test_for_all_readers(show, options, picks):
     """Contrast, names for screen readers, the order of Tab, no scrolling sideways."""
     page = show(**options)
     write(page)
@@ -575,9 +876,15 @@ def test_for_all_readers(show, options):
     page.run("document.querySelector('#read').open = true")
     page.click("#run")  # an error as well: it runs already, or it answers again
     page.until(IDLE)
-    value(page, "#word", "nowhere")
-    page.click("#sweep-run")
-    page.until(f"document.querySelector('#sweep-error').checkVisibility() && {IDLE}")
+    for start, wanted in (("-1", "#chart svg"), ("9", "#sweep-error")):  # a chart, and an error
+        value(page, "#sweep-from", start)
+        value(page, "#word", "nowhere")
+        page.click("#sweep-run")
+        page.until(f"document.querySelector('{wanted}')?.checkVisibility() && {IDLE}")
+    if picks:
+        page.run("document.querySelectorAll('#answer-guided .tok')[1].focus()")
+        page.press("Enter")
+        page.until("document.querySelectorAll('#strongest li').length === 10")
     assert page.run(CONTRAST) == []
     assert not page.run("document.documentElement.scrollWidth > innerWidth")
     for checked in ("true", "false"):
@@ -606,6 +913,22 @@ def test_for_all_readers(show, options):
     places = [stops.index(name) for name in order]
     assert places == sorted(places)
     assert page.errors == []
+    if AXE.exists():
+        assert page.run(AXE.read_text(encoding="utf-8") + RUN_AXE) == []
+
+
+@pytest.mark.skipif(
+    not AXE.exists(), reason="no axe: pip install --no-deps --target .venv/axe --group axe"
+)
+def test_axe_sees_faults(show):
+    """What the test above would say if a button had no name and letters no contrast."""
+    page = show()
+    page.run(
+        "(b => { b.textContent = ''; document.querySelector('.hint').style.color = '#eee' })"
+        "(document.querySelector('#run'))"
+    )
+    found = page.run(AXE.read_text(encoding="utf-8") + RUN_AXE)
+    assert {one.partition(":")[0] for one in found} == {"button-name", "color-contrast"}
 
 
 def test_light_and_dark(show):

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from guide_ext.integration.call.arguments import check_source_length
 from guide_ext.integration.call.carrier import Structure, TablePlace, is_carrier, scaled, unpack
-from guide_ext.integration.call.frame import Frame, Slots, current
+from guide_ext.integration.call.frame import Frame, LayerWatch, Slots, current
 from guide_ext.integration.call.keywords import check_keywords
 from guide_ext.integration.call.selection import selected_keys
 from guide_ext.op.attention import biased_attention
+from guide_ext.op.call import AttentionCall
 from guide_ext.op.share import attention_with_share
 
 # Set by enable() on every attention module: a TablePlace.
@@ -96,15 +97,11 @@ def guide_attention(
     if frame is not None and state is not None and layer is not None:
         _refuse_repeated(frame, layer, module)
         channels = state.keys(layer.index, geometry.slots, seqlen_k)
-    out, reduced = _attend(
-        (_rows(query), _rows(key), _rows(value)),
-        geometry,
-        channels,
-        attn_bias,
-        sinks=s_aux,
-        scale=scaling,
-        softcap=softcap or 0.0,
-    )
+    operands = (_rows(query), _rows(key), _rows(value))
+    options = {"sinks": s_aux, "scale": scaling, "softcap": softcap or 0.0}
+    out, reduced, lse = _attend(operands, geometry, channels, attn_bias, **options)
+    if frame is not None and frame.outer is not None and frame.outer.watch is not None:
+        _show(frame.outer.watch, layer, module, operands, geometry, attn_bias, lse, options)
     if state is not None and layer is not None:
         state.take(layer.index, reduced)
     return out.transpose(1, 2), None
@@ -132,6 +129,15 @@ class _Geometry:
     q_start: Tensor | None = None
     attn_bias: Tensor | None = None
     share: Tensor | None = None
+
+    def limits(self) -> dict[str, Any]:
+        """Return the arguments of the op that say which keys a query sees."""
+        return {
+            "q_start": self.q_start,
+            "is_causal": self.structure.is_causal,
+            "window_left": self.structure.window_left,
+            "window_right": self.structure.window_right,
+        }
 
 
 def _geometry(
@@ -175,26 +181,21 @@ def _attend(
     channels: Tensor | None,
     attn_bias: Tensor | None,
     **options: Any,
-) -> tuple[Tensor, Tensor]:
-    """Call the op, with a share or without; return its output and the reduced channels.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Call the op, with a share or without; return its output, the reduced channels and the lse.
 
     Raises:
         ValueError: If there are a share and an `attn_bias`.
 
     """
-    options |= {
-        "q_start": geometry.q_start,
-        "is_causal": geometry.structure.is_causal,
-        "window_left": geometry.structure.window_left,
-        "window_right": geometry.structure.window_right,
-    }
+    options |= geometry.limits()
     share, key_bias = geometry.share, geometry.key_bias
     if share is None:
-        out, reduced, _ = biased_attention(
+        out, reduced, lse = biased_attention(
             *operands, key_bias, channels, attn_bias=attn_bias, **options
         )
     elif attn_bias is None:
-        out, reduced, _, _ = attention_with_share(
+        out, reduced, lse, _ = attention_with_share(
             *operands, share > 0, share.amax(1), key_bias, channels, **options
         )
     else:
@@ -203,7 +204,35 @@ def _attend(
             "sliding-window mask and add no position_bias, got one that adds it or selects keys; "
             "give the marked text a guide_bias instead"
         )
-    return out, reduced
+    return out, reduced, lse
+
+
+def _show(
+    watch: LayerWatch,
+    layer: TablePlace | None,
+    module: nn.Module,
+    operands: tuple[Tensor, Tensor, Tensor],
+    geometry: _Geometry,
+    attn_bias: Tensor | None,
+    lse: Tensor,
+    options: dict[str, Any],
+) -> None:
+    """Let a watch look at one attention call.
+
+    Raises:
+        ValueError: If `enable` never saw the layer, or it has a minimum share, of which the call
+            does not tell the biases.
+
+    """
+    if layer is None or geometry.share is not None:
+        what = "with a minimum share" if layer is not None else "that enable() never saw"
+        raise ValueError(
+            "attention must be looked at in layers that enable() knows, steered by a bias, got a "
+            f"{type(module).__name__} {what}"
+        )
+    options = {**options, **geometry.limits()}
+    call = AttentionCall(*operands, geometry.key_bias, attn_bias=attn_bias, **options)
+    watch.look(layer, call, lse)
 
 
 def _attend_packed(
@@ -233,7 +262,7 @@ def _attend_packed(
         key_bias, share = packed.steering_of(index, kind, layer, query.device)
         geometry = _Geometry(structure, None, key_bias is not None, key_bias, share=share)
         own = (query[:, :, queries], key[:, :, keys], value[:, :, keys])
-        out, _ = _attend(own, geometry, None, None, **options)
+        out, _, _ = _attend(own, geometry, None, None, **options)
         outputs.append(out.transpose(1, 2))
     frame.biased_layers.add(layer.index)
     return torch.cat(outputs, dim=1)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from guide_ext.integration.call.carrier import TablePlace
 from guide_ext.integration.call.packed import PackedBatch
+from guide_ext.op.call import AttentionCall
 
 
 @dataclass
@@ -74,6 +75,13 @@ class LayerInfluence(Protocol):
         """Take what the kernel has reduced in a layer, ``[rows, channels, heads, tokens]``."""
 
 
+class LayerWatch(Protocol):
+    """What looks at the attention of every layer, see `guide_ext.integration.sources`."""
+
+    def look(self, layer: TablePlace, call: AttentionCall, lse: Tensor) -> None:
+        """Take one attention call and the `lse` that it gave."""
+
+
 @dataclass
 class Frame:
     """The steering of one call.
@@ -121,6 +129,7 @@ class Frame:
         slots_by_length: The slots of each mask that was made in this call, by its number of keys.
         influence: Takes the Influence of this call; None if nothing is measured.
         request: What calls inside this frame are to measure, or None.
+        watch: What looks at the attention of the calls right inside this frame, or None.
         outer: The frame of the call that this one is nested in.
 
     """
@@ -153,6 +162,7 @@ class Frame:
     slots_by_length: dict[int, Slots] = field(default_factory=dict)
     influence: LayerInfluence | None = None
     request: object = None
+    watch: LayerWatch | None = None
     outer: Frame | None = None
 
     @property

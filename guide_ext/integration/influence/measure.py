@@ -171,7 +171,7 @@ def _measured(
     with requesting(request), torch.no_grad():  # raises if the model is not enabled
         if state_of(model).findings.has_encoder:
             forward = with_target(model, forward, seed)
-        model(**forward, **_without_logits(model), guide_seed=seed, use_cache=False)
+        model(**forward, **without_logits(model), guide_seed=seed, use_cache=False)
     state = request.state
     if state is None:
         raise RuntimeError("the model ran without its own forward(): nothing was measured")
@@ -334,7 +334,7 @@ def _seed_of(
     return seed, names
 
 
-def _without_logits(model: Any) -> dict[str, int]:
+def without_logits(model: Any) -> dict[str, int]:
     """Return arguments that ask for the logits of one token; those of all take much memory."""
     parameters = inspect.signature(model.forward).parameters
     return {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}

@@ -5,7 +5,7 @@
 import { call, events, inWords, isStop } from "./api.js";
 import { byId, complain, tell } from "./dom.js";
 import * as influence from "./influence.js";
-import { answer, ranged, route } from "./requests.js";
+import { answer, measured, ranged, route } from "./requests.js";
 
 /** @typedef {import("./api.js").About} About */
 /** @typedef {import("./requests.js").Prompt} Prompt */
@@ -62,7 +62,7 @@ function piece(choice) {
 }
 
 /**
- * Ask for both answers, and then for Influence.
+ * Ask for both answers; with marks and `wantsInfluence`, each token comes with its Influence.
  * @param {About} about
  * @param {Prompt} prompt
  * @param {Sampling} sampling
@@ -83,14 +83,20 @@ export async function ask(about, prompt, sampling, wantsInfluence, signal) {
   }
   byId("answers", HTMLElement).hidden = false;
   tell("Both answers begin.");
-  const wrong = await Promise.all(influence.NAMES.map((name) => one(about, found, name, signal)));
-  if (wrong[0] && wrong[0] === wrong[1]) {
-    // It is the prompt that both were refused for.
-    for (const name of influence.NAMES) complain(`error-${name}`, "");
-    complain("prompt-error", wrong[0]);
+  if (wantsInfluence && !prompt.marks.length) {
+    byId("influence-note", HTMLElement).textContent = "Mark some words to see how far they reach.";
   }
-  const isWhole = influence.NAMES.every((name) => (found.answers[name]?.reason ?? "") in ENDS);
-  if (isWhole && wantsInfluence && !signal.aborted) await measure(about, found, signal);
+  const refused = wantsInfluence && prompt.marks.length ? await measure(about, found, signal) : null;
+  if (!found.answers.plain) {
+    const wrong = await Promise.all(influence.NAMES.map((name) => one(about, found, name, signal)));
+    if (wrong[0] && wrong[0] === wrong[1]) {
+      // It is the prompt that both were refused for.
+      for (const name of influence.NAMES) complain(`error-${name}`, "");
+      complain("prompt-error", wrong[0]);
+    } else if (refused) {
+      complain("influence-error", refused);
+    }
+  }
   tell(signal.aborted ? "Stopped." : "Both answers are there.");
   return found;
 }
@@ -103,9 +109,7 @@ export async function ask(about, prompt, sampling, wantsInfluence, signal) {
  * @returns {Promise<string>} What went wrong; empty if nothing did.
  */
 async function one(about, found, name, signal) {
-  const box = byId(`answer-${name}`, HTMLElement).parentElement;
-  box?.classList.add("busy");
-  byId(`end-${name}`, HTMLElement).textContent = "waits for the model";
+  begin(name);
   let reason = "failed", wrong = "";
   try {
     reason = await stream(about, found.prompt, found.sampling, name === "guided", signal, (tokens) => {
@@ -116,63 +120,83 @@ async function one(about, found, name, signal) {
     if (isStop(error)) reason = "stopped";
     else complain(`error-${name}`, wrong = inWords(error));
   }
-  box?.classList.remove("busy");
-  found.answers[name] = { text: influence.answerText(name), reason };
-  end(name, reason);
+  end(found, name, reason);
   return wrong;
 }
 
+/** @param {Name} name */
+function begin(name) {
+  byId(`answer-${name}`, HTMLElement).parentElement?.classList.add("busy");
+  byId(`end-${name}`, HTMLElement).textContent = "waits for the model";
+}
+
+/** @param {Found} found @param {Name} name @param {string} reason */
+function end(found, name, reason) {
+  byId(`answer-${name}`, HTMLElement).parentElement?.classList.remove("busy");
+  found.answers[name] = { text: influence.answerText(name), reason };
+  tellEnd(name, reason);
+}
+
 /** @param {Name} name @param {string} reason */
-function end(name, reason) {
+function tellEnd(name, reason) {
   byId(`end-${name}`, HTMLElement).textContent = ENDS[reason] ?? (reason === "failed" ? "" : reason);
 }
 
-/** @param {About} about @param {Found} found @param {AbortSignal} signal */
+/**
+ * Stream both answers with their Influence.
+ * @param {About} about
+ * @param {Found} found
+ * @param {AbortSignal} signal
+ * @returns {Promise<string | null>} Why not a single token came; the answers may come without it.
+ */
 async function measure(about, found, signal) {
-  const note = byId("influence-note", HTMLElement);
-  if (!found.prompt.marks.length) {
-    note.textContent = "Mark some words to see how far they reach.";
-    return;
-  }
-  if (found.sampling.temperature > 0) {
-    note.textContent = "Influence is measured for the likeliest answer: set the temperature to 0.";
-    return;
-  }
-  note.textContent = "Influence is being measured.";
-  const body = { ...ranged(about, found.prompt), max_tokens: found.sampling.tokens, stream: true };
+  const steers = found.prompt.marks.some((mark) => mark.nats !== 0);
+  let hasBegun = false;
+  for (const name of influence.NAMES) begin(name);
   try {
+    const body = measured(about, found.prompt, found.sampling);
     for await (const event of events("/v1/guide/influence", body, signal)) {
-      if (event.record) found.record = event.record;
-      else influence.addValues(event.run, event.values[0]);
+      if (event.record) {
+        found.record = event.record;
+        continue;
+      }
+      hasBegun = true;
+      // Without a mark that steers both answers are the same one.
+      for (const name of steers ? [/** @type {Name} */ (event.run)] : influence.NAMES) {
+        byId(`end-${name}`, HTMLElement).textContent = "";
+        influence.addTokens(name, [event.token]);
+        influence.addValues(name, event.values[0]);
+        if (event.finish_reason) end(found, name, event.finish_reason);
+      }
     }
-    note.textContent = showRecord(found).join(" ");
+    byId("influence-note", HTMLElement).textContent = showRecord(found);
+    return null;
   } catch (error) {
-    note.textContent = "";
-    if (!isStop(error)) complain("influence-error", inWords(error));
+    const isStopped = isStop(error);
+    if (!isStopped && !hasBegun) return inWords(error);
+    if (!isStopped) complain("prompt-error", inWords(error));
+    for (const name of influence.NAMES) {
+      if (!found.answers[name]) end(found, name, isStopped ? "stopped" : "failed");
+    }
+    return null;
   }
 }
 
 /**
- * Show what was measured, and say where it is not what the streams brought.
+ * Show what was measured, whole.
  * @param {Found} found
- * @returns {string[]}
+ * @returns {string} What there is to say about it.
  */
 function showRecord(found) {
-  const { prompt, runs } = found.record, notes = [];
+  const { prompt, runs } = found.record;
   influence.setPrompt(prompt.tokens.map((/** @type {Token} */ token, /** @type {number} */ at) => (
     { ...token, nats: prompt.nats[at], marked: prompt.groups[found.record.groups[0]][at] })));
-  for (const run of runs) {
-    const streamed = found.answers[/** @type {Name} */ (run.name)];
-    influence.setTokens(run.name, run.tokens);
-    influence.setValues(run.name, run.values[0]);
-    if (streamed && influence.answerText(run.name) !== streamed.text) {
-      notes.push(`Measured, the ${run.name} answer came out otherwise than before: two tokens were `
-        + "almost equally likely. Shown is the measured one.");
-      streamed.text = influence.answerText(run.name);
-    }
+  for (const name of influence.NAMES) {
+    const run = runs.find((/** @type {any} */ one) => one.name === name) ?? runs[0];
+    influence.setTokens(name, run.tokens);
+    influence.setValues(name, run.values[0]);
   }
-  if (runs.length === 1) notes.push("No mark steers: Influence is that of the plain answer.");
-  return notes;
+  return runs.length === 1 ? "No mark steers: both answers are the plain one." : "";
 }
 
 /** Show what was found before, or nothing. @param {Found | null} found */
@@ -184,7 +208,7 @@ export function show(found) {
   for (const name of influence.NAMES) {
     const own = found?.answers[name];
     if (own?.text) influence.addTokens(name, [{ text: own.text }]);
-    end(name, own?.reason ?? "");
+    tellEnd(name, own?.reason ?? "");
   }
-  if (found?.record) showRecord(found);
+  if (found?.record) byId("influence-note", HTMLElement).textContent = showRecord(found);
 }

@@ -3,7 +3,7 @@
 // Requests to the server, its errors, its streams, and the key that it may ask for.
 
 /** @typedef {import("./marks.js").Mark} Mark */
-/** @typedef {{model: string, layers: number, has_chat_template: boolean, delta: number,
+/** @typedef {{model: string, layers: number, heads: number, has_chat_template: boolean, delta: number,
  *   limits: {nats: number, answer_tokens: number, spans: number}}} About */
 
 const KEY = "guide-ext key";

@@ -1,21 +1,24 @@
 // SPDX-License-Identifier: MIT
 // @ts-check
-// Texts as tokens, coloured by the Influence of the marks as it arrives.
+// Texts as tokens, coloured by the Influence of the marks as it arrives, or by what a token attended
+// to, see `sources.js`.
 
 import { byId, input, make } from "./dom.js";
+import { alike, nameText, quoted, span } from "./tokens.js";
 import { clamp, number, outline, paint, walkable } from "./values.js";
 
 /** @typedef {"plain" | "guided"} Name */
-/**
- * @typedef {object} Token
- * @property {string} text What it adds to the text.
- * @property {string} [token] Its name in the vocabulary.
- * @property {boolean} [special]
- * @property {number} [count] Of how many tokens it is, while the server has not said where they end.
- * @property {number} [logprob]
- */
+/** @typedef {import("./tokens.js").Token} Token */
 /** @typedef {{text: string, nats: number, marked: boolean} & Token} PromptToken */
 /** @typedef {{tokens: Token[], values: (number | null)[][]}} Run Values are [level][token]. */
+/** @typedef {"prompt" | "answer"} Part */
+/**
+ * @typedef {object} View What is shown instead of Influence.
+ * @property {Name} name Of which run.
+ * @property {number} at The token that was picked, counted from the beginning of the prompt.
+ * @property {(number | null)[]} weights What it attended to, token by token.
+ * @property {string} what Which layer and head.
+ */
 
 /** @type {readonly Name[]} */
 export const NAMES = ["plain", "guided"];
@@ -25,8 +28,21 @@ let prompt = [];
 /** @type {Record<Name, Run>} */
 let runs = { plain: { tokens: [], values: [] }, guided: { tokens: [], values: [] } };
 let layers = 1, isDue = false;
+/** @type {() => View | null} */
+let viewer = () => null;
+/** @type {View | null} */
+let view = null;
+/** @type {{part: Part, name: Name, here: HTMLElement} | null} */
+let said = null;
+/** @type {readonly Part[]} */
+const PARTS = ["prompt", "answer"];
 
-/** @param {string} part @param {Name} name */
+/** @param {() => View | null} look Is asked at every drawing. */
+export function lookThrough(look) {
+  viewer = look;
+}
+
+/** @param {Part} part @param {Name} name */
 const place = (part, name) => byId(`${part}-${name}`, HTMLElement);
 
 /** @param {number} count How many layers the model has. */
@@ -40,16 +56,18 @@ export function setLayers(count) {
 export function clear() {
   prompt = [];
   runs = { plain: { tokens: [], values: [] }, guided: { tokens: [], values: [] } };
-  for (const name of NAMES) for (const part of ["prompt", "answer"]) fill(part, name, []);
+  for (const name of NAMES) for (const part of PARTS) fill(part, name, []);
   byId("bar", HTMLElement).hidden = true;
   byId("readout", HTMLElement).replaceChildren();
+  said = null;
 }
 
 /** @param {PromptToken[]} tokens */
 export function setPrompt(tokens) {
+  const isSame = alike(prompt, tokens);
   prompt = tokens;
   for (const name of NAMES) {
-    fill("prompt", name, tokens);
+    if (!isSame) fill("prompt", name, tokens);
     if (name === "guided") {
       [...place("prompt", name).children].forEach((span, at) => {
         span.classList.toggle("steered", tokens[at].nats !== 0);
@@ -73,7 +91,7 @@ export function setTokens(name, tokens) {
   const before = runs[name].tokens;
   runs[name].tokens = tokens.map((token, at) => (
     before[at]?.text === token.text ? { ...token, logprob: before[at].logprob } : token));
-  fill("answer", name, runs[name].tokens);
+  if (!alike(before, tokens)) fill("answer", name, runs[name].tokens);
   redraw();
 }
 
@@ -97,50 +115,15 @@ export function answerText(name) {
   return runs[name].tokens.filter((token) => !token.special).map((token) => token.text).join("");
 }
 
-/** @param {string} part @param {Name} name @param {Token[]} tokens */
+/** @param {Part} part @param {Name} name @param {Token[]} tokens */
 function fill(part, name, tokens) {
   const text = place(part, name);
   text.replaceChildren(...tokens.map((token, at) => span(token, at === 0)));
   nameText(text, `${part}, ${name}`);
 }
 
-/** Only a text with tokens is a list to walk along. @param {HTMLElement} text @param {string} label */
-function nameText(text, label) {
-  if (text.childElementCount) {
-    text.setAttribute("role", "listbox");
-    text.setAttribute("aria-orientation", "horizontal");
-    text.setAttribute("aria-label", label);
-  } else {
-    for (const one of ["role", "aria-orientation", "aria-label"]) text.removeAttribute(one);
-  }
-}
-
-/** @param {Token} token @returns {boolean} Whether it has no text of its own. */
-const isRaw = (token) => Boolean(token.special) || !token.text;
-
-/** @param {Token} token @returns {string} */
-const label = (token) => (isRaw(token) ? (token.token ?? token.text) : token.text).replaceAll("\n", "↵");
-
-/** @param {Token} token @param {boolean} isStop Whether Tab stops here. */
-function span(token, isStop) {
-  const found = make("span", "tok");
-  if (isRaw(token)) {
-    found.classList.add("raw");
-    found.append(make("small", "", label(token)));
-  } else {
-    found.textContent = token.text.replaceAll("\n", "↵\n");
-  }
-  found.setAttribute("role", "option");
-  found.setAttribute("aria-selected", "false");
-  found.setAttribute("aria-label", quoted(token));
-  found.tabIndex = isStop ? 0 : -1;
-  return found;
-}
-
-/** @param {Token} token */
-const quoted = (token) => (isRaw(token) ? label(token) : `“${label(token)}”`);
-
-function redraw() {
+/** Draw before the browser paints the next time. */
+export function redraw() {
   if (isDue) return;
   isDue = true;
   requestAnimationFrame(() => {
@@ -153,12 +136,18 @@ function redraw() {
 const isMarked = (token) => Boolean(prompt[token]?.marked);
 
 /** @param {Name} name @param {number} token @returns {number | null} */
-const value = (name, token) => runs[name].values[Number(layer.value)]?.[token] ?? null;
+function value(name, token) {
+  if (view) return view.name === name ? (view.weights[token] ?? null) : null;
+  return runs[name].values[Number(layer.value)]?.[token] ?? null;
+}
 
-/** What the strongest colour stands for; marked tokens begin at 1 and would hide all others. */
+/**
+ * What the strongest colour stands for. Marked tokens begin at 1, and the first token gets what a head
+ * has no use for: both would hide all others.
+ */
 function scale() {
-  let most = 0;
-  for (const name of NAMES) {
+  let most = view ? Math.max(0, ...view.weights.slice(1).map((one) => one ?? 0)) : 0;
+  for (const name of view ? [] : NAMES) {
     runs[name].values.forEach((row, level) => {
       if (oneScale.checked ? level === 0 : level !== Number(layer.value)) return; // level 0: the marks
       row.forEach((one, token) => { if (!isMarked(token)) most = Math.max(most, one ?? 0); });
@@ -170,26 +159,49 @@ function scale() {
   return Number((round * power).toPrecision(3));
 }
 
-function draw() {
-  const top = scale();
-  byId("layer-name", HTMLElement).textContent = `${layer.value} of ${layers}`;
+/** Draw now. */
+export function draw() {
+  view = viewer();
+  const top = scale(), missing = view ? "not looked at" : "not measured";
+  byId("layer-name", HTMLElement).textContent = view && layer.value === "0" ? "mean of all" : `${layer.value} of ${layers}`;
+  byId("layer-label", HTMLElement).textContent = view ? "Layer" : "After layer";
+  byId("colours", HTMLElement).textContent = view ? "Colours of attention: " : "Colours of Influence: ";
   byId("top", HTMLElement).textContent = String(top);
+  document.body.classList.toggle("sources", Boolean(view));
   for (const name of NAMES) {
     each("prompt", name, prompt, (found, token, at) => {
-      paint(found, quoted(token), value(name, at), top);
+      found.dataset.token = String(at);
+      show(found, name, at, quoted(token), top, missing);
       outline(found, at, isMarked);
     });
     let at = prompt.length - 1;
     each("answer", name, runs[name].tokens, (found, token) => {
       at += token.count ?? 1;
       found.dataset.token = String(at);
-      paint(found, quoted(token), value(name, at), top);
+      show(found, name, at, quoted(token), top, missing);
     });
   }
+  if (said?.here.isConnected) say(said.part, said.name, said.here);
 }
 
 /**
- * @param {string} part
+ * @param {HTMLElement} found
+ * @param {Name} name
+ * @param {number} at
+ * @param {string} label
+ * @param {number} top
+ * @param {string} missing
+ */
+function show(found, name, at, label, top, missing) {
+  paint(found, label, value(name, at), top, false, missing);
+  const isPicked = view?.name === name && view.at === at;
+  found.classList.toggle("picked", isPicked);
+  if (isPicked) found.setAttribute("aria-current", "true");
+  else found.removeAttribute("aria-current");
+}
+
+/**
+ * @param {Part} part
  * @param {Name} name
  * @param {Token[]} tokens
  * @param {(span: HTMLElement, token: Token, at: number) => void} act
@@ -200,38 +212,65 @@ function each(part, name, tokens, act) {
   });
 }
 
-/** @param {string} part @param {Name} name @param {HTMLElement} here */
+/** @param {Part} part @param {Name} name @param {HTMLElement} here */
 function say(part, name, here) {
   const index = [...place(part, name).children].indexOf(here);
   const token = part === "prompt" ? prompt[index] : runs[name].tokens[index];
-  const at = part === "prompt" ? index : Number(here.dataset.token);
+  const at = Number(here.dataset.token);
   const pieces = [make("span", "", quoted(token)),
-    make("span", "where", `token ${at} (${part}), after layer ${layer.value}`)];
-  for (const one of part === "prompt" ? NAMES : [name]) {
-    pieces.push(make("span", one, `${one} `, make("span", "number", number(value(one, at)))));
+    make("span", "where", `token ${at} (${part}), ${view ? view.what : `after layer ${layer.value}`}`)];
+  for (const one of view ? [view.name] : part === "prompt" ? NAMES : [name]) {
+    const found = view && one !== name ? null : value(one, at);
+    pieces.push(make("span", one, `${one} `, make("span", "number", number(found))));
   }
   if (part === "prompt") pieces.push(make("span", "where", `${prompt[index].nats} nats`));
   if (token.logprob !== undefined) {
     const share = Math.exp(token.logprob);
     pieces.push(make("span", "where", `probability ${share < 0.001 ? "<0.001" : share.toFixed(3)}`));
   }
-  byId("readout", HTMLElement).replaceChildren(...pieces);
+  said = { part, name, here };
+  const readout = byId("readout", HTMLElement);
+  // What has not changed is not read out again.
+  if (pieces.map((one) => one.textContent).join("") !== readout.textContent) readout.replaceChildren(...pieces);
   for (const other of document.querySelectorAll(".tok.here")) other.classList.remove("here");
   here.classList.add("here");
+}
+
+/** @returns {{prompt: PromptToken[], runs: Record<Name, Run>}} What is shown. */
+export const shown = () => ({ prompt, runs });
+
+/** @param {(name: Name, part: Part, index: number) => void} pick Called with the token that a reader chooses. */
+export function onPick(pick) {
+  for (const name of NAMES) {
+    for (const part of PARTS) {
+      const text = place(part, name);
+      const choose = (/** @type {Event} */ event) => {
+        const found = event.target instanceof Element ? event.target.closest(".tok") : null;
+        const index = found ? [...text.children].indexOf(found) : -1;
+        if (index >= 0) pick(name, part, index);
+        return index >= 0;
+      };
+      text.addEventListener("click", choose);
+      text.addEventListener("keydown", (event) => {
+        const isPlain = !(event.ctrlKey || event.altKey || event.metaKey);
+        if (isPlain && (event.key === "Enter" || event.key === " ") && choose(event)) event.preventDefault();
+      });
+    }
+  }
 }
 
 /** @param {number} step */
 function changeLayer(step) {
   layer.value = String(clamp(Number(layer.value) + step, 0, layers));
-  draw();
+  layer.dispatchEvent(new Event("input"));
 }
 
 for (const name of NAMES) {
-  for (const part of ["prompt", "answer"]) {
+  for (const part of PARTS) {
     const text = place(part, name);
     walkable(text, (here) => say(part, name, here), (step) => {
+      if (document.activeElement instanceof HTMLElement) said = { part, name, here: document.activeElement };
       changeLayer(step);
-      if (document.activeElement instanceof HTMLElement) say(part, name, document.activeElement);
     });
   }
 }

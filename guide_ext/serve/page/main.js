@@ -10,6 +10,7 @@ import { strengthen, write, written } from "./editor.js";
 import { exportsOf } from "./exports.js";
 import * as history from "./history.js";
 import { setLayers } from "./influence.js";
+import { escape, leave, onSources } from "./sources.js";
 import { calibrate, onSweep, sweep } from "./sweep.js";
 
 /** @typedef {import("./api.js").About} About */
@@ -75,6 +76,8 @@ async function work(place, act) {
 }
 
 const run = () => work("prompt-error", async ({ about: model, prompt, sampling: how, signal }) => {
+  leave();
+  found = null;
   const now = await answers.ask(model, prompt, how, input("measure").checked, signal);
   if (Object.values(now.answers).some((one) => one.text)) {
     found = now;
@@ -85,6 +88,7 @@ const run = () => work("prompt-error", async ({ about: model, prompt, sampling: 
 /** @param {history.Entry} entry */
 function open(entry) {
   if (running) return;
+  leave();
   found = entry;
   write(entry.prompt);
   input("tokens").value = String(entry.sampling.tokens);
@@ -100,17 +104,22 @@ addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
     run();
-  } else if (event.key === "Escape" && running) {
-    running.abort();
+  } else if (event.key === "Escape" && !document.querySelector("dialog[open]")) {
+    if (running) running.abort();
+    else if (escape()) event.preventDefault();
   }
 });
 for (const form of document.querySelectorAll("form.controls")) {
   form.addEventListener("submit", (event) => event.preventDefault());
 }
+onSources(() => (about && found ? { about, prompt: found.prompt } : null));
 onSweep(() => work("sweep-error", sweep), () => work("sweep-error", (asked) => calibrate(asked, strengthen)));
 exportsOf(() => {
   if (!about) throw new Error("The server has not answered yet.");
   return { about, prompt: written(), sampling: sampling() };
-}, () => found);
+}, () => {
+  leave(); // files show Influence
+  return found;
+});
 history.list(open);
 known().catch((error) => complain("page-error", inWords(error)));

@@ -2,7 +2,7 @@
 // @ts-check
 // The bodies of requests.
 
-import { spans, tagged } from "./marks.js";
+import { scaled, spans, tagged } from "./marks.js";
 
 /** @typedef {import("./marks.js").Mark} Mark */
 /** @typedef {import("./api.js").About} About */
@@ -39,6 +39,40 @@ export function answer(about, prompt, sampling, isGuided) {
     logprobs: about.has_chat_template ? true : 0,
     max_tokens: sampling.tokens, temperature: sampling.temperature, seed: sampling.seed,
   };
+}
+
+/**
+ * Both answers in one stream, each token with its Influence.
+ * @param {About} about
+ * @param {Prompt} prompt
+ * @param {Sampling} sampling
+ */
+export function measured(about, prompt, { tokens, temperature, seed }) {
+  return { ...ranged(about, prompt), max_tokens: tokens, temperature, seed, stream: true };
+}
+
+/**
+ * Where one token comes from.
+ * @param {About} about
+ * @param {Prompt} prompt
+ * @param {boolean} isGuided
+ * @param {{answer: number[], token: number, of: "written" | "read", layers?: number[]}} asked
+ */
+export function sources(about, prompt, isGuided, asked) {
+  const body = ranged(about, prompt);
+  return { ...body, guide: { ...body.guide, enabled: isGuided }, ...asked };
+}
+
+/**
+ * How likely an answer begins with a text, at several Δ; the marks keep their proportions.
+ * @param {About} about
+ * @param {Prompt} prompt
+ * @param {string} text
+ * @param {number[]} deltas
+ */
+export function score(about, prompt, text, deltas) {
+  const unit = { ...prompt, marks: scaled(prompt.marks, 1) };
+  return { ...ranged(about, unit), answers: [text], factors: deltas };
 }
 
 /**

@@ -5,7 +5,7 @@
 import { call, events, inWords, isStop } from "./api.js";
 import { button, byId, complain, input, make, tell } from "./dom.js";
 import { natsText, scaled } from "./marks.js";
-import { answer, calibration, route } from "./requests.js";
+import { answer, calibration, route, score } from "./requests.js";
 
 /** @typedef {import("./api.js").About} About */
 /** @typedef {import("./requests.js").Prompt} Prompt */
@@ -32,13 +32,33 @@ export async function sweep({ about, prompt, sampling, signal }) {
   try {
     if (!prompt.marks.length) throw new Error("Mark some words first.");
     const all = deltas(), word = input("word").value.trim();
-    /** @type {(number | null)[]} */
-    const found = await Promise.all(all.map((delta) => one(about, prompt, sampling, delta, word, signal)));
-    if (word) chart(all, found, word);
+    const cards = all.map(card);
+    const scores = word ? call("/v1/guide/score", score(about, prompt, word, all), signal) : null;
+    const answers = all.map((delta, at) => one(about, prompt, sampling, delta, cards[at].text, signal));
+    // One error is told, whichever comes first; the others must not be left without anybody waiting.
+    for (const other of answers) other.catch(() => {});
+    if (scores) {
+      /** @type {number[]} */
+      const found = (await scores).logprobs;
+      found.forEach((value, at) => {
+        cards[at].number.textContent = `log p(“${word}”) = ${natsText(value)}`;
+      });
+      chart(all, found, word);
+    }
+    await Promise.all(answers);
     tell("All strengths have answered.");
   } catch (error) {
     if (!isStop(error)) complain("sweep-error", inWords(error));
   }
+}
+
+/** @param {number} delta @returns {{text: HTMLElement, number: HTMLElement}} */
+function card(delta) {
+  const text = make("div", "text"), number = make("p", "hint"), title = make("h3", "", `Δ = ${natsText(delta)}`);
+  text.dir = "auto";
+  text.lang = "";
+  byId("multiples", HTMLElement).append(make("div", "run guided", title, text, number));
+  return { text, number };
 }
 
 /**
@@ -46,52 +66,21 @@ export async function sweep({ about, prompt, sampling, signal }) {
  * @param {Prompt} prompt
  * @param {Sampling} sampling
  * @param {number} delta
- * @param {string} word
+ * @param {HTMLElement} place Gets the text of the answer.
  * @param {AbortSignal} signal
- * @returns {Promise<number | null>} Log-probability of the word as the first one, if known.
  */
-async function one(about, prompt, sampling, delta, word, signal) {
-  const text = make("div", "text"), number = make("p", "hint"), title = make("h3", "", `Δ = ${natsText(delta)}`);
-  text.dir = "auto";
-  text.lang = "";
-  byId("multiples", HTMLElement).append(make("div", "run guided", title, text, number));
+async function one(about, prompt, sampling, delta, place, signal) {
   const body = answer(about, { ...prompt, marks: scaled(prompt.marks, delta) }, sampling, true);
-  const likely = about.has_chat_template ? { top_logprobs: 20 } : { logprobs: 5 };
-  /** @type {number | null} */
-  let found = null;
-  let isFirst = true;
-  for await (const event of events(route(about), word ? { ...body, ...likely } : body, signal)) {
+  for await (const event of events(route(about), body, signal)) {
     for (const choice of event.choices) {
-      text.append(choice.delta ? (choice.delta.content ?? "") : choice.text);
-      const tops = firstTokens(choice.logprobs);
-      if (word && isFirst && tops) {
-        isFirst = false;
-        found = tops.find(([token]) => token.trim() === word)?.[1] ?? null;
-        number.textContent = found === null
-          ? `“${word}” is not among the likeliest tokens` : `log p(“${word}”) = ${natsText(found)}`;
-      }
+      place.append(choice.delta ? (choice.delta.content ?? "") : choice.text);
     }
   }
-  return found;
 }
 
-/** @param {any} logprobs @returns {[string, number][] | null} */
-function firstTokens(logprobs) {
-  const chat = logprobs?.content?.[0], text = logprobs?.top_logprobs?.[0];
-  if (chat) return chat.top_logprobs.map((/** @type {any} */ one) => [one.token, one.logprob]);
-  return text ? Object.entries(text) : null;
-}
-
-/** @param {number[]} all @param {(number | null)[]} found @param {string} word */
+/** @param {number[]} all @param {number[]} found @param {string} word */
 function chart(all, found, word) {
-  const known = all.flatMap((delta, at) => {
-    const value = found[at];
-    return value === null ? [] : [{ delta, value }];
-  });
-  if (!known.length) {
-    throw new Error(`“${word}” is at no strength among the likeliest first tokens. Give the first token `
-      + "of an answer, as it stands there.");
-  }
+  const known = all.map((delta, at) => ({ delta, value: found[at] }));
   const place = byId("chart", HTMLElement), width = Math.min(640, Math.max(260, place.clientWidth));
   const [left, right, top, bottom] = [58, width - 20, 14, 150];
   const low = Math.min(...known.map((one) => one.value)), high = Math.max(...known.map((one) => one.value));
@@ -107,7 +96,7 @@ function chart(all, found, word) {
   svg.append(draw("path", { class: "curve", d: `M${line}` }));
   for (const one of known) svg.append(draw("circle", { cx: x(one.delta), cy: y(one.value), r: 3.5 }));
   place.replaceChildren(
-    make("h3", "", `log p(“${word}” as the first word), over Δ in nats`), svg);
+    make("h3", "", `log p(the answer begins with “${word}”), over Δ in nats`), svg);
 }
 
 /** @param {string} name @param {Record<string, string | number>} attributes @returns {SVGElement} */
