@@ -17,7 +17,6 @@ from transformers import (
     StoppingCriteriaList,
     TopPLogitsWarper,
 )
-from transformers.generation.streamers import BaseStreamer
 
 from guide_ext.integration.decoding import RowSampling, decoding_options
 from guide_ext.integration.inputs import Inputs, encode
@@ -121,9 +120,8 @@ def generate(model: Any, tokenizer: Any, rows: Sequence[Row], cache: Any = None)
             **inputs,
             **how,
             **(cache or {}),
-            logits_processor=LogitsProcessorList([steps.choice]),
-            stopping_criteria=StoppingCriteriaList([steps.stop]),
-            streamer=steps.stream,
+            logits_processor=LogitsProcessorList([steps.choice] if steps.choice.acts else []),
+            stopping_criteria=StoppingCriteriaList([_Stop(steps.taken)]),
         )
     steps.end()
     return ids
@@ -144,7 +142,8 @@ def inputs_of(model: Any, tokenizer: Any, rows: Sequence[Row]) -> Inputs:
 class _Steps:
     """What happens at each step: the choice of the tokens, their text, the end of rows.
 
-    `generate()` calls them in this order: `choice`, `stream`, `stop`.
+    `generate()` calls `choice`, then `taken` with the tokens that it has appended. There is no
+    streamer: it would come after the question whether rows have ended, a step too late.
     """
 
     def __init__(self, tokenizer: Any, rows: Sequence[Row], ends: Sequence[int]) -> None:
@@ -152,15 +151,18 @@ class _Steps:
         self._writers = [Writer(tokenizer, r.most, ends, r.stops, r.push) for r in rows]
         self._told = [False] * len(rows)
         self.choice = _Choice(rows)
-        self.stream = _Stream(self._take)
-        self.stop = _Stop(self._stopped)
 
-    def _take(self, tokens: list[int]) -> None:
+    def taken(self, tokens: list[int]) -> list[bool]:
+        """Take the tokens of a step, and return which rows are over."""
         details = self.choice.details(tokens)
         for row, (writer, token) in enumerate(zip(self._writers, tokens, strict=True)):
             self._rows[row].has_begun = True
             writer.take(token, details.get(row))
             self._tell(row)
+        return [
+            writer.reason is not None or row.gone.is_set()
+            for row, writer in zip(self._rows, self._writers, strict=True)
+        ]
 
     def _tell(self, row: int) -> None:
         """Tell a row its end, once."""
@@ -168,12 +170,6 @@ class _Steps:
         if reason is not None and not self._told[row]:
             self._told[row] = True
             self._rows[row].end(Ended(reason, self._writers[row].tokens))
-
-    def _stopped(self) -> list[bool]:
-        return [
-            writer.reason is not None or row.gone.is_set()
-            for row, writer in zip(self._rows, self._writers, strict=True)
-        ]
 
     def end(self) -> None:
         """Tell rows that nobody waits for that they are over."""
@@ -191,11 +187,17 @@ class _Choice(LogitsProcessor):  # type: ignore[misc]
             None if r.temperature == 0 else RowSampling([r.seed], r.temperature) for r in rows
         ]
         self._warpers = [None if r.top_p == 1 else TopPLogitsWarper(r.top_p) for r in rows]
+        self._tells = any(row.num_logprobs is not None for row in rows)
         self._logits: Tensor | None = None
+
+    @property
+    def acts(self) -> bool:
+        """Whether it has anything to do; `generate()` itself takes the likeliest token."""
+        return self._tells or any(sampler is not None for sampler in self._samplers)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Return scores whose largest are the chosen tokens, ``[rows, vocabulary]``."""
-        if any(row.num_logprobs is not None for row in self._rows):
+        if self._tells:
             self._logits = scores
         if all(sampler is None for sampler in self._samplers):
             return scores
@@ -213,6 +215,8 @@ class _Choice(LogitsProcessor):  # type: ignore[misc]
     def details(self, tokens: Sequence[int]) -> dict[int, Likely]:
         """Return what is known of the tokens of the last step, by row, where a row asks for it."""
         found: dict[int, Likely] = {}
+        if not self._tells:
+            return found
         for row, one in enumerate(self._rows):
             if one.num_logprobs is None or self._logits is None:
                 continue
@@ -223,25 +227,16 @@ class _Choice(LogitsProcessor):  # type: ignore[misc]
         return found
 
 
-class _Stream(BaseStreamer):  # type: ignore[misc]
-    def __init__(self, take: Callable[[list[int]], None]) -> None:
-        self._take, self._is_prompt = take, True
-
-    def put(self, value: Tensor) -> None:
-        """Take the prompts first, then the tokens of each step."""
-        if self._is_prompt:
-            self._is_prompt = False
-        else:
-            self._take(value.flatten().tolist())
-
-    def end(self) -> None:
-        """Nothing is left to do."""
-
-
 class _Stop(StoppingCriteria):  # type: ignore[misc]
-    def __init__(self, stopped: Callable[[], list[bool]]) -> None:
-        self._stopped = stopped
+    def __init__(self, taken: Callable[[list[int]], list[bool]]) -> None:
+        self._taken = taken
+        self._none: Tensor | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
-        """Return which rows are over, ``[rows]``."""
-        return torch.tensor(self._stopped(), device=input_ids.device)
+        """Take the tokens that were appended, and return which rows are over, ``[rows]``."""
+        over = self._taken(input_ids[:, -1].tolist())
+        if any(over):
+            return torch.tensor(over, device=input_ids.device)
+        if self._none is None:
+            self._none = torch.zeros(len(over), dtype=torch.bool, device=input_ids.device)
+        return self._none
