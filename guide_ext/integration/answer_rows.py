@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from transformers import (
 
 from guide_ext.integration.decoding import RowSampling, decoding_options
 from guide_ext.integration.inputs import Inputs, encode
+from guide_ext.integration.prefixes import ROPE_BY_LENGTH, rope_types
 from guide_ext.integration.writing import Writer
 from guide_ext.marking.tokens import Encoding
 from guide_ext.steering.steering import Steering
@@ -110,8 +112,9 @@ def generate(model: Any, tokenizer: Any, rows: Sequence[Row], cache: Any = None)
 
     """
     inputs = inputs_of(model, tokenizer, rows)
-    most = max(row.most for row in rows)
-    how = decoding_options(model, inputs["input_ids"].shape[1], most, 0.0)
+    longest = max(rows, key=lambda row: row.most)
+    slots = longest.tokens if padding_is_free(model) else inputs["input_ids"].shape[1]
+    how = decoding_options(model, slots, longest.most, 0.0)
     ends = how["generation_config"].eos_token_id
     ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
     steps = _Steps(tokenizer, rows, ends)
@@ -125,6 +128,24 @@ def generate(model: Any, tokenizer: Any, rows: Sequence[Row], cache: Any = None)
         )
     steps.end()
     return ids
+
+
+def padding_is_free(model: Any) -> bool:
+    """Return whether a batch may have more slots than the model has positions.
+
+    Positions are counted without padding, row by row; but a row that has ended counts on while its
+    batch does. So the model must compute what it knows of a position, and not look it up in a table
+    that ends, and the positions of one row must change nothing in another.
+
+    Example:
+        >>> from guide_ext import integration as guide
+        >>> padding_is_free(guide.load_embedded()[0])
+        True
+
+    """
+    kinds = rope_types(model.config.get_text_config())
+    names = inspect.signature(type(model).forward).parameters
+    return bool(kinds) and not kinds & ROPE_BY_LENGTH and "position_ids" in names
 
 
 def inputs_of(model: Any, tokenizer: Any, rows: Sequence[Row]) -> Inputs:

@@ -158,9 +158,6 @@ class Answering:
             most = engine.room(prompt, body.longest())
             for _ in range(body.n):
                 self._rows.append(self._row(len(self._rows), prompt, most, seeds))
-        if any(prompt.is_steered() for prompt in prompts):
-            metrics.steered.inc()
-        metrics.prompt_tokens.inc(sum(prompt.tokens for prompt in prompts))
 
     def _row(self, index: int, prompt: Prepared, most: int, seeds: PromptSeeds) -> Row:
         (seed,) = seeds.of(
@@ -192,6 +189,9 @@ class Answering:
 
         """
         self._engine.submit(self._rows)
+        if any(prompt.is_steered() for prompt in self._prompts):
+            self._metrics.steered.inc()
+        self._metrics.prompt_tokens.inc(sum(prompt.tokens for prompt in self._prompts))
         if self._body.stream:
             return StreamingResponse(self._stream(), media_type="text/event-stream")
         leaver = asyncio.create_task(self._until_it_leaves(request))

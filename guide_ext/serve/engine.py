@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from guide_ext.integration.answer_rows import Ended, Row, generate
+from guide_ext.integration.answer_rows import Ended, Row, generate, padding_is_free
 from guide_ext.integration.kept import KeptTexts
 from guide_ext.serve.errors import ApiError
 from guide_ext.serve.prompts import Prepared, Prompts
@@ -78,6 +78,7 @@ class Engine:
         config = prompts.model.config.get_text_config()
         positions = getattr(config, "max_position_embeddings", None)
         self.positions = positions if isinstance(positions, int) and positions > 0 else None
+        self._most_slots = None if padding_is_free(prompts.model) else self.positions
 
     def start(self) -> None:
         """Begin to work."""
@@ -110,7 +111,7 @@ class Engine:
         if prompt.tokens >= self.positions:
             raise ApiError(
                 400, f"a prompt must have fewer tokens than the {self.positions} positions that "
-                f"the model knows, got {prompt.tokens}; shorten it",
+                f"the model knows, got {prompt.tokens}; shorten it", code="context_length_exceeded",
             )  # fmt: skip
         return min(wanted, self.positions - prompt.tokens)
 
@@ -237,7 +238,7 @@ class Engine:
         return (
             len(rows) <= self._settings.batch
             and len(rows) * length <= self._settings.batch_tokens
-            and (self.positions is None or length <= self.positions)
+            and (self._most_slots is None or length <= self._most_slots)
             and len({row.min_share for row in rows}) == 1
         )
 
