@@ -16,6 +16,7 @@ _KINDS = {
 }
 # OpenAI's codes; without one, the code is null.
 _CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
+_SAY_WHAT_CAME = ("missing", "value_error", "unsupported_parameter")  # or nothing came
 _CODES_OF_FIELDS = {
     "missing": "missing_required_parameter",
     "extra_forbidden": "unknown_parameter",
@@ -77,7 +78,7 @@ def of_validation(found: Sequence[Mapping[str, Any]]) -> ApiError:
         if param is None and field is not None:
             param, code = field, _code(one["type"])
         said = one["msg"].removeprefix("Value error, ")
-        if one["type"] in ("missing", "value_error", "unsupported_parameter"):  # these say what came, or nothing came
+        if one["type"] in _SAY_WHAT_CAME:
             lines.append(f"{'.'.join(place) or 'the body'}: {said}")
         else:
             lines.append(f"{'.'.join(place)}: {said}, got {_quoted(one.get('input'))}")

@@ -21,7 +21,6 @@ from guide_ext.serve.errors import ApiError
 from guide_ext.serve.settings import Settings
 
 BODY = {"model": MODEL, "prompt": "The cat", "temperature": 0, "max_tokens": 3}
-PROMPTS = (("cat ", 450), ("<!!->Summarize<-!!> The cat sleeps. ", 1), ("The dog. ", 9))
 LONG = {**BODY, "max_tokens": 900, "temperature": 5.0}
 
 
@@ -44,13 +43,13 @@ def batches(monkeypatch):
     return found
 
 
-def all_of(server, bodies, path="/v1/completions"):
+def all_of(server, bodies):
     """Send requests that wait together, and return their answers."""
     with ThreadPoolExecutor(len(bodies)) as pool, server.http() as http:
         with held(server.engine):
             waiting = []
             for number, body in enumerate(bodies, 1):
-                waiting.append(pool.submit(http.post, path, json=body))
+                waiting.append(pool.submit(http.post, "/v1/completions", json=body))
                 until(lambda number=number: server.engine.waiting == number)
         return [one.result() for one in waiting]
 
@@ -79,13 +78,15 @@ class TestBatches:
 
     def test_padding_takes_no_positions(self, server, batches):
         """Each answer may use all positions of the model, whatever stands beside it."""
-        chats = [[{"role": "user", "content": text * times}] for text, times in PROMPTS]
-        hot = {"model": MODEL, "temperature": 5.0, "guide": {"delta": 2.0}}
-        bodies = [{**hot, "messages": chat, "seed": 7} for chat in chats]
-        together = all_of(server, bodies, "/v1/chat/completions")
-        assert batches == [3]
+        hot = {"model": MODEL, "temperature": 5.0, "seed": 7, "guide": {"delta": 2.0}}
+        bodies = [
+            {**hot, "prompt": "cat " * 900, "max_tokens": 1000},
+            {**hot, "prompt": "<!!->Summarize<-!!> The cat sleeps.", "max_tokens": 200},
+        ]
+        together = all_of(server, bodies)
+        assert batches == [2]
         with server.http() as http:
-            alone = [http.post("/v1/chat/completions", json=body) for body in bodies]
+            alone = [http.post("/v1/completions", json=body) for body in bodies]
         for one, other in zip(together, alone, strict=True):
             assert one.json()["choices"] == other.json()["choices"]
             assert one.json()["usage"] == other.json()["usage"]

@@ -108,13 +108,13 @@ class TestPagesFromElsewhere:
     def test_they_may_ask_with_a_key(self, locked):
         """The question itself has none; the request that follows must."""
         with locked.http() as http:
-            asked = http.options(
-                "/v1/guide", headers={"origin": "https://example.org", **self.ASK}
-            )
+            asked = http.options("/v1/guide", headers={"origin": "https://example.org", **self.ASK})
             assert asked.status_code == 200
             assert "authorization" in asked.headers["access-control-allow-headers"].lower()
             assert asked.headers["x-content-type-options"] == "nosniff"
-            assert http.get("/v1/guide", headers={"origin": "https://example.org"}).status_code == 401
+            assert (
+                http.get("/v1/guide", headers={"origin": "https://example.org"}).status_code == 401
+            )
 
     def test_that_may_not(self, locked, http):
         with locked.http() as other:
