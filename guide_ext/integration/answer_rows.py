@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from guide_ext.integration.compiled import CompiledSteps
 from guide_ext.integration.decoding import RowSampling, decoding_options
 from guide_ext.integration.inputs import Inputs, encode
 from guide_ext.integration.prefixes import ROPE_BY_LENGTH, rope_types
@@ -98,7 +99,13 @@ class Row:
         return len(self.encoding.input_ids)
 
 
-def generate(model: Any, tokenizer: Any, rows: Sequence[Row], cache: Any = None) -> Tensor:
+def generate(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Row],
+    cache: Mapping[str, Any] | None = None,
+    steps: CompiledSteps | None = None,
+) -> Tensor:
     """Generate all answers; each row is told its pieces and its end.
 
     Args:
@@ -106,6 +113,7 @@ def generate(model: Any, tokenizer: Any, rows: Sequence[Row], cache: Any = None)
         tokenizer: Its tokenizer, which nobody else uses meanwhile.
         rows: What is wanted; all with a `min_share`, the same one, or all without.
         cache: The arguments of ``generate`` that carry a cache of what the prompts begin with.
+        steps: Compiled steps, which take a single row that they can take; without `cache`.
 
     Returns:
         Token ids, ``[rows, tokens]``, the prompts included.
@@ -117,17 +125,29 @@ def generate(model: Any, tokenizer: Any, rows: Sequence[Row], cache: Any = None)
     how = decoding_options(model, slots, longest.most, 0.0)
     ends = how["generation_config"].eos_token_id
     ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-    steps = _Steps(tokenizer, rows, ends)
+    if steps is not None:
+        how = steps.added_to(how)
+    events = _Events(tokenizer, rows, ends)
     with torch.inference_mode():
         ids: Tensor = model.generate(
             **inputs,
             **how,
             **(cache or {}),
-            logits_processor=LogitsProcessorList([steps.choice] if steps.choice.acts else []),
-            stopping_criteria=StoppingCriteriaList([_Stop(steps.taken)]),
+            logits_processor=LogitsProcessorList([events.choice] if events.choice.acts else []),
+            stopping_criteria=StoppingCriteriaList([_Stop(events.taken)]),
         )
-    steps.end()
+    events.end()
     return ids
+
+
+def can_be_compiled(steps: CompiledSteps, row: Row) -> bool:
+    """Return whether an answer that runs alone can take compiled steps.
+
+    Single layers or heads, and shares, bring further tensors into the graph.
+    """
+    one = row.steering
+    is_plain = one.layers is None and one.heads is None and one.heads_by_layer is None
+    return is_plain and row.min_share is None and row.tokens + row.most <= steps.slots
 
 
 def padding_is_free(model: Any) -> bool:
@@ -160,7 +180,7 @@ def inputs_of(model: Any, tokenizer: Any, rows: Sequence[Row]) -> Inputs:
     return inputs
 
 
-class _Steps:
+class _Events:
     """What happens at each step: the choice of the tokens, their text, the end of rows.
 
     `generate()` calls `choice`, then `taken` with the tokens that it has appended. There is no

@@ -49,7 +49,8 @@ def build(model: Any, tokenizer: Any, settings: Settings) -> Guard:
         settings: Name and limits.
 
     Raises:
-        ValueError: If the model has an encoder, is not enabled, or ends texts by ``stop_strings``.
+        ValueError: If the model has an encoder, is not enabled, ends texts by ``stop_strings``, or
+            is to be compiled and cannot be.
 
     """
     _check(model)
