@@ -5,6 +5,7 @@ import contextlib
 import socket
 import time
 
+import httpx
 import pytest
 from serving import MODEL, running
 
@@ -92,14 +93,16 @@ class TestPagesFromElsewhere:
             assert found.headers["www-authenticate"] == "Bearer"
 
     def test_they_can_read_faults(self, loaded, monkeypatch):
-        with (
-            running(*loaded, Settings(MODEL, cors=("https://example.org",))) as server,
-            server.http(headers={"origin": "https://example.org"}) as http,
-        ):
+        with running(*loaded, Settings(MODEL, cors=("https://example.org",))) as server:
             monkeypatch.setattr(server.engine, "is_alive", lambda: 1 / 0)
-            found = http.get("/health")
-            other = http.get("/health", headers={"origin": "https://evil.example"})
-            unasked = http.get("/v1/models", headers={"host": "evil.example"})
+
+            def get(path, **headers):
+                # After a fault the server closes the connection.
+                headers = {"origin": "https://example.org", **headers}
+                return httpx.get(f"{server.address}{path}", headers=headers, timeout=60)
+
+            found, other = get("/health"), get("/health", origin="https://evil.example")
+            unasked = get("/v1/models", host="evil.example")
         assert (found.status_code, other.status_code, unasked.status_code) == (500, 500, 403)
         assert found.headers["access-control-allow-origin"] == "https://example.org"
         assert "access-control-allow-origin" not in other.headers
