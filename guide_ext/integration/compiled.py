@@ -48,11 +48,9 @@ class CompiledSteps:
 
     def __init__(self, model: Any, slots: int, *, backend: str = "inductor") -> None:
         if not is_int(slots) or slots < 2:
-            raise ValueError(
-                f"compiled steps must have a whole number of slots from 2, got {slots!r}"
-            )
+            raise ValueError(f"slots must be a whole number from 2, got {slots!r}")
         self._model, self.slots = model, slots
-        self._name = state_of(model).findings.cache_argument
+        self._name = state_of(model).findings.cache_argument or ""
         self._check()
         # Without CUDA graphs, which only the thread that has loaded torch may record.
         self._config = CompileConfig(fullgraph=True, dynamic=False, backend=backend, mode="default")
@@ -102,7 +100,7 @@ class CompiledSteps:
         model, reason = self._model, None
         if model.config.is_encoder_decoder:
             reason = "has two texts"
-        elif self._name is None or not model._can_compile_fullgraph:
+        elif not self._name or not model._can_compile_fullgraph:
             reason = "cannot be compiled with a static cache"
         elif "llama4" in model.config.model_type:
             reason = "is run uncompiled by transformers"

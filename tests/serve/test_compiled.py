@@ -164,7 +164,7 @@ def test_what_cannot_be_one_graph():
     with pytest.raises(ValueError, match="which lies on several devices; leave --compile out"):
         compiled.CompiledSteps(model, 64)
     for wrong in (1, True, 2.0):
-        with pytest.raises(ValueError, match="a whole number of slots from 2, got"):
+        with pytest.raises(ValueError, match="slots must be a whole number from 2, got"):
             compiled.CompiledSteps(model, wrong)
     with pytest.raises(ValueError, match="compile must be 0 or a whole number from 16, got 3"):
         Settings(MODEL, compile=3)
