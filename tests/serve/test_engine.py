@@ -96,7 +96,7 @@ class TestBatches:
         assert sum(slots) > positions
         assert max(one["total_tokens"] for one in used) == positions
 
-    def test_it_does_where_positions_are_looked_up(self, loaded):
+    def test_it_does_where_positions_are_looked_up(self, loaded, monkeypatch):
         """A row that has ended counts on, beyond the table of positions."""
         table = tiny_gpt2()
         prompts = SimpleNamespace(model=table, tokenizer=loaded[1])
@@ -106,6 +106,10 @@ class TestBatches:
         assert not engine._fit([row, short])
         assert engine._fit([row, SimpleNamespace(tokens=1, most=28, min_share=None)])
         assert not padding_is_free(table)
+        for kind in ("dynamic", "longrope"):  # one row changes the frequencies of others
+            with monkeypatch.context() as patch:
+                patch.setitem(loaded[0].config.rope_parameters, "rope_type", kind)
+                assert not padding_is_free(loaded[0])
         assert Engine(SimpleNamespace(model=loaded[0]), Settings(MODEL))._fit([row, short])
 
 
