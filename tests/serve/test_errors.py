@@ -126,6 +126,13 @@ def test_what_is_missing(http, client):
     assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
 
 
+def test_of_two_faults_the_first_is_named(http):
+    body = {**GOOD, "max_tokens": "1", "temprature": 1}
+    found = http.post("/v1/chat/completions", json=body).json()["error"]
+    assert (found["param"], found["code"]) == ("max_tokens", "invalid_type")
+    assert "temprature" in found["message"]
+
+
 def test_other_codes(loaded):
     with running(*loaded, Settings(MODEL, api_key="k", queue=1, max_prompt_tokens=20)) as server:
         client = server.client()
