@@ -55,7 +55,6 @@ class CompiledSteps:
         # Without CUDA graphs, which only the thread that has loaded torch may record.
         self._config = CompileConfig(fullgraph=True, dynamic=False, backend=backend, mode="default")
         self._config._compile_all_devices = True
-        self._compiled: Any = None
 
     def added_to(self, how: dict[str, Any]) -> dict[str, Any]:
         """Return arguments of ``generate`` for one prompt, with an empty cache.
@@ -65,12 +64,6 @@ class CompiledSteps:
 
         """
         how["generation_config"].compile_config = self._config
-        # Whoever measures Influence drops it, because hooks are not in the graph. They do nothing
-        # while nobody measures, so the graph is right again.
-        if self._compiled is not None:
-            self._model._compiled_call = self._compiled
-        else:
-            self._compiled = self._model.get_compiled_call(self._config)
         with torch.inference_mode():  # tensors of another mode would be another graph
             return {**how, self._name: self._cache()}
 
