@@ -52,7 +52,7 @@ class CompiledSteps:
         self._model, self.slots = model, slots
         self._name = state_of(model).findings.cache_argument or ""
         self._check()
-        # Without CUDA graphs, which only the thread that has loaded torch may record.
+        # Without CUDA graphs, which inductor keeps by thread: nobody has tried them here.
         self._config = CompileConfig(fullgraph=True, dynamic=False, backend=backend, mode="default")
         self._config._compile_all_devices = True
 
