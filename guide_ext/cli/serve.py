@@ -51,6 +51,15 @@ def serve(
     cached_tokens: Annotated[
         int, typer.Option(help="Tokens whose keys and values are kept for the next turn.", min=0)
     ] = 16384,
+    compile_slots: Annotated[
+        int,
+        typer.Option(
+            "--compile",
+            help="Compile the forward pass for answers that run alone and have, with their prompt, "
+            "at most so many tokens; takes minutes at the start. 0 for none.",
+            min=0,
+        ),
+    ] = 0,
     cors: Annotated[
         list[str] | None,
         typer.Option(help="Origin whose pages may use the server; may be repeated."),
@@ -85,6 +94,7 @@ def serve(
         queue=queue,
         batch=batch,
         cached_tokens=cached_tokens,
+        compile=compile_slots,
         api_key=api_key,
         cors=tuple(cors or ()),
     )
@@ -96,4 +106,6 @@ def serve(
         if open_page:
             webbrowser.open(address)
 
+    if compile_slots:
+        say(f"compiling the forward pass for answers up to {compile_slots} tokens: some minutes")
     run(loaded, tokenizer, settings, host=host, port=port, on_ready=ready)

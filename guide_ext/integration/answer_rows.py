@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +18,11 @@ from transformers import (
     StoppingCriteriaList,
     TopPLogitsWarper,
 )
-from transformers.generation.streamers import BaseStreamer
 
+from guide_ext.integration.compiled import CompiledSteps
 from guide_ext.integration.decoding import RowSampling, decoding_options
 from guide_ext.integration.inputs import Inputs, encode
+from guide_ext.integration.prefixes import ROPE_BY_LENGTH, rope_types
 from guide_ext.integration.writing import Writer
 from guide_ext.marking.tokens import Encoding
 from guide_ext.steering.steering import Steering
@@ -97,7 +99,13 @@ class Row:
         return len(self.encoding.input_ids)
 
 
-def generate(model: Any, tokenizer: Any, rows: Sequence[Row], cache: Any = None) -> Tensor:
+def generate(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Row],
+    cache: Mapping[str, Any] | None = None,
+    steps: CompiledSteps | None = None,
+) -> Tensor:
     """Generate all answers; each row is told its pieces and its end.
 
     Args:
@@ -105,28 +113,59 @@ def generate(model: Any, tokenizer: Any, rows: Sequence[Row], cache: Any = None)
         tokenizer: Its tokenizer, which nobody else uses meanwhile.
         rows: What is wanted; all with a `min_share`, the same one, or all without.
         cache: The arguments of ``generate`` that carry a cache of what the prompts begin with.
+        steps: Compiled steps, which take a single row that they can take; without `cache`.
 
     Returns:
         Token ids, ``[rows, tokens]``, the prompts included.
 
     """
     inputs = inputs_of(model, tokenizer, rows)
-    most = max(row.most for row in rows)
-    how = decoding_options(model, inputs["input_ids"].shape[1], most, 0.0)
+    longest = max(rows, key=lambda row: row.most)
+    slots = longest.tokens if padding_is_free(model) else inputs["input_ids"].shape[1]
+    how = decoding_options(model, slots, longest.most, 0.0)
     ends = how["generation_config"].eos_token_id
     ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-    steps = _Steps(tokenizer, rows, ends)
+    if steps is not None:
+        how = steps.added_to(how)
+    events = _Events(tokenizer, rows, ends)
     with torch.inference_mode():
         ids: Tensor = model.generate(
             **inputs,
             **how,
             **(cache or {}),
-            logits_processor=LogitsProcessorList([steps.choice]),
-            stopping_criteria=StoppingCriteriaList([steps.stop]),
-            streamer=steps.stream,
+            logits_processor=LogitsProcessorList([events.choice] if events.choice.acts else []),
+            stopping_criteria=StoppingCriteriaList([_Stop(events.taken)]),
         )
-    steps.end()
+    events.end()
     return ids
+
+
+def can_be_compiled(steps: CompiledSteps, row: Row) -> bool:
+    """Return whether an answer that runs alone can take compiled steps.
+
+    Single layers or heads, and shares, bring further tensors into the graph.
+    """
+    one = row.steering
+    is_plain = one.layers is None and one.heads is None and one.heads_by_layer is None
+    return is_plain and row.min_share is None and row.tokens + row.most <= steps.slots
+
+
+def padding_is_free(model: Any) -> bool:
+    """Return whether a batch may have more slots than the model has positions.
+
+    Positions are counted without padding, row by row; but a row that has ended counts on while its
+    batch does. So the model must compute what it knows of a position, and not look it up in a table
+    that ends, and the positions of one row must change nothing in another.
+
+    Example:
+        >>> from guide_ext import integration as guide
+        >>> padding_is_free(guide.load_embedded()[0])
+        True
+
+    """
+    kinds = rope_types(model.config.get_text_config())
+    names = inspect.signature(type(model).forward).parameters
+    return bool(kinds) and not kinds & ROPE_BY_LENGTH and "position_ids" in names
 
 
 def inputs_of(model: Any, tokenizer: Any, rows: Sequence[Row]) -> Inputs:
@@ -141,10 +180,11 @@ def inputs_of(model: Any, tokenizer: Any, rows: Sequence[Row]) -> Inputs:
     return inputs
 
 
-class _Steps:
+class _Events:
     """What happens at each step: the choice of the tokens, their text, the end of rows.
 
-    `generate()` calls them in this order: `choice`, `stream`, `stop`.
+    `generate()` calls `choice`, then `taken` with the tokens that it has appended. There is no
+    streamer: it would come after the question whether rows have ended, a step too late.
     """
 
     def __init__(self, tokenizer: Any, rows: Sequence[Row], ends: Sequence[int]) -> None:
@@ -152,15 +192,18 @@ class _Steps:
         self._writers = [Writer(tokenizer, r.most, ends, r.stops, r.push) for r in rows]
         self._told = [False] * len(rows)
         self.choice = _Choice(rows)
-        self.stream = _Stream(self._take)
-        self.stop = _Stop(self._stopped)
 
-    def _take(self, tokens: list[int]) -> None:
+    def taken(self, tokens: list[int]) -> list[bool]:
+        """Take the tokens of a step, and return which rows are over."""
         details = self.choice.details(tokens)
         for row, (writer, token) in enumerate(zip(self._writers, tokens, strict=True)):
             self._rows[row].has_begun = True
             writer.take(token, details.get(row))
             self._tell(row)
+        return [
+            writer.reason is not None or row.gone.is_set()
+            for row, writer in zip(self._rows, self._writers, strict=True)
+        ]
 
     def _tell(self, row: int) -> None:
         """Tell a row its end, once."""
@@ -168,12 +211,6 @@ class _Steps:
         if reason is not None and not self._told[row]:
             self._told[row] = True
             self._rows[row].end(Ended(reason, self._writers[row].tokens))
-
-    def _stopped(self) -> list[bool]:
-        return [
-            writer.reason is not None or row.gone.is_set()
-            for row, writer in zip(self._rows, self._writers, strict=True)
-        ]
 
     def end(self) -> None:
         """Tell rows that nobody waits for that they are over."""
@@ -191,11 +228,17 @@ class _Choice(LogitsProcessor):  # type: ignore[misc]
             None if r.temperature == 0 else RowSampling([r.seed], r.temperature) for r in rows
         ]
         self._warpers = [None if r.top_p == 1 else TopPLogitsWarper(r.top_p) for r in rows]
+        self._tells = any(row.num_logprobs is not None for row in rows)
         self._logits: Tensor | None = None
+
+    @property
+    def acts(self) -> bool:
+        """Whether it has anything to do; `generate()` itself takes the likeliest token."""
+        return self._tells or any(sampler is not None for sampler in self._samplers)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Return scores whose largest are the chosen tokens, ``[rows, vocabulary]``."""
-        if any(row.num_logprobs is not None for row in self._rows):
+        if self._tells:
             self._logits = scores
         if all(sampler is None for sampler in self._samplers):
             return scores
@@ -213,6 +256,8 @@ class _Choice(LogitsProcessor):  # type: ignore[misc]
     def details(self, tokens: Sequence[int]) -> dict[int, Likely]:
         """Return what is known of the tokens of the last step, by row, where a row asks for it."""
         found: dict[int, Likely] = {}
+        if not self._tells:
+            return found
         for row, one in enumerate(self._rows):
             if one.num_logprobs is None or self._logits is None:
                 continue
@@ -223,25 +268,16 @@ class _Choice(LogitsProcessor):  # type: ignore[misc]
         return found
 
 
-class _Stream(BaseStreamer):  # type: ignore[misc]
-    def __init__(self, take: Callable[[list[int]], None]) -> None:
-        self._take, self._is_prompt = take, True
-
-    def put(self, value: Tensor) -> None:
-        """Take the prompts first, then the tokens of each step."""
-        if self._is_prompt:
-            self._is_prompt = False
-        else:
-            self._take(value.flatten().tolist())
-
-    def end(self) -> None:
-        """Nothing is left to do."""
-
-
 class _Stop(StoppingCriteria):  # type: ignore[misc]
-    def __init__(self, stopped: Callable[[], list[bool]]) -> None:
-        self._stopped = stopped
+    def __init__(self, taken: Callable[[list[int]], list[bool]]) -> None:
+        self._taken = taken
+        self._none: Tensor | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
-        """Return which rows are over, ``[rows]``."""
-        return torch.tensor(self._stopped(), device=input_ids.device)
+        """Take the tokens that were appended, and return which rows are over, ``[rows]``."""
+        over = self._taken(input_ids[:, -1].tolist())
+        if any(over):
+            return torch.tensor(over, device=input_ids.device)
+        if self._none is None:
+            self._none = torch.zeros(len(over), dtype=torch.bool, device=input_ids.device)
+        return self._none

@@ -82,6 +82,7 @@ def encode(
         steering: What marks mean, one for all prompts or one per prompt.
         min_share: Instead of `delta` or `steering`: the minimum share of the attention, from 0 to
             below 1, that the marked tokens of a prompt get together, in every row of every head.
+            All marks count alike, whatever level or Δ they state.
         trusted_roles: Roles of a chat whose tags act.
         max_length: Longest prompt, in tokens; a longer text is truncated. To cut off a marked token
             or a token of an image is an error, and so is an `Encoding` that is longer.

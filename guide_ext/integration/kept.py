@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from guide_ext.integration import prefixes
+from guide_ext.integration.roomy import slots_of
 from guide_ext.marking.tokens import Encoding
 from guide_ext.steering.steering import Steering
 
@@ -45,7 +46,7 @@ class KeptTexts:
 
     Args:
         model: An enabled decoder.
-        most: Most tokens of all texts together; 0 keeps none.
+        most: Most tokens that the tensors of all texts together could hold; 0 keeps none.
 
     Example:
         >>> from guide_ext import integration as guide
@@ -69,8 +70,8 @@ class KeptTexts:
 
     @property
     def tokens(self) -> int:
-        """Number of tokens that are kept."""
-        return sum(len(text.ids) for text in self._texts)
+        """Number of tokens that the tensors could hold; a cache has room behind its last one."""
+        return sum(slots_of(cache) for text in self._texts for cache in text.cache.values())
 
     def begin(self, encoding: Encoding, steering: Steering) -> Kept | None:
         """Return what a prompt begins with, and take it out; None if the model has no such cache.
@@ -117,10 +118,23 @@ class KeptTexts:
         (cache,) = text.cache.values()
         held = int(cache.get_seq_length())  # without the last token, which nobody has read
         known = ids.tolist()[:held]
+        if len(known) < _FEWEST:
+            return
         bias = [*nats, *[0.0] * len(known)][: len(known)]
-        self._texts.append(Kept(known, bias, text.where, text.cache))
+        new = Kept(known, bias, text.where, text.cache)
+        # What another goes on from is of no more use; the same question comes again and again.
+        self._texts = [one for one in self._texts if not _begins(one, new)]
+        longer = next((one for one in self._texts if _begins(new, one)), None)
+        if longer is not None:
+            self._texts.remove(longer)
+        self._texts.append(longer or new)
         while self._texts and self.tokens > self._most:
             self._texts.pop(0)
+
+
+def _begins(one: Kept, other: Kept) -> bool:
+    """Return whether one text is all that another begins with."""
+    return one.where == other.where and _common(one, other.ids, other.nats) == len(one.ids)
 
 
 def _common(text: Kept, ids: Sequence[int], nats: Sequence[float]) -> int:

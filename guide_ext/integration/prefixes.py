@@ -22,7 +22,7 @@ from guide_ext.integration.roomy import repeat_rows, roomy_cache
 _MARKS = ("guide_bias", "guide_share")
 
 # transformers' kinds of rotary positions whose frequencies change with the length of a text.
-_ROPE_BY_LENGTH = {"dynamic", "longrope"}
+ROPE_BY_LENGTH = {"dynamic", "longrope"}
 # Below it, one more call of the model costs more than it saves.
 _LEAST_SAVED = 0.05
 
@@ -206,7 +206,7 @@ def _empty_cache(model: Any) -> DynamicCache | None:
     beginning alone would get others than within the whole.
     """
     config = model.config
-    if _rope_types(config.get_text_config()) & _ROPE_BY_LENGTH:
+    if rope_types(config.get_text_config()) & ROPE_BY_LENGTH:
         return None
     names = inspect.signature(type(model).forward).parameters
     if config.is_encoder_decoder or not {"position_ids", "logits_to_keep"} <= set(names):
@@ -216,7 +216,7 @@ def _empty_cache(model: Any) -> DynamicCache | None:
     return roomy_cache(config)
 
 
-def _rope_types(config: Any) -> set[str]:
+def rope_types(config: Any) -> set[str]:
     """Return the kinds of rotary positions of a model, which may differ between its layers."""
     known = getattr(config, "rope_parameters", None) or {}
     of_layers = [part for part in known.values() if isinstance(part, dict)]

@@ -60,6 +60,16 @@ def roomy_cache(config: Any) -> DynamicCache | None:
     return cache
 
 
+def slots_of(cache: DynamicCache) -> int:
+    """Return how many tokens the tensors of a cache could hold: its memory, whatever is used."""
+    found = 0
+    for layer in cache.layers:
+        room = getattr(layer, "_key_room", None)
+        held = room if room is not None else layer.keys
+        found = max(found, 0 if held is None else held.shape[-2])
+    return found
+
+
 def repeat_rows(cache: DynamicCache, rows: Tensor, further: Tensor) -> None:
     """Let a cache hold rows of its own in another order and number, and shorter if need be.
 

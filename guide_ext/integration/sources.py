@@ -15,7 +15,7 @@ from guide_ext.integration.call.carrier import TablePlace
 from guide_ext.integration.call.frame import Frame, using
 from guide_ext.integration.compare import token_texts
 from guide_ext.integration.image_prompts import require_text
-from guide_ext.integration.influence.measure import without_logits
+from guide_ext.integration.influence.results import without_logits
 from guide_ext.integration.inputs import Inputs, Prompt, encode
 from guide_ext.integration.likelihood import check_positions, with_answer
 from guide_ext.integration.model.parallel import group_of

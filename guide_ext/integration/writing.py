@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 _UNFINISHED = "\ufffd"  # what a decoder shows for the first bytes of a character
 _MOST_UNFINISHED = 3  # bytes of a character in UTF-8, of which a decoder may show each
 _MOST_CONTEXT = 16  # tokens that are decoded again
+# A token for one byte, beside tokens for texts.
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+# What transformers' clean_up_tokenization() writes without its first space.
+_CLEANED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
 
 class Text:
@@ -34,18 +39,22 @@ class Text:
         self._ids: list[int] = []
         self._given = 0  # of these tokens, how many were whole at the last cut
         self._known = ""  # the part of their text that was given out
+        self._in_bytes = False
+        self._later = _CLEANED if _is_cleaned(tokenizer) else ()
 
     def take(self, token: int) -> str:
-        """Return what a token adds; nothing while a character is not finished."""
+        """Return what a token adds; nothing while later tokens may change it."""
         self._ids.append(token)
+        if self._goes_on_in_bytes(token):
+            return ""
         now = self._decoded(self._ids)
-        if now.endswith(_UNFINISHED) and not now.startswith(self._known):
-            return ""  # a run of bytes that is shown as unfinished until its last one has come
         kept = now.rstrip(_UNFINISHED)
         # The last of them may be the first bytes of one character, and become it.
         whole = now[: max(len(kept), len(now) - _MOST_UNFINISHED)]
+        whole = whole[: len(whole) - max((overlap(whole, one) for one in self._later), default=0)]
         new, self._known = whole[len(self._known) :], max(self._known, whole, key=len)
-        if new and whole == now:
+        # What is cleaned up depends on all that stands before it.
+        if whole == now and not self._later and (new or len(self._ids) > 2 * _MOST_CONTEXT):
             if len(self._ids) > _MOST_CONTEXT:
                 del self._ids[: self._given]
                 self._known = self._decoded(self._ids)
@@ -57,9 +66,29 @@ class Text:
         known, self._known = self._known, self._decoded(self._ids)
         return self._known[len(known) :]
 
+    def _goes_on_in_bytes(self, token: int) -> bool:
+        """Return whether a run of tokens for single bytes has not ended.
+
+        Decoders write a run as text if all of it is UTF-8; one byte that is not makes every byte of
+        the run U+FFFD. So nothing is known of it before its end. Tokens without text do not end it:
+        special ones are left out before a text is decoded.
+        """
+        is_byte = _BYTE.fullmatch(str(self._tokenizer.convert_ids_to_tokens(token))) is not None
+        self._in_bytes = is_byte or (self._in_bytes and not self._decoded([token]))
+        return self._in_bytes
+
     def _decoded(self, ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
         return text
+
+
+def _is_cleaned(tokenizer: Any) -> bool:
+    """Return whether decoding takes spaces away, which it does not where the model is a BPE."""
+    if not getattr(tokenizer, "clean_up_tokenization_spaces", False):
+        return False
+    wanted = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    return type(model).__name__ != "BPE" or bool(getattr(tokenizer, wanted, False))
 
 
 class UntilStop:
@@ -86,7 +115,7 @@ class UntilStop:
         if ends:
             self.stopped, self._held = True, ""
             return text[: min(ends)]
-        kept = max((_overlap(text, stop) for stop in self._stops), default=0)
+        kept = max((overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - kept :]
         return text[: len(text) - kept]
 
@@ -96,7 +125,7 @@ class UntilStop:
         return held
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """Return how many characters at the end of a text are a beginning of another."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if stop.startswith(text[-length:]):

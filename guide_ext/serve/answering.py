@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,8 +48,9 @@ class _End:
 class Inbox:
     """Brings events from the thread that generates to the one that answers clients.
 
-    To wake that thread takes the other one as long as a small part of a step. So only the first
-    piece of a stream and every end wake it; it looks for other pieces by itself.
+    To wake that thread takes the other one as long as a small part of a step, and while one runs
+    Python the other waits. So only the first piece of a stream and every end wake it; it looks for
+    other pieces by itself, and takes what has come of an answer as one piece.
 
     Args:
         is_streamed: Whether pieces are wanted before the end.
@@ -59,7 +61,8 @@ class Inbox:
         self._loop = asyncio.get_running_loop()
         self._is_streamed, self._has_begun = is_streamed, False
         self._events: deque[_Piece | _End] = deque()  # its methods are safe in threads
-        self._woken = asyncio.Event()
+        self._is_woken = False
+        self._waits: asyncio.Future[None] | None = None
 
     def put(self, one: _Piece | _End) -> None:
         """Take an event, in any thread."""
@@ -68,15 +71,50 @@ class Inbox:
         if isinstance(one, _End) or (is_first and self._is_streamed):
             # RuntimeError: the server has stopped meanwhile, and nobody listens.
             with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._woken.set)
+                self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self, *, is_called: bool = True) -> None:
+        self._is_woken = is_called
+        if self._waits is not None and not self._waits.done():
+            self._waits.set_result(None)
 
     async def take(self) -> list[_Piece | _End]:
-        """Return the events that have come; there may be none yet."""
-        seconds = _LOOKS_EVERY if self._is_streamed and self._has_begun else None
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), seconds)
-        self._woken.clear()
-        return [self._events.popleft() for _ in range(len(self._events))]
+        """Return the events that have come, joined; there may be none yet."""
+        if not self._is_woken:
+            # Cheaper than asyncio.wait_for, which makes a task.
+            self._waits = self._loop.create_future()
+            look = None
+            if self._is_streamed and self._has_begun:
+                look = self._loop.call_later(_LOOKS_EVERY, partial(self._wake, is_called=False))
+            try:
+                await self._waits
+            finally:
+                if look is not None:
+                    look.cancel()
+        self._is_woken = False
+        return _joined([self._events.popleft() for _ in range(len(self._events))])
+
+
+def _joined(events: Sequence[_Piece | _End]) -> list[_Piece | _End]:
+    """Return events with the pieces of each answer in one; ends keep their place behind them.
+
+    Example:
+        >>> events = [_Piece(0, "a", []), _Piece(1, "x", []), _Piece(0, "b", [])]
+        >>> [(piece.index, piece.text) for piece in _joined(events)]
+        [(0, 'ab'), (1, 'x')]
+
+    """
+    texts: dict[int, list[str]] = {}
+    likely: dict[int, list[Likely]] = {}
+    ends: list[_End] = []
+    for one in events:
+        if isinstance(one, _End):
+            ends.append(one)
+        else:
+            texts.setdefault(one.index, []).append(one.text)
+            likely.setdefault(one.index, []).extend(one.likely)
+    pieces = [_Piece(index, "".join(found), likely[index]) for index, found in texts.items()]
+    return [*pieces, *ends]
 
 
 class Answering:
@@ -120,9 +158,6 @@ class Answering:
             most = engine.room(prompt, body.longest())
             for _ in range(body.n):
                 self._rows.append(self._row(len(self._rows), prompt, most, seeds))
-        if any(prompt.is_steered() for prompt in prompts):
-            metrics.steered.inc()
-        metrics.prompt_tokens.inc(sum(prompt.tokens for prompt in prompts))
 
     def _row(self, index: int, prompt: Prepared, most: int, seeds: PromptSeeds) -> Row:
         (seed,) = seeds.of(
@@ -154,6 +189,9 @@ class Answering:
 
         """
         self._engine.submit(self._rows)
+        if any(prompt.is_steered() for prompt in self._prompts):
+            self._metrics.steered.inc()
+        self._metrics.prompt_tokens.inc(sum(prompt.tokens for prompt in self._prompts))
         if self._body.stream:
             return StreamingResponse(self._stream(), media_type="text/event-stream")
         leaver = asyncio.create_task(self._until_it_leaves(request))

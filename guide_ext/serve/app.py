@@ -11,7 +11,6 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
-from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteError
 
@@ -50,7 +49,8 @@ def build(model: Any, tokenizer: Any, settings: Settings) -> Guard:
         settings: Name and limits.
 
     Raises:
-        ValueError: If the model has an encoder, is not enabled, or ends texts by ``stop_strings``.
+        ValueError: If the model has an encoder, is not enabled, ends texts by ``stop_strings``, or
+            is to be compiled and cannot be.
 
     """
     _check(model)
@@ -81,11 +81,6 @@ def build(model: Any, tokenizer: Any, settings: Settings) -> Guard:
     _add_routes(app, prompts, engine, metrics, settings)
     add_guide_routes(app, prompts, engine, settings)
     add_page(app)
-    if settings.cors:
-        app.add_middleware(
-            CORSMiddleware, allow_origins=list(settings.cors), allow_methods=["GET", "POST"],
-            allow_headers=["*"],
-        )  # fmt: skip
     return Guard(app, settings, metrics)
 
 

@@ -13,7 +13,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from guide_ext.integration.answer_rows import Ended, Row, generate
+from guide_ext.integration.answer_rows import (
+    Ended,
+    Row,
+    can_be_compiled,
+    generate,
+    padding_is_free,
+)
+from guide_ext.integration.compiled import CompiledSteps
+from guide_ext.integration.inputs import encode
 from guide_ext.integration.kept import KeptTexts
 from guide_ext.serve.errors import ApiError
 from guide_ext.serve.prompts import Prepared, Prompts
@@ -66,6 +74,13 @@ class Engine:
         settings: The limits.
         watch: Told how long the queue is and how large the batches are.
 
+    Attributes:
+        positions: How many positions the model knows; None if it does not say.
+        compiled: What runs single answers compiled; None if nothing does.
+
+    Raises:
+        ValueError: If the model is to be compiled and cannot be.
+
     """
 
     def __init__(self, prompts: Prompts, settings: Settings, watch: Watch | None = None) -> None:
@@ -78,6 +93,11 @@ class Engine:
         config = prompts.model.config.get_text_config()
         positions = getattr(config, "max_position_embeddings", None)
         self.positions = positions if isinstance(positions, int) and positions > 0 else None
+        self.compiled: CompiledSteps | None = None
+        if settings.compile:
+            slots = min(settings.compile, self.positions or settings.compile)
+            self.compiled = CompiledSteps(prompts.model, slots)
+        self._most_slots = None if padding_is_free(prompts.model) else self.positions
 
     def start(self) -> None:
         """Begin to work."""
@@ -110,7 +130,7 @@ class Engine:
         if prompt.tokens >= self.positions:
             raise ApiError(
                 400, f"a prompt must have fewer tokens than the {self.positions} positions that "
-                f"the model knows, got {prompt.tokens}; shorten it",
+                f"the model knows, got {prompt.tokens}; shorten it", code="context_length_exceeded",
             )  # fmt: skip
         return min(wanted, self.positions - prompt.tokens)
 
@@ -157,6 +177,12 @@ class Engine:
 
         self._add([_Job(work=run, refused=fail, left=result.cancelled)])
         return result
+
+    def compile(self, prompt: Prepared) -> None:
+        """Compile for single answers, if it is to be done; only for `alone`."""
+        if self.compiled is not None:
+            model, tokenizer = self._prompts.model, self._prompts.tokenizer
+            self.compiled.warm_up(encode(model, tokenizer, [prompt.encoding], delta=prompt.delta))
 
     def close(self, seconds: float | None = None) -> None:
         """Refuse what waits, and wait for what has begun."""
@@ -237,7 +263,7 @@ class Engine:
         return (
             len(rows) <= self._settings.batch
             and len(rows) * length <= self._settings.batch_tokens
-            and (self.positions is None or length <= self.positions)
+            and (self._most_slots is None or length <= self._most_slots)
             and len({row.min_share for row in rows}) == 1
         )
 
@@ -274,6 +300,10 @@ class Engine:
         # Several rows begin in different slots, and a share acts on every token.
         row = rows[0]
         begun = None
+        steps = self.compiled
+        if len(rows) == 1 and steps is not None and can_be_compiled(steps, row):
+            generate(model, tokenizer, rows, steps=steps)
+            return
         if len(rows) == 1 and row.min_share is None:
             begun = self._kept.begin(row.encoding, row.steering)
         if begun is None:
@@ -286,12 +316,13 @@ class Engine:
 
 
 def warm_up(engine: Engine, prompt: Prepared) -> None:
-    """Generate a token, so that the first request does not wait for what is made once.
+    """Compile and generate a token: the first request must not wait for what is made once.
 
     Raises:
         Exception: Whatever keeps the model from answering.
 
     """
+    engine.alone(lambda: engine.compile(prompt)).result()
     done: Future[Ended] = Future()
 
     def end(how: Ended | Exception) -> None:

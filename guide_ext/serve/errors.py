@@ -14,6 +14,14 @@ _KINDS = {
     500: "server_error",
     503: "server_error",
 }
+# OpenAI's codes; without one, the code is null.
+_CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
+_SAY_WHAT_CAME = ("missing", "value_error", "unsupported_parameter")  # or nothing came
+_CODES_OF_FIELDS = {
+    "missing": "missing_required_parameter",
+    "extra_forbidden": "unknown_parameter",
+    "unsupported_parameter": "unsupported_parameter",
+}
 
 
 class ApiError(Exception):
@@ -23,24 +31,32 @@ class ApiError(Exception):
         status: HTTP status.
         message: What was expected and what came.
         param: The field of the request, if it was one.
+        code: What a program can tell it by, in OpenAI's words; None where OpenAI has none.
 
     """
 
-    def __init__(self, status: int, message: str, param: str | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, param: str | None = None, code: str | None = None
+    ) -> None:
         super().__init__(message)
         self.status, self.message, self.param = status, message, param
+        self.code = code or _CODES.get(status)
+        if self.code is None and param is not None:
+            is_model = (status, param) == (404, "model")
+            self.code = "model_not_found" if is_model else "invalid_value"
 
     def body(self) -> dict[str, Any]:
         """Return the JSON of the answer.
 
         Example:
-            >>> ApiError(400, "model must be 'embedded'", "model").body()["error"]["type"]
-            'invalid_request_error'
+            >>> error = ApiError(404, "model must be 'embedded'", "model").body()["error"]
+            >>> error["type"], error["code"]
+            ('not_found_error', 'model_not_found')
 
         """
         kind = _KINDS.get(self.status, "invalid_request_error")
-        error = {"message": self.message, "type": kind, "param": self.param, "code": None}
-        return {"error": error}
+        error = {"message": self.message, "type": kind, "param": self.param}
+        return {"error": {**error, "code": self.code}}
 
 
 def of_validation(found: Sequence[Mapping[str, Any]]) -> ApiError:
@@ -50,7 +66,7 @@ def of_validation(found: Sequence[Mapping[str, Any]]) -> ApiError:
         found: What pydantic or FastAPI found.
 
     """
-    lines, param = [], None
+    lines, param, code = [], None, None
     for one in found[:8]:
         place = [str(part) for part in one["loc"] if part != "body"]
         if one["type"] == "json_invalid" or (
@@ -58,13 +74,20 @@ def of_validation(found: Sequence[Mapping[str, Any]]) -> ApiError:
         ):
             lines.append(NO_JSON)
             continue
-        param = param or (place[0] if place else None)
+        field = place[0] if place else one.get("ctx", {}).get("field")
+        if param is None and field is not None:
+            param, code = field, _code(one["type"])
         said = one["msg"].removeprefix("Value error, ")
-        if one["type"] in ("missing", "value_error"):  # these say what came, or nothing came
+        if one["type"] in _SAY_WHAT_CAME:
             lines.append(f"{'.'.join(place) or 'the body'}: {said}")
         else:
             lines.append(f"{'.'.join(place)}: {said}, got {_quoted(one.get('input'))}")
-    return ApiError(400, "; ".join(dict.fromkeys(lines)), param)
+    return ApiError(400, "; ".join(dict.fromkeys(lines)), param, code)
+
+
+def _code(kind: str) -> str | None:
+    """Return OpenAI's code for pydantic's kind of error; None for the most general one."""
+    return "invalid_type" if kind.endswith("_type") else _CODES_OF_FIELDS.get(kind)
 
 
 def _quoted(value: object) -> str:

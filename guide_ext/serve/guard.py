@@ -9,6 +9,8 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from fastapi.middleware.cors import CORSMiddleware
+
 from guide_ext.serve.errors import ApiError
 from guide_ext.serve.metrics import Metrics
 from guide_ext.serve.settings import Settings, is_loopback
@@ -41,11 +43,12 @@ class Guard:
 
     def __init__(self, app: App, settings: Settings, metrics: Metrics) -> None:
         self.app, self._settings, self._metrics = app, settings, metrics
+        self._shared = self._for_origins(app)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it here."""
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            await self._shared(scope, receive, send)
             return
         status = 0
 
@@ -69,14 +72,23 @@ class Guard:
                 if body.error is None:
                     await counted(message)
 
-            await self.app(scope, body, unless_refused)
+            await self._shared(scope, body, unless_refused)
             if body.error is not None and not status:
                 raise body.error
         except ApiError as error:
-            await _answer(counted, error)
+            await self._for_origins(_Refusal(error))(scope, receive, counted)
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.requests.labels(route, str(status)).inc()
+
+    def _for_origins(self, app: App) -> App:
+        """Tell browsers which pages may read the answers of an application, errors included."""
+        if not self._settings.cors:
+            return app
+        return CORSMiddleware(
+            app, allow_origins=list(self._settings.cors), allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+        )  # fmt: skip
 
     def _check(self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes]) -> None:
         """Check host and key.
@@ -151,15 +163,23 @@ def _too_large(most: int, got: int) -> ApiError:
     return ApiError(413, f"a body must have at most {most} bytes, got {got}")
 
 
-async def _answer(send: Send, error: ApiError) -> None:
-    body = json.dumps(error.body()).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        # What is left of a body is not read.
-        (b"connection", b"close"),
-    ]
-    if error.status == 401:
-        headers.append((b"www-authenticate", b"Bearer"))
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+class _Refusal:
+    """An application that answers everything with an error."""
+
+    def __init__(self, error: ApiError) -> None:
+        self._error = error
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer."""
+        body = json.dumps(self._error.body()).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            # What is left of a body is not read.
+            (b"connection", b"close"),
+        ]
+        if self._error.status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
+        status = self._error.status
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})

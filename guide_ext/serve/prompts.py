@@ -198,7 +198,7 @@ class Prompts:
         if len(encoding.input_ids) > limits.max_prompt_tokens:
             raise ApiError(
                 400, f"a prompt must have at most {limits.max_prompt_tokens} tokens, got "
-                f"{len(encoding.input_ids)}; shorten it",
+                f"{len(encoding.input_ids)}; shorten it", code="context_length_exceeded",
             )  # fmt: skip
         known = self.model.get_input_embeddings().weight.shape[0]
         if max(encoding.input_ids) >= known:

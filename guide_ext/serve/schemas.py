@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from guide_ext.integration.decoding import check_temperature
 
@@ -60,7 +61,11 @@ class _Body(BaseModel):
             if name in NEUTRAL and name not in cls.model_fields:
                 values, reason = NEUTRAL[name]
                 if not any(value == one and type(value) in _kinds(one) for one in values):
-                    raise ValueError(f"{name} must be left out: {reason}")
+                    raise PydanticCustomError(
+                        "unsupported_parameter",
+                        "{field} must be left out: {reason}",
+                        {"field": name, "reason": reason},
+                    )
                 continue
             kept[name] = value
         return kept
@@ -95,7 +100,8 @@ class GuideOptions(_Body):
     delta: Nats | None = Field(None, description="Δ of a level-2 mark, nats.")
     min_share: float | None = Field(
         None, ge=0, lt=1, allow_inf_nan=False,
-        description="Instead of delta: the least share of the attention that the marks get.",
+        description="Instead of delta: the least share of the attention that the marks get "
+        "together. All marks count alike, whatever level or Δ they state.",
     )  # fmt: skip
     layers: list[Annotated[int, Field(ge=0)]] | None = Field(
         None, min_length=1, max_length=1024, description="Steered layers; all if left out."

@@ -9,7 +9,8 @@ from dataclasses import dataclass, fields
 
 from guide_ext.support.values import as_float, is_int
 
-_FROM_ZERO = {"cached_tokens"}
+_FROM_ZERO = {"cached_tokens", "compile"}
+_LEAST_COMPILED = 16  # slots
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Settings:
         batch: Most answers that are generated at the same time.
         batch_tokens: Most tokens of a batch, padding and the longest answer included.
         cached_tokens: Most tokens whose keys and values are kept for the next turn of a chat.
+        compile: Most tokens of a prompt and its answer together for which the forward pass is
+            compiled; 0 for none.
         api_key: What clients must send; None for no key.
         cors: Origins whose pages may use the server.
 
@@ -57,6 +60,7 @@ class Settings:
     batch: int = 16
     batch_tokens: int = 65536
     cached_tokens: int = 16384
+    compile: int = 0
     api_key: str | None = None
     cors: tuple[str, ...] = ()
 
@@ -67,6 +71,10 @@ class Settings:
             least = 0 if field.name in _FROM_ZERO else 1
             if field.type == "int" and not (is_int(value) and value >= least):
                 raise ValueError(f"{field.name} must be a whole number from {least}, got {value!r}")
+        if 0 < self.compile < _LEAST_COMPILED:
+            raise ValueError(
+                f"compile must be 0 or a whole number from {_LEAST_COMPILED}, got {self.compile!r}"
+            )
         if not 0 < as_float(self.max_nats) < math.inf:
             raise ValueError(f"max_nats must be a finite number above 0, got {self.max_nats!r}")
         if not abs(as_float(self.delta)) <= self.max_nats:

@@ -57,6 +57,7 @@ WRONG = [
     (["--host", "192.0.2.1", "--api-key", "k"], "must be an address that is free, got 192.0"),
     (["--delta", "nan"], "delta must be a number of nats from -20 to 20"),
     (["--queue", "0"], "--queue"),
+    (["--compile", "3"], "compile must be 0 or a whole number from 16, got 3"),
 ]
 
 

@@ -44,14 +44,14 @@ class Running:
 
 
 @contextmanager
-def running(model, tokenizer, settings, **options):
-    """Run a server while the block runs."""
+def running(model, tokenizer, settings, *, seconds=60, **options):
+    """Run a server while the block runs; it has some seconds to begin."""
     guard = build(model, tokenizer, settings)
     config = uvicorn.Config(guard, port=0, log_level="critical", **options)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
-    until(lambda: server.started or not thread.is_alive())
+    until(lambda: server.started or not thread.is_alive(), seconds)
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
         engine = guard.app.state.engine

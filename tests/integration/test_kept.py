@@ -103,11 +103,41 @@ class TestAChat:
         assert torch.allclose(logits, before, atol=2e-4)
 
 
+def bytes_of(layers):
+    """Bytes of the keys of one token, in all layers of one text."""
+    (number,) = {layer.keys[0, :, 0].numel() for layer in layers}
+    return number * layers[0].keys.element_size() * 4
+
+
+def test_what_another_goes_on_from_is_not_kept_twice(loaded):
+    kept = KeptTexts(loaded[0], 5000)
+    ids, _, _ = turn(loaded, kept, first(), STEERING)
+    for _ in range(3):
+        turn(loaded, kept, first(), STEERING)
+        assert [text.ids for text in kept._texts] == [ids.tolist()[:-1]]
+    turn(loaded, kept, [*said(loaded, first(), ids), SECOND], STEERING)
+    before = [text.ids for text in kept._texts]
+    turn(loaded, kept, first(), STEERING)  # is a beginning of the longer one
+    assert sorted(before) == sorted(text.ids for text in kept._texts)
+    turn(loaded, kept, first(), Steering.guide(1.0))
+    assert len(kept._texts) == len(before) + 1  # under another bias, it is another text
+
+
+def test_short_texts_are_not_kept(loaded):
+    kept = KeptTexts(loaded[0], 5000)
+    turn(loaded, kept, [{"role": "user", "content": "Hi"}], Steering.guide(0.0))
+    assert all(len(text.ids) >= 16 for text in kept._texts)
+
+
 def test_no_more_than_fits(loaded):
-    kept = KeptTexts(loaded[0], 150)
+    kept = KeptTexts(loaded[0], 300)
     for word in ("one", "two", "three", "four"):
         turn(loaded, kept, [{"role": "user", "content": f"{word} {STORY}"}], STEERING)
-        assert 0 < kept.tokens <= 150
+        tensors = [
+            layer for text in kept._texts for cache in text.cache.values() for layer in cache.layers
+        ]
+        slots = sum(layer.keys.untyped_storage().nbytes() for layer in tensors) / bytes_of(tensors)
+        assert 0 < slots == kept.tokens <= 300
     assert KeptTexts(loaded[0], 0).begin(encode_chat(loaded[1], first()), STEERING) is None
 
 

@@ -59,7 +59,15 @@ def of_bytes():
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>")
 
 
+def cleaned():
+    """Decoding takes spaces away once it knows what stands behind them."""
+    tokenizer = TOKENIZERS["pieces of words"]()
+    tokenizer.clean_up_tokenization_spaces = True
+    return tokenizer
+
+
 TOKENIZERS = {
+    "pieces of words, cleaned up": cleaned,
     "words, and bytes for the rest": of_bytes,
     "bytes": lambda: trained(
         models.BPE(), pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
@@ -89,13 +97,38 @@ def test_of_texts(tokenizer, sample):
     assert written(tokenizer, ids) == tokenizer.decode(ids, skip_special_tokens=True)
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_of_any_tokens(seed):
-    """Bytes that are no characters, as a hot model writes them."""
-    tokenizer = TOKENIZERS["bytes"]()
+@pytest.mark.parametrize("seed", range(40))
+def test_of_any_tokens(tokenizer, seed):
+    """Bytes that are no characters, special tokens within characters: as a hot model writes."""
     draw = random.Random(seed)
-    ids = [draw.randrange(len(tokenizer)) for _ in range(60)]
+    ids = [draw.randrange(len(tokenizer)) for _ in range(draw.randrange(1, 80))]
+    # Punctuation and letters come often enough to meet.
+    few = tokenizer("it ' s . n ' t é", add_special_tokens=False)["input_ids"]
+    ids = [draw.choice(few) if draw.random() < 0.3 else token for token in ids]
     assert written(tokenizer, ids) == tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def test_bytes_are_given_out_when_their_run_ends():
+    """The last one decides whether the others are text; a special token does not end a run."""
+    tokenizer = TOKENIZERS["words, and bytes for the rest"]()
+    first, second = (tokenizer.convert_tokens_to_ids(f"<0x{byte:02X}>") for byte in "é".encode())
+    a, special = tokenizer.convert_tokens_to_ids("a"), tokenizer.bos_token_id
+    text = Text(tokenizer)
+    assert [text.take(token) for token in (a, first, special, second, a)] == ["a", "", "", "", "éa"]
+    text = Text(tokenizer)
+    pieces = [text.take(token) for token in (first, second, first, a)]
+    assert pieces == ["", "", "", "\ufffd" * 3 + "a"]
+    assert text.rest() == ""
+
+
+def test_tokens_without_text_are_not_decoded_for_ever():
+    tokenizer = TOKENIZERS["bytes"]()
+    decoded, text = [], Text(tokenizer)
+    decode = tokenizer.decode
+    tokenizer.decode = lambda ids, **how: (decoded.append(len(ids)), decode(ids, **how))[1]
+    for _ in range(200):
+        text.take(tokenizer.bos_token_id)
+    assert max(decoded) < 60
 
 
 def test_no_half_characters_on_the_way():

@@ -132,6 +132,7 @@ class TestWhatIsSaid:
         found = ask(client, temperature=2.0, seed=1, logprobs=True, top_logprobs=3, max_tokens=8)
         inputs = guide.encode(model, tokenizer, [chat()], delta=2.0)
         begin = inputs["input_ids"].shape[1]
+        assert len(found.choices[0].logprobs.content) == found.usage.completion_tokens == 8
         with torch.no_grad():
             for place, one in enumerate(found.choices[0].logprobs.content):
                 logits = model(**inputs).logits[0, -1].log_softmax(-1)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from serving import MODEL
 
+from guide_ext.serve.errors import _CODES, _CODES_OF_FIELDS
 from guide_ext.serve.schemas import NEUTRAL, ChatRequest, CompletionRequest, GuideOptions
 
 ROOT = Path(__file__).parents[2]
@@ -84,3 +85,40 @@ def test_litellm(server):
         extra_body={"guide": {"delta": 2}},
     )  # fmt: skip
     assert found.choices[0].message.content.strip().startswith("Le voleur")
+
+
+def test_codes_of_errors():
+    named = set(re.findall(r"`(\w+)`", section("Errors").partition("|---|")[2]))
+    known = {*_CODES.values(), *_CODES_OF_FIELDS.values()}
+    assert named == known | {
+        "context_length_exceeded", "invalid_type", "invalid_value", "model_not_found",
+    }  # fmt: skip
+
+
+def test_open_webui(server):
+    """What it sends: its own list of models, a stream with usage, a title by another request."""
+    with server.http(headers={"authorization": "Bearer sk-any"}) as http:
+        (model,) = http.get("/v1/models").json()["data"]
+        chat = [
+            {"role": "user", "content": "<!!->Summarize in French<-!!> The cat sleeps."},
+            {"role": "assistant", "content": "Le chat dort."},
+            {"role": "user", "content": "Again."},
+        ]
+        stream = {
+            "stream": True, "model": model["id"], "messages": chat, "temperature": 0.8,
+            "max_tokens": 8, "stream_options": {"include_usage": True}, "frequency_penalty": 0.0,
+            "stop": ["\n"], "seed": 1,
+        }  # fmt: skip
+        found = http.post("/v1/chat/completions", json=stream)
+        events = [line.removeprefix("data: ") for line in found.text.splitlines() if line]
+        assert events[-1] == "[DONE]"
+        parts = [json.loads(event) for event in events[:-1]]
+        assert parts[-1]["usage"]["total_tokens"] > 0
+        assert parts[-1]["choices"] == []
+        title = {
+            "model": model["id"], "stream": False, "max_completion_tokens": 20,
+            "messages": [{"role": "user", "content": f"Write a title.\n{chat[0]['content']}"}],
+        }  # fmt: skip
+        assert http.post("/v1/chat/completions", json=title).status_code == 200
+        for refused in ({"tools": [{"type": "function"}]}, {"reasoning_effort": "low"}):
+            assert http.post("/v1/chat/completions", json={**stream, **refused}).status_code == 400

@@ -10,7 +10,10 @@ import httpx
 import openai
 import pytest
 from serving import MODEL, held, running, until
+from transformers import GPT2Config, GPT2LMHeadModel
 
+import guide_ext.integration as guide
+from guide_ext.integration.answer_rows import padding_is_free
 from guide_ext.serve import engine as engine_module
 from guide_ext.serve import guide_routes
 from guide_ext.serve.engine import Engine
@@ -19,6 +22,11 @@ from guide_ext.serve.settings import Settings
 
 BODY = {"model": MODEL, "prompt": "The cat", "temperature": 0, "max_tokens": 3}
 LONG = {**BODY, "max_tokens": 900, "temperature": 5.0}
+
+
+def tiny_gpt2():
+    config = GPT2Config(vocab_size=64, n_positions=128, n_embd=16, n_layer=1, n_head=2)
+    return guide.enable(GPT2LMHeadModel(config).eval())
 
 
 @pytest.fixture
@@ -68,12 +76,41 @@ class TestBatches:
         all_of(server, [BODY, shared, BODY, shared])
         assert batches == [2, 2]
 
-    def test_a_long_prompt_does_not_cut_its_neighbours(self, server, batches):
-        """Together they would need more positions than the model has."""
-        bodies = [{**BODY, "prompt": "cat " * 900}, {**BODY, "max_tokens": 200}]
-        answers = all_of(server, bodies)
-        assert batches == [1, 1]
-        assert answers[1].json()["usage"]["completion_tokens"] > 124
+    def test_padding_takes_no_positions(self, server, batches):
+        """Each answer may use all positions of the model, whatever stands beside it."""
+        hot = {"model": MODEL, "temperature": 5.0, "seed": 7, "guide": {"delta": 2.0}}
+        bodies = [
+            {**hot, "prompt": "cat " * 900, "max_tokens": 1000},
+            {**hot, "prompt": "<!!->Summarize<-!!> The cat sleeps.", "max_tokens": 200},
+        ]
+        together = all_of(server, bodies)
+        assert batches == [2]
+        with server.http() as http:
+            alone = [http.post("/v1/completions", json=body) for body in bodies]
+        for one, other in zip(together, alone, strict=True):
+            assert one.json()["choices"] == other.json()["choices"]
+            assert one.json()["usage"] == other.json()["usage"]
+        used = [one.json()["usage"] for one in together]
+        positions = server.engine.positions
+        slots = [max(one[name] for one in used) for name in ("prompt_tokens", "completion_tokens")]
+        assert sum(slots) > positions
+        assert max(one["total_tokens"] for one in used) == positions
+
+    def test_it_does_where_positions_are_looked_up(self, loaded, monkeypatch):
+        """A row that has ended counts on, beyond the table of positions."""
+        table = tiny_gpt2()
+        prompts = SimpleNamespace(model=table, tokenizer=loaded[1])
+        engine = Engine(prompts, Settings(MODEL))
+        row = SimpleNamespace(tokens=100, most=28, min_share=None)
+        short = SimpleNamespace(tokens=1, most=127, min_share=None)
+        assert not engine._fit([row, short])
+        assert engine._fit([row, SimpleNamespace(tokens=1, most=28, min_share=None)])
+        assert not padding_is_free(table)
+        for kind in ("dynamic", "longrope"):  # one row changes the frequencies of others
+            with monkeypatch.context() as patch:
+                patch.setitem(loaded[0].config.rope_parameters, "rope_type", kind)
+                assert not padding_is_free(loaded[0])
+        assert Engine(SimpleNamespace(model=loaded[0]), Settings(MODEL))._fit([row, short])
 
 
 class TestQueue:

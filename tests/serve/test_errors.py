@@ -2,9 +2,11 @@
 """Requests that are wrong: the status, our sentence, and a server that goes on."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
+import openai
 import pytest
-from serving import MODEL, running
+from serving import MODEL, held, running, until
 
 from guide_ext.serve.settings import Settings, check_host
 
@@ -88,6 +90,68 @@ def test_fields_that_change_nothing(http):
     }  # fmt: skip
     assert http.post("/v1/chat/completions", json={**GOOD, **neutral}).status_code == 200
     assert http.post("/v1/chat/completions", json={**GOOD, "nothing": None}).status_code == 400
+
+
+CODES = {
+    "unknown field": ("temprature", "unknown_parameter"),
+    "unknown option": ("guide", "unknown_parameter"),
+    "wrong type": ("max_tokens", "invalid_type"),
+    "a bool as a number": ("n", "invalid_type"),
+    "no messages": ("messages", "invalid_value"),
+    "tools": ("tools", "unsupported_parameter"),
+    "JSON": ("response_format", "unsupported_parameter"),
+    "top_p": ("top_p", "invalid_value"),
+    "too long": ("max_tokens", "invalid_value"),
+    "two lengths": (None, None),
+    "layer": ("guide", "invalid_value"),
+    "open tag": ("messages", "invalid_value"),
+    "long prompt": (None, "context_length_exceeded"),
+}
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_what_programs_tell_errors_by(client, name):
+    """The client of OpenAI hands it on."""
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(**GOOD, extra_body=WRONG[name][0])
+    assert (caught.value.param, caught.value.code) == CODES[name]
+    assert WRONG[name][1] in caught.value.message
+
+
+def test_what_is_missing(http, client):
+    found = http.post("/v1/chat/completions", json={"model": MODEL}).json()["error"]
+    assert (found["param"], found["code"]) == ("messages", "missing_required_parameter")
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.chat.completions.create(**{**GOOD, "model": "other"})
+    assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
+
+
+def test_of_two_faults_the_first_is_named(http):
+    body = {**GOOD, "max_tokens": "1", "temprature": 1}
+    found = http.post("/v1/chat/completions", json=body).json()["error"]
+    assert (found["param"], found["code"]) == ("max_tokens", "invalid_type")
+    assert "temprature" in found["message"]
+
+
+def test_other_codes(loaded):
+    with running(*loaded, Settings(MODEL, api_key="k", queue=1, max_prompt_tokens=20)) as server:
+        client = server.client()
+        with pytest.raises(openai.AuthenticationError) as caught:
+            client.with_options(api_key="other").models.list()
+        assert caught.value.code == "invalid_api_key"
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.completions.create(model=MODEL, prompt="cat " * 50)
+        assert caught.value.code == "context_length_exceeded"
+        with ThreadPoolExecutor(1) as pool, held(server.engine):
+            waiting = pool.submit(client.chat.completions.create, **GOOD)
+            until(lambda: server.engine.waiting == 1)
+            with pytest.raises(openai.RateLimitError) as caught:
+                client.chat.completions.create(**GOOD)
+            assert caught.value.code == "rate_limit_exceeded"
+            with server.http(headers={"authorization": "Bearer k"}) as http:
+                said = http.get("/metrics").text.splitlines()
+        read = waiting.result().usage.prompt_tokens
+    assert f"guide_prompt_tokens_total {float(read)}" in said  # no refused ones
 
 
 BODIES = {

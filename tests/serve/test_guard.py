@@ -5,6 +5,7 @@ import contextlib
 import socket
 import time
 
+import httpx
 import pytest
 from serving import MODEL, running
 
@@ -67,6 +68,56 @@ class TestPagesFromElsewhere:
                 "/v1/chat/completions", headers={"origin": "https://example.org", **self.ASK}
             )
         assert found.headers["access-control-allow-origin"] == "https://example.org"
+
+    @pytest.mark.parametrize(
+        ("change", "status"),
+        [
+            ({"headers": {"authorization": "Bearer no"}}, 401),
+            ({"content": b" " * ((1 << 20) + 1)}, 413),
+            ({"json": {**BODY, "model": "other"}}, 404),
+            ({"json": {**BODY, "n": 0}}, 400),
+            ({"json": BODY}, 200),
+        ],
+    )
+    def test_they_can_read_errors(self, locked, change, status):
+        """Without the header a browser shows none of the sentence."""
+        sent = {"authorization": f"Bearer {KEY}", "origin": "https://example.org"}
+        sent |= {"content-type": "application/json", **change.get("headers", {})}
+        change = {name: value for name, value in change.items() if name != "headers"}
+        with locked.http(headers=sent) as http:
+            found = http.post("/v1/completions", **(change or {"json": BODY}))
+        assert found.status_code == status
+        assert found.headers.get_list("access-control-allow-origin") == ["https://example.org"]
+        assert found.headers["vary"] == "Origin"
+        if status == 401:
+            assert found.headers["www-authenticate"] == "Bearer"
+
+    def test_they_can_read_faults(self, loaded, monkeypatch):
+        with running(*loaded, Settings(MODEL, cors=("https://example.org",))) as server:
+            monkeypatch.setattr(server.engine, "is_alive", lambda: 1 / 0)
+
+            def get(path, **headers):
+                # After a fault the server closes the connection.
+                headers = {"origin": "https://example.org", **headers}
+                return httpx.get(f"{server.address}{path}", headers=headers, timeout=60)
+
+            found, other = get("/health"), get("/health", origin="https://evil.example")
+            unasked = get("/v1/models", host="evil.example")
+        assert (found.status_code, other.status_code, unasked.status_code) == (500, 500, 403)
+        assert found.headers["access-control-allow-origin"] == "https://example.org"
+        assert "access-control-allow-origin" not in other.headers
+        assert unasked.headers["access-control-allow-origin"] == "https://example.org"
+
+    def test_they_may_ask_with_a_key(self, locked):
+        """The question itself has none; the request that follows must."""
+        with locked.http() as http:
+            asked = http.options("/v1/guide", headers={"origin": "https://example.org", **self.ASK})
+            assert asked.status_code == 200
+            assert "authorization" in asked.headers["access-control-allow-headers"].lower()
+            assert asked.headers["x-content-type-options"] == "nosniff"
+            assert (
+                http.get("/v1/guide", headers={"origin": "https://example.org"}).status_code == 401
+            )
 
     def test_that_may_not(self, locked, http):
         with locked.http() as other:

@@ -4,19 +4,25 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers.generation.streamers import BaseStreamer
 
 from guide_ext.influence.forms import Form, form_named
 from guide_ext.influence.result import Influence
 from guide_ext.integration.influence.hooks import requesting
+from guide_ext.integration.influence.results import (
+    end_tokens_of,
+    of_sequences,
+    present_tokens,
+    result_of,
+    seed_of_inputs,
+    without_logits,
+)
 from guide_ext.integration.influence.state import InfluenceState, Request
 from guide_ext.integration.influence.texts import (
     prompt_tokens,
@@ -75,7 +81,7 @@ def influence(
         (('rule',), True)
 
     """
-    seed, names = _seed_of(inputs, groups)
+    seed, names = seed_of_inputs(inputs, groups)
     return _measured(model, inputs, seed, names, Request(model, form_named(form), by_head))[0]
 
 
@@ -113,7 +119,7 @@ def influence_in_forms(
     """
     if isinstance(forms, str) or not forms or len(set(forms)) != len(forms):
         raise ValueError(f"forms must be names of forms, each once, got {forms!r}")
-    seed, names = _seed_of(inputs, groups)
+    seed, names = seed_of_inputs(inputs, groups)
     first, *others = (form_named(form) for form in forms)
     found = _measured(model, inputs, seed, names, Request(model, first, beside=tuple(others)))
     return {one.form: one for one in found}
@@ -177,10 +183,14 @@ def _measured(
         raise RuntimeError("the model ran without its own forward(): nothing was measured")
     if request.source is None:
         tokens = seed.shape[2]
-        return [_result(one.stacked(tokens), one, names, forward, tokens) for one in state.together]
+        return [
+            result_of(one.stacked(tokens), one, names, forward, tokens) for one in state.together
+        ]
     described = target_of(forward)
     tokens = state.filled
-    found = [_result(one.stacked(tokens), one, names, described, tokens) for one in state.together]
+    found = [
+        result_of(one.stacked(tokens), one, names, described, tokens) for one in state.together
+    ]
     sources = _of_source(request.source, names, forward, found[0].values.shape[0])
     return [replace(one, source=other) for one, other in zip(found, sources, strict=True)]
 
@@ -192,7 +202,7 @@ def _of_source(
     positions = state.filled
     described = source_of_inputs(inputs, positions)
     return [
-        repeated(_result(one.stacked(positions), one, names, described, positions), rows)
+        repeated(result_of(one.stacked(positions), one, names, described, positions), rows)
         for one in state.together
     ]
 
@@ -240,7 +250,7 @@ def generate_with_influence(
         True
 
     """
-    seed, names = _seed_of(inputs, groups)
+    seed, names = seed_of_inputs(inputs, groups)
     table_size(model)  # raises if the model is not enabled
     has_encoder = state_of(model).findings.has_encoder
     if not has_encoder and not isinstance(inputs.get("input_ids"), Tensor):
@@ -270,13 +280,13 @@ def generate_with_influence(
     prompt = prompt_tokens(inputs) if has_encoder else seed.shape[2]
     described = {
         "input_ids": sequences[:, :-1],
-        "attention_mask": _present(
+        "attention_mask": present_tokens(
             sequences, prompt, own.get("attention_mask"), beam_indices,
-            _end_tokens(model, generation),
+            end_tokens_of(model, generation),
         ),
     }  # fmt: skip
-    values = _of_sequences(state, beam_indices, sequences)
-    result = _result(values, state, names, described, prompt)
+    values = of_sequences(state, beam_indices, sequences)
+    result = result_of(values, state, names, described, prompt)
     if request.source is not None:
         source = _of_source(request.source, names, inputs, sequences.shape[0])
         result = replace(result, source=source[0])
@@ -306,120 +316,3 @@ class _ValuesStream(BaseStreamer):  # type: ignore[misc]
         """Hand on the end."""
         if self._beside is not None:
             self._beside.end()
-
-
-def _seed_of(
-    inputs: Mapping[str, Any], groups: Sequence[str] | None
-) -> tuple[Tensor, tuple[str, ...]]:
-    seed = inputs.get("guide_seed")
-    if not isinstance(seed, Tensor) or seed.dim() != 3 or 0 in seed.shape:
-        raise ValueError(
-            "inputs must have guide_seed, [batch, groups, tokens], 1 on the tokens of a group, got "
-            f"{list(seed.shape) if isinstance(seed, Tensor) else type(seed).__name__}; mark text "
-            "with <?-> ... <-?>, and guide_ext.integration.encode() makes it"
-        )
-    text = inputs.get("input_ids", inputs.get("inputs_embeds"))
-    if isinstance(text, Tensor) and text.dim() > 1 and text.shape[1] != seed.shape[2]:
-        raise ValueError(
-            f"guide_seed must be [batch, groups, tokens] with {text.shape[1]} tokens, as the text "
-            f"has, got shape {list(seed.shape)}; put 0 where nothing is marked"
-        )
-    names = tuple(getattr(inputs, "groups", ()) if groups is None else groups)
-    if groups is None and len(names) != seed.shape[1]:
-        names = tuple(str(index) for index in range(seed.shape[1]))
-    if len(names) != seed.shape[1]:
-        raise ValueError(
-            f"groups must name the {seed.shape[1]} groups of guide_seed, got {list(names)}"
-        )
-    return seed, names
-
-
-def without_logits(model: Any) -> dict[str, int]:
-    """Return arguments that ask for the logits of one token; those of all take much memory."""
-    parameters = inspect.signature(model.forward).parameters
-    return {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
-
-
-def _of_sequences(state: InfluenceState, beam_indices: Tensor | None, sequences: Tensor) -> Tensor:
-    """Return the levels of every sequence, ``[rows, levels, groups, tokens]``.
-
-    The rows of the state are the rows of the cache. Beam search moves them at every step, and a
-    winning sequence may have ended long before the last step. So each sequence is put together from
-    what each step wrote for it, see `InfluenceState.history`.
-    """
-    tokens = sequences.shape[1] - 1
-    if beam_indices is None:
-        return state.stacked(tokens)
-    if not state.history:
-        raise ValueError(
-            "use_cache must be True to measure Influence with num_beams, as the cache tells how "
-            "beams move, got False"
-        )
-    rows = []
-    for path in beam_indices.tolist():
-        parts = [state.history[step][row] for step, row in enumerate(path) if row >= 0]
-        found = torch.cat(parts, dim=-1)[:, :, :tokens]
-        rows.append(F.pad(found, (0, tokens - found.shape[-1])))
-    return torch.stack(rows)
-
-
-def _present(
-    sequences: Tensor,
-    prompt: int,
-    mask: Tensor | None,
-    beam_indices: Tensor | None,
-    end_tokens: list[int],
-) -> Tensor:
-    """Return False on padding before the prompt and after the end, ``[rows, tokens - 1]``."""
-    sequences = sequences.cpu()
-    present = torch.ones_like(sequences, dtype=torch.bool)
-    if mask is not None:
-        repeats = sequences.shape[0] // mask.shape[0]
-        present[:, : mask.shape[1]] = mask.bool().cpu().repeat_interleave(repeats, 0)
-    if beam_indices is not None:
-        written = (beam_indices.cpu() >= 0).sum(1, keepdim=True)
-        # The last token of each is written and not read.
-        return (present & (torch.arange(sequences.shape[1]) < prompt + written - 1))[:, :-1]
-    ends = torch.isin(sequences[:, prompt:], torch.tensor(end_tokens, dtype=sequences.dtype))
-    present[:, prompt:] &= ends.cumsum(1) - ends.long() == 0
-    return present[:, :-1]
-
-
-def _end_tokens(model: Any, generation: Mapping[str, Any]) -> list[int]:
-    """Return the ids of tokens that end a sequence; looks for them as `generate()` does."""
-    configs = (generation.get("generation_config"), model.generation_config)
-    found = generation.get("eos_token_id")
-    for config in configs:
-        found = getattr(config, "eos_token_id", None) if found is None else found
-    if found is None:
-        return []
-    return [int(token) for token in (found if isinstance(found, list | tuple) else [found])]
-
-
-def _result(
-    values: Tensor,
-    state: InfluenceState,
-    names: tuple[str, ...],
-    described: Mapping[str, Any],
-    prompt_tokens: int,
-) -> Influence:
-    values = values.float().cpu()
-    ids = described.get("input_ids")
-    mask = described.get("attention_mask")
-    present = torch.ones(values.shape[0], values.shape[3], dtype=torch.bool)
-    if mask is not None:
-        present = mask.bool().cpu()
-    by_head = None
-    if state.keeps_heads:
-        by_head = torch.stack([torch.cat(parts, dim=3) for parts in state.by_head], dim=1)
-        by_head = by_head[:, :, : len(names)].float().cpu()
-        by_head = by_head * present[:, None, None, None]
-    return Influence(
-        values=values * present[:, None, None],
-        groups=names,
-        form=state.form.name,
-        mask=present,
-        prompt_tokens=prompt_tokens,
-        token_ids=None if ids is None else ids.cpu(),
-        by_head=by_head,
-    )
