@@ -24,7 +24,7 @@ export GUIDE_CUDA := $(CUDA)
 export MAX_JOBS := $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-real serve studies test test-long test-real test-versions sweep lint format sanitize bench bench-generate bench-influence bench-growth bench-serve bench-study bench-learned gpu doctor model wheel wheel-cuda clean
+.PHONY: help setup demo demo-real serve studies test test-long test-real test-versions sweep lint format sanitize bench bench-generate bench-influence bench-growth bench-serve bench-study bench-training bench-learned bench-cliffs gpu doctor model wheel wheel-cuda clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -155,8 +155,14 @@ bench-growth: setup  ## time and memory from 1k to 32k keys, with a plot (10 min
 bench-serve: setup  ## what a server costs beside generate, and what many requests at once gain (1 minute)
 	$(BIN)/python benchmarks/serve_speed.py $(SPEED)
 
+bench-training: setup  ## forward and gradients of the op beside SDPA (3 minutes)
+	$(BIN)/python benchmarks/training_speed.py $(SPEED)
+
 bench-study: setup $(VENV)/.real  ## how long a study takes on a real model, of what must be computed at least (10 minutes)
 	$(BIN)/python benchmarks/study_speed.py $(SPEED)
+
+bench-cliffs: setup  ## shapes at random beside SDPA, the slowest first (half an hour)
+	PYTHONPATH=tests/helpers $(BIN)/python benchmarks/cliffs.py $(CLIFFS)
 
 bench-learned: setup  ## what a learned Δ is worth beside other ways, on the embedded model (10 minutes)
 	$(BIN)/python benchmarks/learned_delta.py $(LEARNED)

@@ -72,6 +72,13 @@ GUIDE_HOST_DEVICE Number score_of(Number dot, ScoreFactors factors, Number bias)
   }
 }
 
+// Derivative of the soft-cap: of score_of() by scale * dot, both in one unit.
+template <class Math, class Number>
+GUIDE_HOST_DEVICE Number softcap_slope(Number dot, ScoreFactors factors) {
+  const Number capped = Math::tanh(Math::mul(dot, Math::broadcast(factors.inner)));
+  return Math::sub(Math::broadcast(1.f), Math::mul(capped, capped));
+}
+
 // Half-open range of keys [begin, end).
 struct KeyRange {
   std::int64_t begin;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 // guide::biased_attention on the CPU.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
 
 #include <exception>
 #include <string>
@@ -10,15 +9,9 @@
 #include "attention/explain.h"
 #include "ops/biased_attention.h"
 #include "ops/python_errors.h"
+#include "ops/workers_cpu.h"
 
 namespace {
-
-void run_workers(std::int64_t workers, void (*body)(void* context, std::int64_t worker),
-                 void* context) {
-  torch::stable::parallel_for(0, workers, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t worker = begin; worker < end; ++worker) body(context, worker);
-  });
-}
 
 guide::Results run(const guide::Arguments& arguments) {
   guide::AttentionParams params = guide::pack_arguments(arguments);
@@ -26,7 +19,7 @@ guide::Results run(const guide::Arguments& arguments) {
   if (choice.kernel == nullptr) return guide::call_chunked(arguments);
   const guide::Results results = guide::allocate_results(arguments);
   guide::pack_results(results, params);
-  const guide::cpu::ThreadPool pool{torch::stable::get_num_threads(), run_workers};
+  const guide::cpu::ThreadPool pool = guide::torch_threads();
   try {
     guide::cpu::forward(params, choice, pool);
   } catch (const guide::cpu::OutOfMemory& error) {

@@ -3,14 +3,17 @@
 #include <torch/csrc/stable/device.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "attention/score_mod.h"
 #include "ops/biased_attention.h"
+#include "ops/biased_attention_backward.h"
 
 namespace guide {
 
@@ -257,7 +260,58 @@ void check_window(const char* name, std::int64_t window) {
   }
 }
 
+// A result of the op or what reached it.
+void check_result(const char* name, const Tensor& tensor, const char* meaning,
+                  const std::vector<std::int64_t>& sizes, ScalarType type, const Tensor& query) {
+  check_device(name, tensor, query);
+  const IntHeaderOnlyArrayRef expected(sizes.data(), sizes.size());
+  if (tensor.scalar_type() != type) {
+    fail(std::string(name) + " must be " + text_of(type) + ", got " +
+         text_of(tensor.scalar_type()));
+  }
+  const IntHeaderOnlyArrayRef actual = tensor.sizes();
+  if (actual.size() != sizes.size() || !std::equal(sizes.begin(), sizes.end(), actual.begin())) {
+    fail(std::string(name) + " must be " + meaning + " = " + text_of(expected) + ", got shape " +
+         text_of(actual));
+  }
+}
+
 }  // namespace
+
+void check_backward_arguments(const BackwardArguments& arguments) {
+  const Arguments& call = arguments.call;
+  check_arguments(call);
+  const Tensor& query = call.query;
+  const ScalarType type = query.scalar_type();
+  const ScalarType single = type == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  const std::int64_t batch = query.size(0), num_heads = query.size(1), seqlen_q = query.size(2);
+  const std::int64_t channels = call.influence ? call.influence->size(1) : 0;
+  const std::vector<std::int64_t> out{batch, num_heads, seqlen_q, call.value.size(3)};
+  const std::vector<std::int64_t> influence_out{batch, channels, num_heads, seqlen_q};
+  const std::vector<std::int64_t> lse{batch, num_heads, seqlen_q};
+  const auto check_out = [&](const char* name, const Tensor& tensor) {
+    check_result(name, tensor, "[batch, num_heads, seqlen_q, head_dim_v]", out, type, query);
+  };
+  const auto check_influence_out = [&](const char* name, const Tensor& tensor) {
+    check_result(name, tensor, "[batch, channels, num_heads, seqlen_q]", influence_out, single,
+                 query);
+  };
+  const auto check_lse = [&](const char* name, const Tensor& tensor) {
+    check_result(name, tensor, "[batch, num_heads, seqlen_q]", lse, single, query);
+  };
+  if (arguments.grad_out) check_out("grad_out", *arguments.grad_out);
+  if (arguments.grad_influence_out) {
+    check_influence_out("grad_influence_out", *arguments.grad_influence_out);
+  }
+  if (arguments.grad_lse) check_lse("grad_lse", *arguments.grad_lse);
+  check_out("out", arguments.out);
+  check_influence_out("influence_out", arguments.influence_out);
+  check_lse("lse", arguments.lse);
+  if (arguments.wanted.size() != kNumGradients) {
+    fail("wanted must have 7 entries, got " +
+         text_of(static_cast<std::int64_t>(arguments.wanted.size())));
+  }
+}
 
 void check_arguments(const Arguments& arguments) {
   check_operands(arguments.query, arguments.key, arguments.value);

@@ -179,6 +179,7 @@ def explain_dispatch(
     window_right: int = -1,
     scale: float | None = None,
     softcap: float = 0.0,
+    backward: bool = False,
 ) -> Dispatch:
     """Say which kernel `biased_attention` would run for these arguments, and why no faster one.
 
@@ -198,6 +199,8 @@ def explain_dispatch(
         window_right: See `biased_attention`.
         scale: See `biased_attention`.
         softcap: See `biased_attention`.
+        backward: Ask for the kernel of the gradients instead. Which ones are wanted,
+            `requires_grad` of the tensors says.
 
     Returns:
         The kernel and the reasons, in words.
@@ -211,6 +214,9 @@ def explain_dispatch(
         >>> operand = torch.zeros(1, 1, 4, 8, dtype=torch.float64)
         >>> print(explain_dispatch(operand, operand, operand).kernel)
         chunked PyTorch
+        >>> print(explain_dispatch(operand, operand, operand, backward=True))
+        chunked PyTorch
+          - query is float64: the compiled CPU kernels take float16, bfloat16 and float32
 
     """
     check_types(
@@ -233,7 +239,7 @@ def explain_dispatch(
         softcap=softcap,
     )
     check_arguments(call)
-    kernel, reasons = dispatch.choose(call)
+    kernel, reasons = dispatch.choose_backward(call) if backward else dispatch.choose(call)
     if attn_bias is not None:
         reasons.append(
             "attn_bias is dense: every score reads it from memory; key_bias, is_causal, the "

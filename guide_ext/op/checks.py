@@ -9,6 +9,7 @@ device, so the checks cost no synchronisation and work on fake tensors and symbo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NoReturn
 
 import torch
@@ -18,6 +19,7 @@ from guide_ext.op.call import AttentionCall
 
 _SMALLEST_SOFTCAP = torch.finfo(torch.float32).tiny
 _LARGEST_FACTOR = 2.35e38
+NUM_GRADIENTS = 7
 QUERY_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -47,6 +49,57 @@ def check_arguments(call: AttentionCall) -> None:
     _check_window("window_left", call.window_left)
     _check_window("window_right", call.window_right)
     _check_factors(call.scale, call.softcap)
+
+
+def check_backward(
+    call: AttentionCall,
+    gradients: Sequence[Tensor | None],
+    results: Sequence[Tensor],
+    wanted: Sequence[bool],
+) -> None:
+    """Raise for the first argument that `biased_attention_backward` cannot take.
+
+    Args:
+        call: What the op was called with.
+        gradients: What reached out, influence_out and lse.
+        results: out, influence_out and lse.
+        wanted: Which of the seven gradients are wanted.
+
+    Raises:
+        ValueError: ``biased_attention: <argument> must ..., got ...``.
+
+    """
+    check_arguments(call)
+    batch, num_heads, seqlen_q, _ = call.query.shape
+    channels = 0 if call.influence is None else call.influence.shape[1]
+    expected = {
+        "out": (
+            "[batch, num_heads, seqlen_q, head_dim_v]",
+            (batch, num_heads, seqlen_q, call.value.shape[3]),
+            call.query.dtype,
+        ),
+        "influence_out": (
+            "[batch, channels, num_heads, seqlen_q]",
+            (batch, channels, num_heads, seqlen_q),
+            call.dtype,
+        ),
+        "lse": ("[batch, num_heads, seqlen_q]", (batch, num_heads, seqlen_q), call.dtype),
+    }
+    for prefix, tensors in (("grad_", gradients), ("", results)):
+        for tensor, (name, (meaning, shape, dtype)) in zip(tensors, expected.items(), strict=True):
+            if tensor is None:
+                continue
+            name = prefix + name
+            _check_layout(name, tensor)
+            _check_device(name, tensor, call.query)
+            if tensor.dtype != dtype:
+                _fail(f"{name} must be {_name(dtype)}, got {_name(tensor.dtype)}")
+            if tensor.dim() != len(shape) or not all(
+                holds(size == other) for size, other in zip(tensor.shape, shape, strict=True)
+            ):
+                _fail(f"{name} must be {meaning} = {_list(shape)}, got shape {_list(tensor.shape)}")
+    if len(wanted) != NUM_GRADIENTS:
+        _fail(f"wanted must have {NUM_GRADIENTS} entries, got {len(wanted)}")
 
 
 def _check_operands(query: Tensor, key: Tensor, value: Tensor) -> None:

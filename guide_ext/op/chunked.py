@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Biased attention in plain PyTorch, block by block: any device, any float dtype, O(n) memory.
 
-This serves every device and dtype that has no kernel of its own; `chunked_backward` serves the
-backward pass of all of them. Query rows and keys are cut into blocks so that no temporary exceeds
-`SCRATCH_ELEMENTS`; the softmax runs online over the key blocks. The heads that share a key/value
-head are folded into the rows of one matrix product, so keys and values are never expanded.
-Everything is accumulated in float32 (float64 for float64 inputs), in a fixed order.
+This serves every device and dtype that has no kernel of its own; `chunked_backward` does the same
+for the gradients, of which the CPU has a compiled kernel. Query rows and keys are cut into blocks
+so that no temporary exceeds `SCRATCH_ELEMENTS`; the softmax runs online over the key blocks. The
+heads that share a key/value head are folded into the rows of one matrix product, so keys and values
+are never expanded. Everything is accumulated in float32 (float64 for float64 inputs), in a fixed
+order.
 """
 
 from __future__ import annotations

@@ -63,9 +63,25 @@ def choose(call: AttentionCall) -> tuple[str | None, list[str]]:
     status = _STATUS[device.type]()
     if not status.loaded:
         return None, [status.reason]
-    answer = libraries.ask_for_kernel(device, describe(call))
+    return _read(libraries.ask_for_kernel(device, describe(call)), status.reason)
+
+
+def choose_backward(call: AttentionCall) -> tuple[str | None, list[str]]:
+    """Do the same for the gradients of the tensors that require one."""
+    device = call.query.device
+    if device.type != "cpu":
+        return None, [f"query is on {device}: only the CPU has a compiled kernel of the gradients"]
+    status = libraries.library_status()
+    if not status.loaded:
+        return None, [status.reason]
+    wants_attn_bias = call.attn_bias is not None and call.attn_bias.requires_grad
+    answer = libraries.ask_for_backward_kernel(describe(call), wants_attn_bias)
+    return _read(answer, status.reason)
+
+
+def _read(answer: str | None, status: str) -> tuple[str | None, list[str]]:
     if answer is None:  # no such instruction set: the call would raise
-        return "none", [status.reason]
+        return "none", [status]
     kernel, *reasons = answer.split("\n")
     return kernel or None, reasons
 

@@ -189,9 +189,18 @@ def ask_for_kernel(device: torch.device, call: ctypes.Structure) -> str | None:
 
     """
     path = LIBRARY_PATH if device.type == "cpu" else CUDA_LIBRARY_PATH
-    choose = _function(path, f"guide_ext_{device.type}_choose")
+    return _ask(path, f"guide_ext_{device.type}_choose", call, device.index or 0)
+
+
+def ask_for_backward_kernel(call: ctypes.Structure, wants_attn_bias: bool) -> str | None:
+    """Ask the library of the CPU, which was loaded, for the kernel of the gradients, likewise."""
+    return _ask(LIBRARY_PATH, "guide_ext_cpu_choose_backward", call, int(wants_attn_bias))
+
+
+def _ask(path: Path, name: str, call: ctypes.Structure, number: int) -> str | None:
+    choose = _function(path, name)
     choose.restype = ctypes.c_char_p
-    answer: bytes | None = choose(ctypes.byref(call), ctypes.c_int(device.index or 0))
+    answer: bytes | None = choose(ctypes.byref(call), ctypes.c_int(number))
     return None if answer is None else answer.decode()
 
 

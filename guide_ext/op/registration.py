@@ -17,7 +17,7 @@ from torch import Tensor
 
 from guide_ext.op import chunked, chunked_backward, derivatives
 from guide_ext.op.call import AttentionCall
-from guide_ext.op.checks import check_arguments
+from guide_ext.op.checks import check_arguments, check_backward
 from guide_ext.op.libraries import keep_errors, load_libraries
 
 SIGNATURE = (
@@ -26,18 +26,20 @@ SIGNATURE = (
     "SymInt window_left=-1, SymInt window_right=-1, float? scale=None, float softcap=0.0) "
     "-> (Tensor out, Tensor influence_out, Tensor lse)"
 )
+BACKWARD_SIGNATURE = (
+    "(Tensor? grad_out, Tensor? grad_influence_out, Tensor? grad_lse, Tensor query, Tensor key, "
+    "Tensor value, Tensor? key_bias, Tensor? influence, Tensor? attn_bias, Tensor? sinks, "
+    "Tensor? q_start, Tensor out, Tensor influence_out, Tensor lse, *, bool is_causal, "
+    "SymInt window_left, SymInt window_right, float? scale, float softcap, bool[] wanted) "
+    "-> (Tensor grad_query, Tensor grad_key, Tensor grad_value, Tensor grad_key_bias, "
+    "Tensor grad_influence, Tensor grad_attn_bias, Tensor grad_sinks)"
+)
 # What csrc/library.cpp defines, for where it was not built; a test compares the two.
 SCHEMAS = {
     "biased_attention": "biased_attention" + SIGNATURE,
     "biased_attention_chunked": "biased_attention_chunked" + SIGNATURE,
-    "biased_attention_backward": (
-        "biased_attention_backward(Tensor? grad_out, Tensor? grad_influence_out, Tensor? grad_lse, "
-        "Tensor query, Tensor key, Tensor value, Tensor? key_bias, Tensor? influence, "
-        "Tensor? attn_bias, Tensor? sinks, Tensor? q_start, Tensor out, Tensor influence_out, "
-        "Tensor lse, *, bool is_causal, SymInt window_left, SymInt window_right, float? scale, "
-        "float softcap, bool[] wanted) -> (Tensor grad_query, Tensor grad_key, Tensor grad_value, "
-        "Tensor grad_key_bias, Tensor grad_influence, Tensor grad_attn_bias, Tensor grad_sinks)"
-    ),
+    "biased_attention_backward": "biased_attention_backward" + BACKWARD_SIGNATURE,
+    "biased_attention_backward_chunked": "biased_attention_backward_chunked" + BACKWARD_SIGNATURE,
     "new_empty_strided": (
         "new_empty_strided(Tensor self, SymInt[] size, SymInt[] stride, ScalarType dtype) -> Tensor"
     ),
@@ -79,6 +81,7 @@ def _fake_kernel(*tensors: Any, **options: Any) -> tuple[Tensor, Tensor, Tensor]
 def _backward_kernel(*tensors: Any, wanted: list[bool], **options: Any) -> tuple[Tensor, ...]:
     gradients, inputs, outputs = tensors[:3], tensors[3:-3], tensors[-3:]
     call = chunked.ChunkedCall(*inputs, **options)
+    check_backward(call, gradients, outputs, wanted)
     with _float32_products(call.query):
         results = chunked_backward.backward(
             call, outputs, chunked_backward.OutputGradients(*gradients), wanted
@@ -86,9 +89,10 @@ def _backward_kernel(*tensors: Any, wanted: list[bool], **options: Any) -> tuple
     return tuple(call.query.new_empty(0) if result is None else result for result in results)
 
 
-def _fake_backward_kernel(*args: Any, wanted: list[bool], **_: Any) -> tuple[Tensor, ...]:
+def _fake_backward_kernel(*args: Any, wanted: list[bool], **options: Any) -> tuple[Tensor, ...]:
     query = args[3]
     inputs = args[3 : 3 + derivatives.NUM_DIFFERENTIABLE]
+    check_backward(AttentionCall(*args[3:-3], **options), args[:3], args[-3:], wanted)
     return tuple(
         torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
         if tensor is not None and want
@@ -130,34 +134,40 @@ _AUTOCAST_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 
 _library.impl("biased_attention", _chunked_kernel, "CompositeExplicitAutograd")
-# Compiled code calls these two: the first for calls that no kernel takes, the second to raise the
+_library.impl("biased_attention_backward", _backward_kernel, "CompositeExplicitAutograd")
+# Compiled code calls these: the first two for calls that no kernel takes, the last to raise the
 # error of an allocation that failed.
 for _name, _kernel in (
     ("biased_attention_chunked", _chunked_kernel),
+    ("biased_attention_backward_chunked", _backward_kernel),
     ("new_empty_strided", _new_empty_strided),
 ):
     _library.impl(_name, keep_errors(_kernel), "CompositeExplicitAutograd")
 for _name in ("biased_attention", "biased_attention_chunked"):
     torch.library.register_fake(f"guide::{_name}", _fake_kernel, lib=_library)
-_library.impl("biased_attention_backward", _backward_kernel, "CompositeExplicitAutograd")
-torch.library.register_fake("guide::biased_attention_backward", _fake_backward_kernel, lib=_library)
+for _name in ("biased_attention_backward", "biased_attention_backward_chunked"):
+    torch.library.register_fake(f"guide::{_name}", _fake_backward_kernel, lib=_library)
 
 
-def register_attention(
-    library: Any, operator: Any, cast: Callable[..., tuple[Tensor | None, ...]] | None = None
-) -> None:
-    """Give an operator with the schema of `biased_attention` its derivatives."""
-    backward = torch.ops.guide.biased_attention_backward.default
-    derivatives.register(library, operator, derivatives.Attention, backward, cast)
+def register_chunked_backward(library: Any, operator: Any) -> None:
+    """Give an operator with the schema of `biased_attention` derivatives by chunked PyTorch."""
+    backward = torch.ops.guide.biased_attention_backward_chunked.default
+    derivatives.register(library, operator, derivatives.Attention, backward)
 
 
-register_attention(_library, torch.ops.guide.biased_attention.default, _autocast)
-register_attention(_library, torch.ops.guide.biased_attention_chunked.default)
 derivatives.register(
     _library,
+    torch.ops.guide.biased_attention.default,
+    derivatives.Attention,
     torch.ops.guide.biased_attention_backward.default,
-    derivatives.AttentionBackward,
+    _autocast,
 )
+register_chunked_backward(_library, torch.ops.guide.biased_attention_chunked.default)
+for _backward in (
+    torch.ops.guide.biased_attention_backward.default,
+    torch.ops.guide.biased_attention_backward_chunked.default,
+):
+    derivatives.register(_library, _backward, derivatives.AttentionBackward)
 for _device_type, _key in _DISPATCH_KEYS.items():
     _library.impl("biased_attention", _autocast_kernel(_device_type), f"Autocast{_key}")
 

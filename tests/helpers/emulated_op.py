@@ -102,7 +102,8 @@ def define(namespace: str) -> None:
     name = f"{namespace}::biased_attention"
     torch.library.define(name, registration.SIGNATURE)
     library = torch.library.Library(namespace, "FRAGMENT")
-    registration.register_attention(library, getattr(torch.ops, namespace).biased_attention.default)
+    operator = getattr(torch.ops, namespace).biased_attention.default
+    registration.register_chunked_backward(library, operator)
     _LIBRARIES.append(library)
 
 

@@ -3,7 +3,8 @@
 
 The error of what is tested against the float64 oracle is at most twice the error of naive PyTorch
 in the same dtype, plus a few units in the last place of the largest output (naive PyTorch may be
-right by luck). No other file holds a tolerance.
+right by luck); three times for gradients that start from a rounded lse. No other file holds a
+tolerance.
 """
 
 import pytest
@@ -19,11 +20,22 @@ MODEL_LOGITS = 2e-5
 INFLUENCE = 1e-5
 
 NAIVE_FACTOR = 2.0
+# Of gradients by the compiled kernel of the CPU. It takes the weights of a row from lse, as every
+# fused backward does, and lse is rounded to float32: a relative error of all weights of the row,
+# which naive PyTorch may escape by luck. Chunked PyTorch sums the scores once more and does not
+# need it.
+ROUNDED_LSE_FACTOR = 3.0
 FLOOR_ULPS = 4.0
 
 
 def assert_accurate(
-    actual: Tensor, oracle: Tensor, naive: Tensor, name: str = "result", *, at_least: float = 0.0
+    actual: Tensor,
+    oracle: Tensor,
+    naive: Tensor,
+    name: str = "result",
+    *,
+    at_least: float = 0.0,
+    factor: float = NAIVE_FACTOR,
 ) -> None:
     """Judge a result by the policy at the top of this file.
 
@@ -34,6 +46,7 @@ def assert_accurate(
         name: What to call it in the message.
         at_least: Magnitude to which the floor refers when the outputs are smaller, as 1 for a
             logarithm, whose absolute error is the relative error of its argument.
+        factor: How many times the error of naive PyTorch is allowed: one of this file.
 
     """
     if actual.shape != oracle.shape:
@@ -57,9 +70,9 @@ def assert_accurate(
     floor = FLOOR_ULPS * torch.finfo(actual.dtype).eps * magnitude
     worst = error.max().item()
     index = tuple(i.item() for i in torch.unravel_index(error.argmax(), error.shape))
-    if worst > NAIVE_FACTOR * naive_error + floor:
+    if worst > factor * naive_error + floor:
         pytest.fail(
             f"{name} ({actual.dtype}): error {worst:.3e} at {index} where the oracle has "
             f"{oracle[index].item():.6g} and the result {actual[index].item():.6g}; naive PyTorch "
-            f"has error {naive_error:.3e}; allowed are {NAIVE_FACTOR:g} times that plus {floor:.3e}"
+            f"has error {naive_error:.3e}; allowed are {factor:g} times that plus {floor:.3e}"
         )

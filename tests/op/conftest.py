@@ -9,23 +9,29 @@ import pytest
 import torch
 from attention_cases import Case
 from fixtures import assert_accurate, restored_threads
+from tolerance import NAIVE_FACTOR, ROUNDED_LSE_FACTOR
 from torch import Tensor
 
-from guide_ext.op import chunked, libraries
+from guide_ext.op import chunked, libraries, registration
 
-__all__ = ["assert_accurate", "restored_threads"]
+__all__ = ["assert_accurate", "registration", "restored_threads"]
 
 EVERY_DTYPE = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 @dataclass(frozen=True)
 class Backend:
-    """One implementation of the op: where its inputs live, how it is called, what it takes."""
+    """One implementation of the op: where its inputs live, how it is called, what it takes.
+
+    `backward` computes its gradients, of which `gradient_factor` is the tolerance.
+    """
 
     name: str
     device: torch.device
     run: Callable[..., tuple[Tensor, Tensor, Tensor]]
     dtypes: tuple[torch.dtype, ...] = EVERY_DTYPE
+    backward: Callable[..., tuple[Tensor, ...]] = torch.ops.guide.biased_attention_backward_chunked
+    gradient_factor: float = NAIVE_FACTOR
 
     def draw(self, case: Case) -> dict[str, Tensor | None]:
         """Draw the inputs of a case on the device, in a dtype that the kernels take."""
@@ -37,7 +43,11 @@ def _compiled_cpu(monkeypatch: pytest.MonkeyPatch) -> Backend:
     status = libraries.library_status()
     if not status.loaded:
         pytest.skip(status.reason)
-    return Backend("cpu", torch.device("cpu"), torch.ops.guide.biased_attention)
+    return Backend(
+        *("cpu", torch.device("cpu"), torch.ops.guide.biased_attention),
+        backward=torch.ops.guide.biased_attention_backward,
+        gradient_factor=ROUNDED_LSE_FACTOR,
+    )
 
 
 def _chunked_cpu(monkeypatch: pytest.MonkeyPatch) -> Backend:

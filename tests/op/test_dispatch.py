@@ -61,12 +61,13 @@ def test_opcheck(name, case, needs_grad):
     torch.library.opcheck(_op(name), tuple(tensors.values()), case.options)
 
 
-def test_opcheck_of_the_backward_op():
+@pytest.mark.parametrize("name", ["biased_attention_backward", "biased_attention_backward_chunked"])
+def test_opcheck_of_the_backward_op(name):
     tensors = SMALL.but(sinks=True).tensors()
     outputs = biased_attention(*tensors.values(), is_causal=True)
     gradients = [torch.randn_like(output) for output in outputs]
     torch.library.opcheck(
-        torch.ops.guide.biased_attention_backward.default,
+        _op(name),
         (*gradients, *tensors.values(), *outputs),
         {"is_causal": True, "window_left": -1, "window_right": -1, "scale": None, "softcap": 0.0}
         | {"wanted": [True] * 5 + [False, True]},

@@ -88,7 +88,11 @@ both_libraries = pytest.mark.parametrize(
         pytest.param(
             libraries.LIBRARY_PATH,
             "torch_library_impl",
-            ["guide_ext_cpu_choose", "guide_ext_cpu_instruction_set"],
+            [
+                "guide_ext_cpu_choose",
+                "guide_ext_cpu_choose_backward",
+                "guide_ext_cpu_instruction_set",
+            ],
             marks=needs_library,
             id="cpu",
         ),

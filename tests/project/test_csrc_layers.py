@@ -18,8 +18,8 @@ CUDA_DOORS = {"attention/cuda/choose.cpp", "attention/cuda/forward.cpp"}
 
 # What the op's files may include of attention/, and which of them may.
 ATTENTION_FOR_OPS = {
-    r"attention/(params|score_mod|explain)\.h": r"ops/.*",
-    r"attention/cpu/(choose|forward)\.h": r"ops/\w+_cpu\.cpp",
+    r"attention/(params|backward_params|score_mod|explain)\.h": r"ops/.*",
+    r"attention/cpu/(backward|choose|forward|workers)\.h": r"ops/\w+_cpu\.(cpp|h)",
     r"attention/cuda/(choose|forward)\.h": r"ops/\w+_cuda\.cpp",
 }
 # Headers of others than the C++ standard, and the files that may include them. Of torch, what

@@ -17,7 +17,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "sanitize"
-TESTS = ["tests/op/test_attention.py", "tests/op/test_derivatives.py", "tests/op/test_checks.py"]
+TESTS = [
+    *("tests/op/test_attention.py", "tests/op/test_derivatives.py", "tests/op/test_checks.py"),
+    "tests/op/test_backward_kernel.py",
+]
 # Python and torch free nothing at exit; a failed allocation is an error of the op, not of the test.
 ASAN_OPTIONS = "detect_leaks=0:allocator_may_return_null=1:strict_string_checks=1"
 

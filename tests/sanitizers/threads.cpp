@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "attention/cpu/backward.h"
 #include "attention/cpu/forward.h"
 
 namespace {
@@ -45,10 +46,13 @@ class Call {
     draw(influence_, sizes.seqlen_k);
   }
 
-  // out, influence_out and lse, one after another.
+  // out, influence_out and lse, one after another; then the gradients of query, key, value,
+  // key_bias and influence, where every result has a gradient of its own value.
   std::vector<float> run(std::int64_t num_threads) const {
     const std::int64_t num_outputs = rows() * sizes_.head_dim;
-    std::vector<float> results(static_cast<std::size_t>(num_outputs + 2 * rows()));
+    const std::int64_t num_keys = sizes_.batch * sizes_.num_kv_heads * sizes_.seqlen_k;
+    std::vector<float> results(static_cast<std::size_t>(
+        2 * num_outputs + 2 * rows() + 2 * num_keys * sizes_.head_dim + 2 * sizes_.seqlen_k));
     AttentionParams params{};
     params.batch = sizes_.batch;
     params.num_heads = sizes_.num_heads;
@@ -74,10 +78,34 @@ class Call {
     params.is_causal = true;
     params.window_left = params.window_right = -1;
     guide::cpu::forward(params, guide::cpu::choose(params), {num_threads, run_workers});
+    run_backward(params, num_threads, params.lse + rows());
     return results;
   }
 
  private:
+  void run_backward(const AttentionParams& call, std::int64_t num_threads, float* target) const {
+    guide::BackwardParams params{};
+    params.call = call;
+    params.out = params.grad_out = call.out;
+    params.out_strides = params.grad_out_strides = call.out_strides;
+    params.out_dim_stride = params.grad_out_dim_stride = 1;
+    params.influence_out = params.grad_influence_out = call.influence_out;
+    const std::int64_t head_rows = sizes_.seqlen_q, batch_rows = sizes_.num_heads * head_rows;
+    params.influence_out_strides =
+        params.grad_influence_out_strides = {batch_rows, batch_rows, head_rows, 1};
+    params.lse = params.grad_lse = call.lse;
+    params.lse_strides = params.grad_lse_strides = {batch_rows, head_rows, 1};
+    const std::int64_t num_keys = sizes_.batch * sizes_.num_kv_heads * sizes_.seqlen_k;
+    params.grad_query = target;
+    params.grad_key = target += rows() * sizes_.head_dim;
+    params.grad_value = target += num_keys * sizes_.head_dim;
+    params.grad_key_bias = target += num_keys * sizes_.head_dim;
+    params.grad_influence = target += sizes_.seqlen_k;
+    params.key_bias_batches = params.key_bias_heads = params.influence_batches = 1;
+    guide::cpu::backward(params, *guide::cpu::choose_backward(call, false),
+                         {num_threads, run_workers});
+  }
+
   std::int64_t rows() const { return sizes_.batch * sizes_.num_heads * sizes_.seqlen_q; }
   guide::RowStrides strides(std::int64_t heads, std::int64_t length) const {
     return {heads * length * sizes_.head_dim, length * sizes_.head_dim, sizes_.head_dim};

@@ -88,6 +88,14 @@ void find_obstacles(const AttentionParams& params, Obstacles& obstacles) {
   add_large_heads(params, "CPU", kMaxHeadDim, obstacles);
 }
 
+const Kernel& best_kernel(Reasons* reasons) {
+  const InstructionSet& chosen = instruction_set();
+  if (reasons != nullptr && !chosen.forced.empty()) {
+    reasons->push_back("GUIDE_EXT_CPU_ISA=" + chosen.forced + " chooses the instruction set");
+  }
+  return *chosen.kernel;
+}
+
 const Routine& faster_routine(const AttentionParams& params, const Kernel& kernel) {
   // Rows of a group of heads up to which decoding is faster than packed K and V and vectors of
   // rows. Measured: 1.4 times as fast at 48 rows with AVX-512, 1.15 times with AVX2, even at 64.
@@ -101,11 +109,20 @@ Choice choose(const AttentionParams& params, Reasons* reasons) {
   Obstacles obstacles(reasons);
   find_obstacles(params, obstacles);
   if (obstacles.any()) return {nullptr, nullptr};
-  const InstructionSet& chosen = instruction_set();
-  if (reasons != nullptr && !chosen.forced.empty()) {
-    reasons->push_back("GUIDE_EXT_CPU_ISA=" + chosen.forced + " chooses the instruction set");
+  const Kernel& kernel = best_kernel(reasons);
+  return {&kernel, &faster_routine(params, kernel)};
+}
+
+const Kernel* choose_backward(const AttentionParams& params, bool wants_attn_bias,
+                              Reasons* reasons) {
+  Obstacles obstacles(reasons);
+  find_obstacles(params, obstacles);
+  if (wants_attn_bias) {
+    obstacles.add(
+        "attn_bias wants a gradient, which is as large as all scores: the compiled CPU kernels "
+        "compute none");
   }
-  return {chosen.kernel, &faster_routine(params, *chosen.kernel)};
+  return obstacles.any() ? nullptr : &best_kernel(reasons);
 }
 
 const char* chosen_instruction_set() { return instruction_set().kernel->name; }

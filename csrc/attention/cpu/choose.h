@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Which kernel computes a call, and why no faster one does: the one home of both. The op asks once,
-// before it allocates, and gives forward() the answer; explain_dispatch reads the reasons.
+// before it allocates, and gives forward() or backward() the answer; explain_dispatch reads the
+// reasons.
 #pragma once
 
 #include "../reasons.h"
@@ -16,6 +17,11 @@ struct Choice {
 // Looks at sizes and types alone. `reasons`, if given, gets what keeps the call from a faster
 // kernel, or from any. Throws as chosen_instruction_set() does, for a call that a kernel takes.
 Choice choose(const AttentionParams& params, Reasons* reasons = nullptr);
+
+// The same for the gradients: null where chunked PyTorch computes them. `wants_attn_bias`: is there
+// to be one of attn_bias?
+const Kernel* choose_backward(const AttentionParams& params, bool wants_attn_bias,
+                              Reasons* reasons = nullptr);
 
 // The instruction set of the kernels: the best one that was built and that the processor has, or
 // the one that the environment variable GUIDE_EXT_CPU_ISA names. Decided once.

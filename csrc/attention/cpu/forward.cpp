@@ -3,33 +3,11 @@
 
 #include <algorithm>
 #include <atomic>
-#include <new>
-#include <string>
 #include <vector>
 
 namespace guide::cpu {
 
 namespace {
-
-// Cache-line aligned floats, the memory of a whole call. Allocated before any thread starts, so
-// that no allocation can fail inside a parallel region.
-class Arena {
- public:
-  explicit Arena(std::int64_t num_floats) {
-    const std::size_t bytes = static_cast<std::size_t>(num_floats) * sizeof(float);
-    memory_ = static_cast<float*>(::operator new(bytes, kAlignment, std::nothrow));
-    if (memory_ == nullptr) throw OutOfMemory(static_cast<std::int64_t>(bytes));
-  }
-  ~Arena() { ::operator delete(memory_, kAlignment); }
-  Arena(const Arena&) = delete;
-  Arena& operator=(const Arena&) = delete;
-
-  float* at(std::int64_t offset) const { return memory_ + offset; }
-
- private:
-  static constexpr std::align_val_t kAlignment{64};
-  float* memory_;
-};
 
 std::int64_t bytes_of_keys_and_values(const AttentionParams& params) {
   const std::int64_t element_size = params.element_type == ElementType::kFloat32 ? 4 : 2;
@@ -37,10 +15,8 @@ std::int64_t bytes_of_keys_and_values(const AttentionParams& params) {
          (params.head_dim + params.head_dim_v) * element_size;
 }
 
-// Threads beyond the work are not asked for: waking one costs more than a small call. The work is
-// arithmetic, or with few queries the reading of keys and values.
+// The work is arithmetic, or with few queries the reading of keys and values.
 std::int64_t worker_count(const AttentionParams& params, const Plan& plan, std::int64_t threads) {
-  constexpr double kProductsPerWorker = 1e6;
   constexpr double kBytesPerWorker = 4e5;
   const double products =
       static_cast<double>(params.batch) * static_cast<double>(params.num_heads) *
@@ -48,9 +24,7 @@ std::int64_t worker_count(const AttentionParams& params, const Plan& plan, std::
       static_cast<double>(params.head_dim + params.head_dim_v);
   const double bytes = static_cast<double>(bytes_of_keys_and_values(params));
   const double useful = std::max(products / kProductsPerWorker, bytes / kBytesPerWorker);
-  std::int64_t workers = std::min(threads, plan.tasks);
-  if (useful < static_cast<double>(workers)) workers = static_cast<std::int64_t>(useful);
-  return std::max<std::int64_t>(workers, 1);
+  return workers_for(useful, plan.tasks, threads);
 }
 
 // Everything that the workers of one call share.
@@ -84,11 +58,6 @@ void work(void* context, std::int64_t worker) {
 }
 
 }  // namespace
-
-OutOfMemory::OutOfMemory(std::int64_t missing_bytes)
-    : std::runtime_error("biased_attention: no memory for " + std::to_string(missing_bytes) +
-                         " bytes of scratch space; use fewer threads or smaller batches"),
-      bytes(missing_bytes) {}
 
 void forward(const AttentionParams& params, const Choice& choice, const ThreadPool& pool) {
   const Routine& routine = *choice.routine;

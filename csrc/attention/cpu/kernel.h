@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "../backward_params.h"
 #include "../params.h"
 
 namespace guide::cpu {
@@ -44,11 +45,41 @@ struct Routine {
                       float* scratch, float* partials);
 };
 
-// What one instruction set has. Both routines take every call.
+// How the gradients of one call are cut up: again a function of shapes alone.
+//
+// A task is (batch, kv head, block of keys) and meets the rows of all heads of the group, a block
+// of rows of one head at a time. Before the tasks every block of rows is prepared; after them sums
+// over batch and heads are finished.
+struct BackwardPlan {
+  std::int64_t keys_per_task;
+  std::int64_t key_blocks;
+  std::int64_t row_blocks;  // of one head
+  std::int64_t row_tasks;   // batch * num_heads * row_blocks
+  std::int64_t tasks;       // batch * num_kv_heads * key_blocks
+  std::int64_t finish_tasks;
+  std::int64_t scratch_floats;  // of one worker
+  std::int64_t shared_floats;   // of all workers together
+};
+
+// One way to compute the gradients of a call: three steps, each of which needs all of the one
+// before. Tasks of a step may run at the same time, if they begin in their order: a task waits for
+// earlier ones where both add to the same rows, and calls `pause` meanwhile.
+struct BackwardRoutine {
+  BackwardPlan (*plan)(const BackwardParams& params);
+  void (*prepare_rows)(const BackwardParams& params, const BackwardPlan& plan,
+                       std::int64_t task_idx, float* scratch, float* shared);
+  void (*run_task)(const BackwardParams& params, const BackwardPlan& plan, std::int64_t task_idx,
+                   float* scratch, float* shared, void (*pause)());
+  void (*finish)(const BackwardParams& params, const BackwardPlan& plan, std::int64_t task_idx,
+                 float* scratch, float* shared);
+};
+
+// What one instruction set has. Both routines of the forward pass take every call.
 struct Kernel {
   const char* name;
   Routine prefill;  // many rows: K and V are packed once for all of them
   Routine decode;   // few rows: K and V straight from memory
+  BackwardRoutine backward;
 };
 
 }  // namespace guide::cpu
