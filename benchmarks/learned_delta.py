@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from typing import Any
 
 import torch
 from facts import cpu_facts
+from report import page, rounded
+from report_learned import SINGLE, summary
 
 import guide_ext.integration as guide
 from guide_ext.embedded.evaluate import DEVELOPMENT_SEED, Case, CaseKind, judge, make_cases
@@ -35,7 +38,6 @@ DELTAS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
 ALPHAS = (0.3, 0.1, 0.01)  # PASTA's own is 0.01
 JUDGING_SEED = 31
 HEADS_KEPT = (2, 4, 8)
-SINGLE = "best single Δ"
 
 
 @dataclass(frozen=True)
@@ -157,33 +159,6 @@ def _by_document(values: Sequence[float]) -> Interval:
     return rate((str(number), value) for number, value in enumerate(values))
 
 
-def markdown(found: dict[str, Any]) -> str:
-    """Return the tables, one for each task."""
-    told = []
-    for task, rows in found["tasks"].items():
-        told += [
-            f"**{task}**",
-            "",
-            "| way | chosen | right answers | beside the best single Δ | nats | beside |",
-            "|---|---|---|---|---|---|",
-            *(
-                f"| {row['way']} | {row['chosen']} | {row['right'][0]:.3f} | "
-                f"{_interval(row['right_difference'])} | {row['log_likelihood'][0]:.3f} | "
-                f"{_interval(row['log_likelihood_difference'])} |"
-                for row in rows
-            ),
-            "",
-        ]
-    return "\n".join(told)
-
-
-def _interval(value: Interval) -> str:
-    middle, low, high = value
-    if middle is None or low is None or high is None:
-        return "–"
-    return f"{middle:+.3f} ({low:+.3f} to {high:+.3f})"
-
-
 def main() -> int:
     """Choose, judge, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
@@ -191,6 +166,7 @@ def main() -> int:
     parser.add_argument("--judged", type=int, default=240, help="of each task, that judge")
     parser.add_argument("--out", type=Path, default=Path("bench_results"))
     arguments = parser.parse_args()
+    machine, begin = cpu_facts(), time.monotonic()
     torch.set_num_threads(1)  # the model is small
     model, tokenizer = guide.load_embedded()
     tasks = {}
@@ -201,13 +177,19 @@ def main() -> int:
         sys.stderr.write(f"{task.value}: judging on {arguments.judged} documents\n")
         cases = make_cases(task, arguments.judged, JUDGING_SEED, tokenizer=tokenizer)
         tasks[task.value] = judged(model, tokenizer, cases, ways)
-    settings = {"documents": arguments.documents, "judged": arguments.judged}
-    found = {"facts": cpu_facts(), "settings": settings, "tasks": tasks}
+    found = rounded(
+        {
+            "kind": "learned",
+            "machine": machine,
+            "seconds": time.monotonic() - begin,
+            "settings": {"documents": arguments.documents, "judged": arguments.judged},
+            "tasks": tasks,
+        }
+    )
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "learned.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-    text = markdown(found)
-    (arguments.out / "learned.md").write_text(text, "utf-8")
-    sys.stdout.write(text)
+    (arguments.out / "learned.md").write_text(page(found), "utf-8")
+    sys.stdout.write("\n".join([*summary(found), ""]))
     return 0
 
 

@@ -25,18 +25,20 @@ import report_generate
 import report_growth
 import report_headlines
 import report_influence
+import report_learned
 import report_study
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 # What has tables, between `<!-- bench KIND: RESULTS -->` and `<!-- /bench -->`. KIND is one of
 # KINDS, or `headlines`: the six rows of the README, from several results.
-PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "learning.md")
 KINDS: dict[str, ModuleType] = {
     "attention": report_attention,
     "generate": report_generate,
     "growth": report_growth,
     "influence": report_influence,
+    "learned": report_learned,
     "study": report_study,
 }
 TITLES = {
@@ -44,6 +46,7 @@ TITLES = {
     "generate": "Whole models on a CPU",
     "growth": "How time and memory grow",
     "influence": "Influence in a forward pass on a CPU",
+    "learned": "What a learned Δ is worth",
     "study": "A study of a real model on a CPU",
 }
 IDLE_LOAD = 0.5  # above, the tables say so
@@ -61,7 +64,8 @@ def page(result: dict[str, Any]) -> str:
     of_kind = KINDS[result["kind"]]
     lines = [f"# {TITLES[result['kind']]}", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in result["machine"].items()]
-    lines.append(f"| the whole run | {result['seconds'] / 60:.0f} minutes |")
+    if "seconds" in result:
+        lines.append(f"| the whole run | {result['seconds'] / 60:.0f} minutes |")
     for threads, found in result.get("products", {}).items():
         rates = ", ".join(f"{n.removeprefix('torch.mm ')} {rate:.0f}" for n, rate in found.items())
         lines.append(f"| torch.mm at best, threads: {threads} | {rates} |")

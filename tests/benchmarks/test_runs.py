@@ -211,3 +211,25 @@ class TestStudySpeed:
         assert report_study.short_table({"records": [record]})[2] == (
             "| fp32, needle | 10 s | 100 | 40% | – | 2.50 |"
         )
+
+
+def test_shapes_at_random_are_right(tmp_path):
+    done = run_script("cliffs.py", "--shapes", "30", "--untimed", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "30 shapes, 0 wrong." in done.stdout
+    found = json.loads((tmp_path / "cliffs.json").read_text())["shapes"]
+    assert len({one["problem"] for one in found}) > 25
+    assert not any("ratio" in one for one in found)
+
+
+@pytest.mark.long
+def test_what_a_learned_delta_is_worth(tmp_path):
+    done = run_script(
+        "learned_delta.py", "--documents", "6", "--judged", "6", "--out", str(tmp_path)
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((tmp_path / "learned.json").read_text())
+    assert (tmp_path / "learned.md").read_text() == report.page(result)
+    ways = [row["way"] for row in result["tasks"]["french"]]
+    assert ways[:2] == ["plain", "best single Δ"]
+    assert "learned, by head" in ways
