@@ -146,7 +146,7 @@ def can_be_compiled(steps: CompiledSteps, row: Row) -> bool:
     Single layers or heads, and shares, bring further tensors into the graph.
     """
     one = row.steering
-    is_plain = one.layers is None and one.heads is None and one.heads_by_layer is None
+    is_plain = (one.layers, one.heads, one.heads_by_layer, one.table) == (None,) * 4
     return is_plain and row.min_share is None and row.tokens + row.most <= steps.slots
 
 

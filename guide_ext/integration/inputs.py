@@ -269,6 +269,16 @@ def _marks_alone(min_share: float, delta: float | None, steering: object) -> Ste
     return Steering.instaboost(math.e)
 
 
+def encoding_of(tokenizer: Any, prompt: Prompt) -> Encoding:
+    """Return the tokens of one prompt and their marks, as `encode` reads it by default.
+
+    Raises:
+        ValueError: As `encode` does; `TagError` too.
+
+    """
+    return _encode_one(tokenizer, prompt, None, ("system", "user"), None, {})
+
+
 def _encode_one(
     tokenizer: Any,
     prompt: Prompt,

@@ -84,7 +84,7 @@ class KeptTexts:
         if not self._most:
             return None
         ids, nats = encoding.input_ids, steering.bias(encoding).tolist()
-        where = (steering.layers, steering.heads, steering.heads_by_layer)
+        where = (steering.layers, steering.heads, steering.heads_by_layer, steering.table)
         best, length = None, _FEWEST - 1
         for text in self._texts:
             common = _common(text, ids, nats) if text.where == where else 0

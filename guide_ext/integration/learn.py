@@ -16,12 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from guide_ext.integration.decoding import check_seed
 from guide_ext.integration.examples import Example, check_examples, fingerprint
 from guide_ext.integration.inputs import encode
 from guide_ext.integration.learned import LearnedDelta
 from guide_ext.integration.likelihood import check_positions, targets_of
 from guide_ext.integration.model.state import refuse_readers_of_both_sides, strength_size
 from guide_ext.support.files import json_text, write_text
+from guide_ext.support.values import as_float, finite, is_int
 
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8  # of Adam (Kingma and Ba 2015), as in torch
 _DIGITS = 6
@@ -96,8 +98,8 @@ def learn_delta(
     """
     size = strength_size(model)
     refuse_readers_of_both_sides(model, "learn_delta()")
-    _check_options(by, start, rounds, patience, held_out, learning_rate, penalty, batch_size)
-    check_examples("learn_delta()", model, tokenizer, examples)
+    _check_options(by, start, rounds, patience, held_out, learning_rate, penalty, batch_size, seed)
+    check_examples("learn_delta()", tokenizer, examples)
     learned, judging = _halves(examples, held_out, seed)
     layers, heads = size
     shape = {"head": (layers, heads), "layer": (layers, 1), "one": (1, 1)}[by]
@@ -318,20 +320,21 @@ def _check_options(
     learning_rate: float,
     penalty: float,
     batch_size: int,
+    seed: int,
 ) -> None:
     if by not in ("head", "layer", "one"):
         raise ValueError(f"by must be 'head', 'layer' or 'one', got {by!r}")
-    if not math.isfinite(start):
-        raise ValueError(f"start must be a finite number of nats, got {start!r}")
+    finite("start", start)
     counts = {"rounds": rounds, "patience": patience, "batch_size": batch_size}
     for name, count in counts.items():
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        if not is_int(count) or count < 1:
             raise ValueError(f"{name} must be a whole number from 1, got {count!r}")
-    if not 0 < held_out < 1:
-        raise ValueError(f"held_out must be above 0 and below 1, got {held_out!r}")
-    if not (math.isfinite(learning_rate) and learning_rate > 0):
+    check_seed(seed)
+    if not 0 < as_float(held_out) < 1:
+        raise ValueError(f"held_out must be a number above 0 and below 1, got {held_out!r}")
+    if not 0 < as_float(learning_rate) < math.inf:
         raise ValueError(f"learning_rate must be a finite number above 0, got {learning_rate!r}")
-    if not (math.isfinite(penalty) and penalty >= 0):
+    if not 0 <= as_float(penalty) < math.inf:
         raise ValueError(f"penalty must be a finite number from 0, got {penalty!r}")
 
 
@@ -344,7 +347,7 @@ def _frozen(model: Any) -> Iterator[None]:
     for weight in wanted:
         weight.requires_grad_(False)
     try:
-        with torch.enable_grad():
+        with torch.inference_mode(mode=False), torch.enable_grad():
             yield
     finally:
         for weight in wanted:

@@ -165,7 +165,7 @@ def profile_heads(
         raise ValueError(f"by must be 'gain' or 'attention', got {by!r}")
     if not math.isfinite(delta) or delta == 0:
         raise ValueError(f"delta must be a finite number of nats and not 0, got {delta!r}")
-    check_examples("profile_heads()", model, tokenizer, examples, need_answers=by == "gain")
+    check_examples("profile_heads()", tokenizer, examples, need_answers=by == "gain")
     alone = [
         Steering.guide(delta, heads={layer: [head]})
         for layer in range(layers)

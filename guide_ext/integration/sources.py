@@ -33,6 +33,7 @@ from guide_ext.support.values import is_int
 
 # The weights are computed once more, from the same queries and keys. What they are divided by must
 # be what the kernel divided by, nats; rounding differs by some 1e-5, a lost bias by far more.
+_SHOWN = 80  # characters of a wrong argument
 _SAME_LSE = 1e-3
 _WAYS = ("written", "read")
 
@@ -134,6 +135,7 @@ def sources(
         UnsupportedModelError: If the model runs an attention layer twice in one pass, is spread
             over several processes, or attends to other keys than the tokens of the text.
         ValueError: If the model is not enabled, is an encoder or has one, or has too few positions;
+            autocast is on;
             there is no such token, or no row that wrote it; or `of` is neither of the two.
 
     Example:
@@ -152,6 +154,11 @@ def sources(
         raise ValueError(f"of must be 'written' or 'read', got {of!r}")
     layers, heads = _checked_size(model)
     require_text("sources()", tokenizer, prompt)
+    if torch.is_autocast_enabled(model.device.type):
+        raise ValueError(
+            "sources() must be called outside of torch.autocast, which casts queries and keys on "
+            "their way to the kernel; load the model in the dtype that it is to have"
+        )
     inputs = encode(model, tokenizer, [prompt], delta=delta, steering=steering)
     inputs.pop("guide_seed", None)
     prompt_tokens = inputs["input_ids"].shape[1]
@@ -188,8 +195,12 @@ def _checked_size(model: Any) -> tuple[int, int]:
 def _ids(tokenizer: Any, answer: str | Sequence[int]) -> list[int]:
     if isinstance(answer, str):
         return list(tokenizer.encode(answer, add_special_tokens=False)) if answer else []
-    if not all(is_int(one) and one >= 0 for one in answer):
-        raise ValueError(f"answer must be text or token ids, got {answer!r}")
+    is_list = isinstance(answer, Sequence) and not isinstance(answer, bytes | bytearray)
+    if not is_list or not all(is_int(one) and 0 <= one < len(tokenizer) for one in answer):
+        raise ValueError(
+            f"answer must be text or token ids from 0 to {len(tokenizer) - 1}, got "
+            f"{str(answer)[:_SHOWN]}"
+        )
     return list(answer)
 
 

@@ -200,7 +200,9 @@ def biased_attention(*args: Tensor | None, **options: Any) -> tuple[Tensor, Tens
         if value is not (default := _DEFAULTS[name])
         and not (type(value) in (int, float) and value == default)
     }
-    if torch.is_inference_mode_enabled() or derivatives.may_be_wanted(args):
+    # A subclass or a mode of torch functions runs code of its own, with derivatives of its own.
+    is_plain = not torch.overrides.has_torch_function(args)
+    if torch.is_inference_mode_enabled() or not is_plain or derivatives.may_be_wanted(args):
         result = operator(*args, **told)
     else:
         with torch._C._AutoDispatchBelowAutograd():

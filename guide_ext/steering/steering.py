@@ -153,7 +153,9 @@ class Steering:
         rows = table.tolist() if isinstance(table, Tensor) else table
         if isinstance(rows, str) or not isinstance(rows, Sequence) or not rows:
             raise ValueError(f"table must be [layers, heads] of nats, got {table!r}")
-        if any(isinstance(row, str) or not isinstance(row, Sequence) or not row for row in rows):
+        if any(
+            isinstance(row, str | bytes) or not isinstance(row, Sequence) or not row for row in rows
+        ):
             raise ValueError(f"table must be [layers, heads] of nats, got {table!r}")
         if len({len(row) for row in rows}) > 1:
             raise ValueError(

@@ -219,7 +219,7 @@ def test_it_learns_inside_no_grad(loaded):
         (EXAMPLES, {"start": float("nan")}, "start must be a finite number"),
         (EXAMPLES, {"rounds": 0}, "rounds must be a whole number from 1"),
         (EXAMPLES, {"patience": 1.5}, "patience must be a whole number from 1"),
-        (EXAMPLES, {"held_out": 1.0}, "held_out must be above 0 and below 1"),
+        (EXAMPLES, {"held_out": 1.0}, "held_out must be a number above 0 and below 1"),
         (EXAMPLES, {"learning_rate": 0.0}, "learning_rate must be a finite number above 0"),
         (EXAMPLES, {"penalty": -1.0}, "penalty must be a finite number from 0"),
     ],
@@ -311,3 +311,32 @@ def test_command(tmp_path):
         said = " ".join(result.output.split())
         assert f"{option[0]} must be left out with --learned" in said
     assert run(app, ["learn", str(file), "-o", str(out), "--picture", "x.gif"]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"start": "a"}, "start must be a finite number"),
+        ({"start": True}, "start must be a finite number"),
+        ({"penalty": None}, "penalty must be a finite number"),
+        ({"learning_rate": True}, "learning_rate must be a finite number"),
+        ({"held_out": "x"}, "held_out must be a number above 0"),
+        ({"seed": None}, "seed must be a whole number of 64 bits"),
+        ({"batch_size": True}, "batch_size must be a whole number"),
+    ],
+)
+def test_options_of_other_types(loaded, how, message):
+    with pytest.raises(ValueError, match=message):
+        guide.learn_delta(*loaded, EXAMPLES, **how)
+
+
+def test_a_mark_of_its_own_delta_of_0_is_one_too(loaded):
+    example = Example("<!!->a<-!!> <!0.0->b<-!>", ("c",))
+    with pytest.raises(ValueError, match="got one that states its own in example 4"):
+        guide.learn_delta(*loaded, [*EXAMPLES, example])
+
+
+def test_it_learns_in_inference_mode(loaded):
+    wanted = guide.learn_delta(*loaded, EXAMPLES[:2], rounds=1, start=9.0)
+    with torch.inference_mode():
+        assert guide.learn_delta(*loaded, EXAMPLES[:2], rounds=1, start=9.0) == wanted

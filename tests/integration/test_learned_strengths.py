@@ -136,3 +136,21 @@ def test_generation_needs_no_gradient():
         model, inputs, guide_bias=bias, guide_strength=strength.clone().requires_grad_()
     )
     models.assert_same_generation(found, wanted)
+
+
+@pytest.mark.parametrize("name", ["guide_strength", "guide_bias"])
+def test_forward_mode_is_refused(name):
+    model = guide.enable(models.make("llama"))
+    inputs = models.prompts()
+    given = {"guide_bias": models.marks(), "guide_strength": models.random_strength()}
+
+    def value(tensor):
+        return model(**inputs, **(given | {name: tensor})).logits.sum()
+
+    with pytest.raises(NotImplementedError, match=f"{name} must not have a tangent"):
+        torch.func.jvp(value, (given[name],), (torch.ones_like(given[name]),))
+    if name == "guide_strength":
+        found = torch.func.grad(value)(given[name])
+        strength = given[name].clone().requires_grad_()
+        value(strength).backward()
+        assert_gradients_close(found, strength.grad)

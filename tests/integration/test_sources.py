@@ -171,3 +171,14 @@ def test_nothing_stays_behind(loaded):
     before = models.logits(loaded[0], inputs)
     sources(*loaded, TEXT, " Le")
     assert torch.equal(models.logits(loaded[0], inputs), before)
+
+
+def test_autocast_is_refused(loaded):
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ValueError, match="autocast"):
+        guide.sources(*loaded, "The cat sleeps.")
+
+
+@pytest.mark.parametrize("answer", [[10**6], [2**70], [-1], b"ab", None, [1.5]])
+def test_answers_that_are_none(loaded, answer):
+    with pytest.raises(ValueError, match="answer must be text or token ids from 0 to"):
+        guide.sources(*loaded, "The cat sleeps.", answer)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 # The keyword arguments that enable() adds to a model.
 STEERING_ARGUMENTS = ("guide_bias", "guide_strength", "guide_share", "guide_seed")
@@ -21,6 +22,18 @@ PACKED_ARGUMENT = "guide_packed"
 NAMES_ATTRIBUTE = "_guide_names"
 
 
+def _refuse_tangent(name: str, tensor: Tensor) -> None:
+    """Refuse forward-mode derivatives: a mask hands on no tangent, so they would be zeros."""
+    if torch.compiler.is_dynamo_compiling() or forward_ad._current_level < 0:
+        return
+    if forward_ad.unpack_dual(tensor).tangent is not None:  # type: ignore[no-untyped-call]
+        raise NotImplementedError(
+            f"{name} must not have a tangent: forward-mode derivatives (torch.func.jvp, jacfwd, "
+            "torch.autograd.forward_ad) are not implemented; use reverse mode for guide_strength "
+            "(backward(), torch.func.grad, vjp, jacrev)"
+        )
+
+
 def check_bias(bias: object, rows: int, name: str = "guide_bias") -> Tensor:
     """Check ``guide_bias`` for a batch of `rows` and return it as float32.
 
@@ -31,6 +44,7 @@ def check_bias(bias: object, rows: int, name: str = "guide_bias") -> Tensor:
 
     Raises:
         ValueError: If it is not a floating tensor ``[rows, tokens]``, or requires a gradient.
+        NotImplementedError: If it has a tangent.
 
     """
     if not isinstance(bias, Tensor) or not bias.is_floating_point():
@@ -42,6 +56,7 @@ def check_bias(bias: object, rows: int, name: str = "guide_bias") -> Tensor:
             f"{name} must be [batch, tokens] with {rows} row(s), as the input has, "
             f"got shape {list(bias.shape)}; guide_ext.integration.encode() makes it for a batch"
         )
+    _refuse_tangent(name, bias)
     if bias.requires_grad and torch.is_grad_enabled():
         raise ValueError(
             f"{name} must not require a gradient: the mask that carries it has none; pass "
@@ -76,6 +91,7 @@ def check_strength(strength: object, rows: int, layers: int, heads: int) -> Tens
 
     Raises:
         ValueError: If it is not a floating tensor ``[rows, layers, heads]``.
+        NotImplementedError: If it has a tangent.
 
     """
     if not isinstance(strength, Tensor) or not strength.is_floating_point():
@@ -88,6 +104,7 @@ def check_strength(strength: object, rows: int, layers: int, heads: int) -> Tens
             f"guide_strength must be [batch, layers, heads] = [{rows}, {layers}, {heads}], "
             f"got shape {list(strength.shape)}"
         )
+    _refuse_tangent("guide_strength", strength)
     return strength.detach().to(torch.float32)
 
 
@@ -123,6 +140,7 @@ def check_share(share: object, bias: object) -> Tensor:
             f"guide_share must be [batch, tokens], as guide_bias {shape}, got shape "
             f"{list(share.shape)}"
         )
+    _refuse_tangent("guide_share", share)
     return share.detach().to(torch.float32)
 
 

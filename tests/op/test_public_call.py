@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT
+"""The public function takes a shorter way where nothing wants a derivative; no other way."""
+
+import pytest
+import torch
+from torch.autograd import forward_ad
+from torch.overrides import TorchFunctionMode
+
+import guide_ext
+from guide_ext.op import derivatives
+
+
+def operands():
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(1, 2, 3, 16, generator=generator) for _ in range(3)]
+
+
+class Scaled(TorchFunctionMode):
+    """Multiplies the first argument of our operator by a parameter."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.guide.biased_attention.default:
+            args = (args[0] * self.factor, *args[1:])
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_mode_of_torch_functions_keeps_its_gradient():
+    factor = torch.tensor(2.0, requires_grad=True)
+    with Scaled(factor):
+        out, _, _ = guide_ext.biased_attention(*operands())
+    out.sum().backward()
+    assert factor.grad.abs() > 0
+
+
+def test_a_subclass_keeps_its_gradient():
+    class Inner(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            plain = [inner.get(id(one), one) for one in args]
+            with torch._C.DisableTorchFunctionSubclass():
+                return function(*plain, **(kwargs or {}))
+
+    query, key, value = operands()
+    hidden = query.clone().requires_grad_()
+    outer = query.as_subclass(Inner)
+    inner = {id(outer): hidden}
+    out, _, _ = guide_ext.biased_attention(outer, key, value)
+    out.sum().backward()
+    assert hidden.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "around", [torch.no_grad, torch.inference_mode, torch.enable_grad], ids=lambda one: one.__name__
+)
+@pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"window_left": 1, "scale": 0.5}])
+def test_both_ways_give_the_same_bits(around, options):
+    tensors = operands()
+    with around():
+        found = guide_ext.biased_attention(*tensors, **options)
+        wanted = torch.ops.guide.biased_attention(*tensors, **options)
+    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+
+
+def test_who_may_want_a_derivative():
+    plain = tuple(operands())
+    assert not derivatives.may_be_wanted(plain)
+    wanted = (plain[0].clone().requires_grad_(), *plain[1:])
+    assert derivatives.may_be_wanted(wanted)
+    with torch.no_grad():
+        assert not derivatives.may_be_wanted(wanted)
+    with forward_ad.dual_level():
+        assert derivatives.may_be_wanted(plain)
+    seen = []
+    torch.func.grad(lambda x: (seen.append(derivatives.may_be_wanted((x,))), x.sum())[1])(plain[0])
+    assert seen == [True]
