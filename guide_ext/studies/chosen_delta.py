@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from guide_ext.studies import conflict, instruction, json_template, needle
-from guide_ext.studies.cells import Row, digest
+from guide_ext.studies.cells import Row
+from guide_ext.studies.data.halves import for_choosing
 from guide_ext.studies.measurement import CALIBRATED, TARGETS
 from guide_ext.studies.report.section import Section
 from guide_ext.studies.report.sentences import fixed, interval, short
@@ -46,17 +47,6 @@ _RULE = Column(
         **{str(t): f"calibration: {t:g} × Influence" for t in TARGETS if not isinstance(t, str)},
     },
 )
-
-
-def for_choosing(document: str) -> bool:
-    """Return whether a document is of the half on which Δ is chosen.
-
-    Example:
-        >>> sum(for_choosing(f"texts:{number}") for number in range(1000))
-        481
-
-    """
-    return int(digest(document)[:8], 16) % 2 == 0
 
 
 def _measured(rows: Sequence[Row]) -> Sequence[Row]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from guide_ext.studies import needle
 from guide_ext.studies.cells import Condition, Where
-from guide_ext.studies.chosen_delta import for_choosing
+from guide_ext.studies.data.halves import for_choosing
 from guide_ext.studies.differences import DIFFERENCE, P_CORRECTED, P
 from guide_ext.studies.report.section import Section
 from guide_ext.studies.report.sentences import fixed, interval

@@ -115,16 +115,10 @@ def _rows(document: Document, tokens: int, length: tuple[int, int], number: int)
     ]  # fmt: skip
 
 
-def question_and_text(row: Row) -> tuple[str, str] | None:
-    """Return the question of a row, and the text before its hidden sentence.
-
-    Returns:
-        None for the paper's prompt, which says the same of a text that another row asks about.
-
-    """
+def _question_and_text(row: Row) -> tuple[str, str] | None:
+    """Return None for the paper's prompt: another row asks the same about the same text."""
     if not row.variant:  # of the embedded world
-        question, _, before = row.before.partition("\n")
-        return question, before
+        return row.before.partition("\n")[::2]  # the first line, and the rest
     if row.variant != PLAIN_PROMPT:
         return None
     return row.texts_of("question")[0], row.before.removeprefix(_READ)
@@ -150,6 +144,7 @@ TASK = Task(
     judge=_judge,
     success="found",
     embedded_depth=_embedded_depth,
+    question_and_text=_question_and_text,
 )
 
 

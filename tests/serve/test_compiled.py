@@ -49,6 +49,7 @@ def used():
 @pytest.fixture(scope="module")
 def server(used):
     torch._dynamo.reset()
+    counters.clear()  # of tests before
     model, tokenizer = guide.load_embedded()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(

@@ -5,7 +5,8 @@ import pytest
 
 from guide_ext.studies import chosen_delta
 from guide_ext.studies.cells import ANSWER, Cell, Condition, Row
-from guide_ext.studies.chosen_delta import STUDY, for_choosing
+from guide_ext.studies.chosen_delta import STUDY
+from guide_ext.studies.data.halves import for_choosing
 from guide_ext.studies.measurement import CALIBRATED
 from guide_ext.studies.plan import RunSettings, study_cells
 from guide_ext.studies.tables.results import Results

@@ -8,7 +8,7 @@ import pytest
 
 from guide_ext.studies import methods
 from guide_ext.studies.cells import ANSWER, Cell, Condition, Row, Where
-from guide_ext.studies.chosen_delta import for_choosing
+from guide_ext.studies.data.halves import for_choosing
 from guide_ext.studies.methods import STUDY
 from guide_ext.studies.plan import RunSettings, study_cells
 from guide_ext.studies.tables.results import Results

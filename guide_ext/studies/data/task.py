@@ -38,6 +38,9 @@ class Task:
         needs: Optional packages that the judge needs.
         embedded_depth: Returns how deep the marked part is in a document of the embedded world,
             from 0 to 1; None if the task hides nothing in the document.
+        question_and_text: Returns the question of a row and the text before its marked part, or
+            None if that row cannot tell; for methods that learn from pairs of these. None if the
+            task asks no such questions.
 
     """
 
@@ -52,6 +55,7 @@ class Task:
     success: str
     needs: tuple[Package, ...] = ()
     embedded_depth: Callable[[evaluate.Case], float] | None = None
+    question_and_text: Callable[[Row], tuple[str, str] | None] | None = None
 
     @property
     def case_kind(self) -> evaluate.CaseKind:

@@ -9,15 +9,17 @@ that they answer, and behind that of another text.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 from guide_ext import integration
 from guide_ext.marking.spans import MarkedText, Span
 from guide_ext.steering.seka import KeyProjections
-from guide_ext.studies import needle
-from guide_ext.studies.chosen_delta import for_choosing
-from guide_ext.studies.plan import RunSettings
+from guide_ext.studies.cells import Row
+from guide_ext.studies.data.halves import for_choosing
+from guide_ext.studies.data.task import Task
+from guide_ext.studies.plan import RunSettings, tasks_of
 from guide_ext.studies.run.rows import rows_of
 
 _DOCUMENTS = 120  # half of them are learned from
@@ -48,13 +50,7 @@ def learned_projections(settings: RunSettings, model: Any, tokenizer: Any) -> Ke
 def _triples(settings: RunSettings, tokenizer: Any) -> list[tuple[Any, Any, Any]]:
     count = _DOCUMENTS // _RANGES if settings.is_embedded else _DOCUMENTS
     other = replace(settings, seed=settings.seed + 1, documents=count, windows=1)
-    rows, _ = rows_of(needle.TASK, other, tokenizer, [])
-    asked = []
-    for row in rows:
-        parts = needle.question_and_text(row)
-        # Behind no text, the first tokens of the sentence would not be the same.
-        if parts is not None and parts[1].strip() and for_choosing(row.document):
-            asked.append((row, *parts))
+    asked = [one for task in tasks_of(settings) for one in _asked(task, other, tokenizer)]
     questions = sorted({question for _, question, _ in asked})
     if len(questions) < 2:
         raise ValueError(
@@ -72,6 +68,17 @@ def _triples(settings: RunSettings, tokenizer: Any) -> list[tuple[Any, Any, Any]
             )
         )
     return triples
+
+
+def _asked(task: Task, settings: RunSettings, tokenizer: Any) -> Iterator[tuple[Row, str, str]]:
+    """Return rows with their question and the text before their marked part."""
+    if task.question_and_text is None:
+        return
+    for row in rows_of(task, settings, tokenizer, [])[0]:
+        parts = task.question_and_text(row)
+        # Behind no text, the first tokens of the sentence would not be the same.
+        if parts is not None and parts[1].strip() and for_choosing(row.document):
+            yield row, *parts
 
 
 def _prompt(settings: RunSettings, tokenizer: Any, before: str, marked: str) -> Any:

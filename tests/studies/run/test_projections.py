@@ -10,8 +10,8 @@ import torch
 
 from guide_ext import integration
 from guide_ext.studies import needle
-from guide_ext.studies.chosen_delta import for_choosing
 from guide_ext.studies.data.facts import FACTS
+from guide_ext.studies.data.halves import for_choosing
 from guide_ext.studies.plan import RunSettings
 from guide_ext.studies.run.projections import _triples, learned_projections
 from guide_ext.studies.run.rows import rows_of
