@@ -46,10 +46,7 @@ class TokenTexts:
         self._known = ""  # the part of their text that was given out
         self._bytes = codecs.getincrementaldecoder("utf-8")()
         self._is_in_bytes = False
-        start = max(0, len(before) - _BLOCK)
-        while start and _byte(tokenizer, before[start]) is not None:
-            start -= 1
-        for token in before[start:]:
+        for token in before[-_BLOCK:]:
             self.take(token)
 
     def take(self, token: int, *, is_last: bool = False) -> str:

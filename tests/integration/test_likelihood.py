@@ -138,6 +138,18 @@ class TestLimits:
         assert counts == [2, 2, 1]
         assert found == pytest.approx(wanted, abs=1e-4)
 
+    def test_rows_where_all_tokens_get_logits(self, sliding, monkeypatch):
+        model, tokenizer = sliding
+        inputs = guide.encode(model, tokenizer, [TEXT] * 3, delta=1.0)
+        inputs.pop("guide_seed", None)
+        length = inputs["input_ids"].shape[1] + 1
+        monkeypatch.setattr(likelihood, "MOST_LOGITS", 2 * length * len(tokenizer))
+        for keeps, wanted in ((True, [3]), (False, [2, 1])):
+            monkeypatch.setattr(likelihood, "_keeps_some", lambda _, keeps=keeps: keeps)
+            counts = []
+            likelihood.likelihoods_of_rows(model, inputs, [[9]], on_rows=counts.append)
+            assert counts == wanted
+
     @pytest.mark.parametrize("at_once", [1, 2 * 3 * 7])
     def test_a_probability_in_parts(self, monkeypatch, at_once):
         torch.manual_seed(0)

@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 import tokenizers_zoo as zoo
-from tokenizers import Tokenizer, decoders, models
+from tokenizers import Regex, Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 import guide_ext.integration as guide
@@ -148,8 +148,31 @@ def test_names_like_bytes_are_words_where_nothing_decodes_them():
     assert token_texts(tokenizer, [1, 1, 2]) == ["<0x41>", " <0x41>", " b"]
 
 
+def test_the_last_gets_what_is_left():
+    tokenizer = build("byte_level")
+    ids = tokens_of(tokenizer, "the 🙂")[:-1]
+    texts = TokenTexts(tokenizer)
+    found = [texts.take(token) for token in ids[:-1]]
+    assert "".join(found) == "the "
+    assert texts.take(ids[-1], is_last=True) == "\ufffd"
+
+
+def test_a_decoder_that_looks_further_than_the_context():
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "(": 1, "b": 2, ")": 3}, "[UNK]"))
+    words.decoder = decoders.Sequence([decoders.Fuse(), decoders.Replace(Regex(r"\([^)]*\)"), "X")])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
+    ids = [2, 1, *[2] * 80, 3, 2]
+    assert whole(tokenizer, ids) == "bXb"
+    assert "".join(token_texts(tokenizer, ids)) == "bXb"
+
+
 @pytest.mark.parametrize(
-    ("name", "text"), [("legacy_llama", "🙂你" * 900), ("byte_level", "\ufffd🙂" * 900)]
+    ("name", "text"),
+    [
+        ("legacy_llama", "🙂你" * 900),
+        ("legacy_llama", ("🙂" * 20 + " the ") * 200),
+        ("byte_level", "\ufffd🙂" * 900),
+    ],
 )
 def test_long_texts_take_time_by_their_length(monkeypatch, name, text):
     """The tokens that are decoded, together, are a small multiple of those that there are."""
