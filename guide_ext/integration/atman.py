@@ -14,7 +14,7 @@ from torch import Tensor
 
 from guide_ext.integration.image_prompts import require_text
 from guide_ext.integration.inputs import Inputs, Prompt, encode
-from guide_ext.integration.likelihood import likelihoods_of_rows
+from guide_ext.integration.likelihood import likelihoods_of_rows, require_possible
 from guide_ext.integration.model.state import refuse_readers_of_both_sides
 from guide_ext.support.values import as_float, is_int
 
@@ -122,6 +122,7 @@ def atman(
         losses += [-one for one in likelihoods_of_rows(model, batch, [wanted])]
         if on_progress is not None:
             on_progress(len(losses) - 1, len(names))
+    require_possible("target", losses)
     return Explanation(names, tuple(loss - losses[0] for loss in losses[1:]), losses[0], factor)
 
 

@@ -27,6 +27,7 @@ from guide_ext.integration.influence.measure import generate_with_influence
 from guide_ext.integration.inputs import encode
 from guide_ext.integration.model.state import refuse_two_texts, table_size
 from guide_ext.integration.streaming import AnswerStream
+from guide_ext.integration.token_texts import token_texts as token_texts
 from guide_ext.machine.facts import machine_facts
 from guide_ext.marking.chat import Chat, encode_chat
 from guide_ext.marking.spans import DEFAULT_GROUP, MarkedText, Span, parse
@@ -38,9 +39,6 @@ _NOTHING_MARKED = (
     "prompt must mark the text whose Influence is wanted: <?-> ... <-?> measures, <!!-> ... <-!!> "
     "steers and measures; got no mark"
 )
-# Tokens of context for decoding one: a character has at most four bytes and so at most four tokens,
-# and two more tokens show what is around it.
-CONTEXT = 6
 
 
 def check_marked(*texts: str | None) -> None:
@@ -216,48 +214,6 @@ def _versions() -> dict[str, str]:
     }
 
 
-def token_texts(tokenizer: Any, token_ids: Sequence[int]) -> list[str]:
-    """Return what each token adds to the text.
-
-    Tokens are decoded in context. Decoded alone, tokens of many vocabularies lose their spaces, and
-    a character that several tokens share is lost. Here the last of these tokens gets the character,
-    and the others get an empty text.
-
-    Args:
-        tokenizer: The tokenizer.
-        token_ids: Ids, including those of special tokens.
-
-    Returns:
-        One text per token.
-
-    Example:
-        >>> from guide_ext.integration import load_embedded
-        >>> _, tokenizer = load_embedded()
-        >>> token_texts(tokenizer, tokenizer("the cat")["input_ids"][-2:])
-        ['the', ' cat']
-
-    """
-    found = []
-    for index in range(len(token_ids)):
-        start = max(0, index - CONTEXT)
-        before = _decode(tokenizer, token_ids[start:index])
-        through = _decode(tokenizer, token_ids[start : index + 1])
-        if through.startswith(before):
-            found.append(through[len(before) :])
-        else:
-            alone = _decode(tokenizer, token_ids[index : index + 1])
-            found.append(alone)
-    return found
-
-
-def _decode(tokenizer: Any, token_ids: Sequence[int]) -> str:
-    """Decode tokens; leave out the placeholder at the end for a character with bytes missing."""
-    text: str = tokenizer.decode(
-        list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-    )
-    return text.rstrip("\ufffd")
-
-
 @dataclass(frozen=True)
 class Run:
     """One run: prompt and answer as one sequence, ``[tokens]``, and its Influence (one row)."""
@@ -321,13 +277,23 @@ def watched(encoding: Encoding) -> Encoding:
     return replace(encoding, token_spans=(*encoding.token_spans, *watched))
 
 
-def described_tokens(tokenizer: Any, ids: Sequence[int]) -> list[dict[str, Any]]:
-    """Return id, name, text and kind of every token, as they stand in a record."""
+def described_tokens(
+    tokenizer: Any, ids: Sequence[int], texts: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """Return id, name, text and kind of every token, as they stand in a record.
+
+    Args:
+        tokenizer: The tokenizer.
+        ids: The tokens.
+        texts: What each adds to the text, where that is known.
+
+    """
+    texts = token_texts(tokenizer, ids) if texts is None else texts
     special = set(tokenizer.all_special_ids)
     names = tokenizer.convert_ids_to_tokens(list(ids))
     return [
         {"id": index, "token": str(name), "text": text, "special": index in special}
-        for index, name, text in zip(ids, names, token_texts(tokenizer, ids), strict=True)
+        for index, name, text in zip(ids, names, texts, strict=True)
     ]
 
 

@@ -18,6 +18,10 @@ from guide_ext.integration.inputs import Prompt, encode
 from guide_ext.integration.model.state import refuse_readers_of_both_sides
 from guide_ext.steering.steering import Steering
 
+# Logits of one forward pass: in float32, half a gigabyte.
+MOST_LOGITS = 1 << 27
+_LOGITS_AT_ONCE = 1 << 24  # that a probability is computed from; more would be a copy of them all
+
 
 def log_likelihoods(
     model: Any,
@@ -46,7 +50,8 @@ def log_likelihoods(
         on_rows: Called after each pass with the number of steerings in it.
 
     Returns:
-        The logarithm of the probability, one for each steering.
+        The logarithm of the probability, one for each steering; -inf where a logit is, as those of
+        tokens that a model leaves out.
 
     Raises:
         ValueError: If an answer is empty, there is none or no steering, or the model has too few
@@ -80,6 +85,7 @@ def likelihoods_of_rows(
     *,
     batch_size: int = 32,
     on_rows: Callable[[int], None] | None = None,
+    before_pass: Callable[[], None] | None = None,
 ) -> list[float]:
     """Return how likely one of some answers is behind every row; rows differ in their bias alone.
 
@@ -91,11 +97,12 @@ def likelihoods_of_rows(
             tokens.
         targets: Token ids of the ways to say the answer, none of which begins with another. Their
             probabilities are added.
-        batch_size: Most rows in one forward pass.
+        batch_size: Most rows in one forward pass; fewer if they had more logits than fit.
         on_rows: Called after each pass with the number of rows in it.
+        before_pass: Called before every forward pass; what it raises ends the work.
 
     Returns:
-        The logarithm of the probability, one for each row.
+        The logarithm of the probability, one for each row; -inf where the model gives none.
 
     Raises:
         ValueError: If the model has too few positions, or returns something that is no number.
@@ -106,25 +113,49 @@ def likelihoods_of_rows(
     marked = (inputs["guide_bias"] != 0).any(0).nonzero()
     # The last token of the prompt gives the logits of the first of an answer.
     start = min(int(marked[0]) if len(marked) else length, length - 1)
+    go_on = before_pass or (lambda: None)
     found: list[float] = []
     with torch.inference_mode():
         ids, mask = inputs["input_ids"][:1, :start], inputs["attention_mask"][:1, :start]
+        go_on()
         beginning = prefixes.begun(model, ids, mask)
-        for first in range(0, rows, batch_size):
-            part = {name: value[first : first + batch_size] for name, value in inputs.items()}
+        longest = max(map(len, targets))
+        if beginning is None and not _keeps_some(model):
+            longest += length
+        size = max(1, min(batch_size, MOST_LOGITS // (longest * vocabulary_of(model))))
+        for first in range(0, rows, size):
+            part = {name: value[first : first + size] for name, value in inputs.items()}
             if beginning is None:
-                chances = [_chance(_logits(model, part, target), target) for target in targets]
+                chances = []
+                for target in targets:
+                    go_on()
+                    chances.append(_chance(_logits(model, part, target), target))
             else:
-                chances = _chances(model, part, targets, beginning, start)
+                chances = _chances(model, part, targets, beginning, start, go_on)
             found += torch.stack(chances).logsumexp(0).tolist()
             if on_rows is not None:
                 on_rows(len(chances[0]))
-    if not all(math.isfinite(value) for value in found):
+    # A probability of 0 is one; its logarithm is -inf.
+    if any(math.isnan(value) or value == math.inf for value in found):
         raise ValueError(
             "model must give the answer a probability, got logits that are no numbers; try dtype "
             "float32"
         )
     return found
+
+
+def require_possible(name: str, likelihoods: Sequence[float]) -> None:
+    """Raise ValueError if an answer has no probability, so that differences mean nothing."""
+    if not all(math.isfinite(value) for value in likelihoods):
+        raise ValueError(
+            f"{name} must be possible for the model, got a probability of 0: it leaves out some of "
+            "the tokens"
+        )
+
+
+def vocabulary_of(model: Any) -> int:
+    """Return how many logits a model gives each token."""
+    return int(model.config.get_text_config().vocab_size)
 
 
 def targets_of(tokenizer: Any, answers: Sequence[str], *, exact: bool = False) -> list[list[int]]:
@@ -160,6 +191,7 @@ def _chances(
     targets: Sequence[list[int]],
     beginning: dict[str, Any],
     start: int,
+    go_on: Callable[[], None],
 ) -> list[Tensor]:
     """Return `_chance` of each answer; the prompt is computed once for all of them."""
     ids = inputs["input_ids"]
@@ -168,24 +200,32 @@ def _chances(
     for cache in cached.values():
         cache.batch_repeat_interleave(rows)
     prompt = {**inputs, "input_ids": ids[:, start:]}
+    go_on()
     first = model(**prompt, **cached, use_cache=True, logits_to_keep=1).logits[:, -1:]
     found = []
     for target in targets:
-        logits = first
+        chance = _chance(first, target[:1])
         if len(target) > 1:
+            go_on()
             longer = with_answer(inputs, target[:-1])
             longer["input_ids"] = longer["input_ids"][:, length:]
-            logits = torch.cat([first, model(**longer, **cached, use_cache=True).logits], 1)
+            logits = model(**longer, **cached, use_cache=True).logits
+            chance = chance + _chance(logits, target[1:])
             for cache in cached.values():
                 cache.crop(-len(target[:-1]))  # below 0: how many tokens to remove
-        found.append(_chance(logits, target))
+        found.append(chance)
     return found
+
+
+def _keeps_some(model: Any) -> bool:
+    """Return whether a model can leave out the logits of tokens that nobody asks for."""
+    return "logits_to_keep" in inspect.signature(type(model).forward).parameters
 
 
 def _logits(model: Any, inputs: dict[str, Tensor], target: list[int]) -> Tensor:
     """Return the logits of the tokens of an answer, from a pass over all tokens."""
     how: dict[str, Any] = dict(with_answer(inputs, target[:-1]))
-    if "logits_to_keep" in inspect.signature(type(model).forward).parameters:
+    if _keeps_some(model):
         how["logits_to_keep"] = len(target)
     logits = model(**how, use_cache=False).logits[:, -len(target) :]
     assert isinstance(logits, Tensor)
@@ -194,8 +234,14 @@ def _logits(model: Any, inputs: dict[str, Tensor], target: list[int]) -> Tensor:
 
 def _chance(logits: Tensor, target: list[int]) -> Tensor:
     """Return the log-likelihood of the tokens of an answer, for each row."""
-    index = torch.tensor(target, device=logits.device).expand(len(logits), -1)
-    return logits.float().log_softmax(-1).gather(2, index[..., None]).sum((1, 2))
+    rows, count, vocabulary = logits.shape
+    index = torch.tensor(target, device=logits.device).expand(rows, -1)[..., None]
+    found = torch.zeros(rows, device=logits.device)
+    step = max(1, _LOGITS_AT_ONCE // (rows * vocabulary))
+    for at in range(0, count, step):
+        part = logits[:, at : at + step].float().log_softmax(-1)
+        found = found + part.gather(2, index[:, at : at + step]).sum((1, 2))
+    return found
 
 
 def with_answer(inputs: dict[str, Tensor], target: list[int]) -> dict[str, Tensor]:

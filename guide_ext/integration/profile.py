@@ -13,7 +13,7 @@ from typing import Any
 from guide_ext.integration.examples import Example, check_examples, fingerprint
 from guide_ext.integration.influence.measure import influence
 from guide_ext.integration.inputs import Prompt, encode
-from guide_ext.integration.likelihood import log_likelihoods
+from guide_ext.integration.likelihood import log_likelihoods, require_possible
 from guide_ext.integration.model.state import refuse_two_texts, strength_size
 from guide_ext.steering.steering import Steering, grouped_by_layer
 from guide_ext.support.files import json_text, write_text
@@ -192,6 +192,7 @@ def profile_heads(
                 model, tokenizer, example.prompt, example.answers, steerings,
                 batch_size=batch_size, on_rows=advance,
             )  # fmt: skip
+            require_possible(f"answers {list(example.answers)!r}", row)
         else:
             row = _attention(model, tokenizer, example.prompt)
             advance(len(steerings))

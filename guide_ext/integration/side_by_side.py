@@ -15,7 +15,6 @@ from transformers.generation.streamers import BaseStreamer
 from guide_ext.influence.forms import form_named
 from guide_ext.influence.record import GUIDED, PLAIN
 from guide_ext.integration.compare import (
-    CONTEXT,
     Run,
     as_encoding,
     described_tokens,
@@ -28,6 +27,7 @@ from guide_ext.integration.image_prompts import require_text
 from guide_ext.integration.influence.measure import generate_with_influence
 from guide_ext.integration.inputs import encode
 from guide_ext.integration.model.state import refuse_two_texts, table_size
+from guide_ext.integration.token_texts import TokenTexts
 from guide_ext.marking.chat import Chat
 from guide_ext.marking.spans import MarkedText
 from guide_ext.marking.tokens import Encoding
@@ -40,7 +40,7 @@ class Step:
     Attributes:
         run: ``"plain"`` or ``"guided"``.
         token: The new token: its ``id``, its name (``token``), what it adds to the text (``text``),
-            and whether it is ``special``.
+            and whether it is ``special``. See `TokenTexts`.
         logprob: Natural logarithm of its probability, by the model's own logits.
         values: Influence of the tokens that were read since the step before, ``[layers + 1, groups,
             tokens]``, float32: at first those of the prompt, then the token before this one.
@@ -196,7 +196,7 @@ class _Steps(BaseStreamer):  # type: ignore[misc]
     def __post_init__(self) -> None:
         """Begin."""
         self.written = [[] for _ in self.names]
-        self._context: list[list[int]] = []
+        self._texts: list[TokenTexts] = []
         self._over = [False] * len(self.names)
         self._values = torch.empty(0)
 
@@ -207,7 +207,8 @@ class _Steps(BaseStreamer):  # type: ignore[misc]
     def put(self, value: Tensor) -> None:
         """Take the prompts, then the tokens of a step."""
         if self.is_prompt:
-            self.is_prompt, self._context = False, value[:, -CONTEXT:].tolist()
+            self.is_prompt = False
+            self._texts = [TokenTexts(self.tokenizer, row) for row in value.tolist()]
             return
         for row, token in enumerate(value.flatten().tolist()):
             if not self._over[row]:
@@ -215,13 +216,13 @@ class _Steps(BaseStreamer):  # type: ignore[misc]
 
     def _take(self, row: int, token: int) -> None:
         self.written[row].append(token)
-        context = self._context[row] = [*self._context[row], token][-CONTEXT - 1 :]
         reason = "stop" if token in self.ends else None
         if reason is None and len(self.written[row]) == self.most:
             reason = "length"
         self._over[row] = reason is not None
         if self.on_step is not None:
-            told = described_tokens(self.tokenizer, context)[-1]
+            text = self._texts[row].take(token, is_last=reason is not None)
+            (told,) = described_tokens(self.tokenizer, [token], [text])
             chance = self.logits.logprob(row, token)
             self.on_step(Step(self.names[row], told, chance, self._values[row], reason))
 

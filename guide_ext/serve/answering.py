@@ -21,7 +21,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from guide_ext.integration.answer_rows import Ended, Likely, Row
 from guide_ext.integration.decoding import PromptSeeds
 from guide_ext.serve.engine import Engine
-from guide_ext.serve.errors import ApiError
+from guide_ext.serve.errors import ApiError, of_exception
 from guide_ext.serve.metrics import Metrics
 from guide_ext.serve.prompts import Prepared
 from guide_ext.serve.schemas import ChatRequest, CompletionRequest
@@ -229,7 +229,7 @@ class Answering:
                     self._metrics.first_token.observe(time.monotonic() - self._began)
                 if isinstance(one, _End):
                     if isinstance(one.how, Exception):
-                        raise _told(one.how)
+                        raise of_exception(one.how)
                     left.discard(one.index)
                     self._metrics.answer_tokens.inc(one.how.tokens)
                 yield one
@@ -284,12 +284,3 @@ class Answering:
         said = [prompt.said() for prompt in self._prompts]
         sampled = {"seed": self._seed} if self._body.temperature > 0 else {}
         return {**(said[0] if len(said) == 1 else {"prompts": said}), **sampled}
-
-
-def _told(error: Exception) -> ApiError:
-    """Return what a client is told of an error; ours are for its eyes."""
-    if isinstance(error, ApiError):
-        return error
-    if isinstance(error, ValueError):
-        return ApiError(400, str(error))
-    return ApiError(500, f"the model could not answer: {type(error).__name__}")

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -172,7 +173,8 @@ class Engine:
                 result.set_result(found)
 
         def fail(error: Exception) -> None:
-            if result.set_running_or_notify_cancel():
+            # It may be running, when something ends the thread in the middle of it.
+            if not result.done() and (result.running() or result.set_running_or_notify_cancel()):
                 result.set_exception(error)
 
         self._add([_Job(work=run, refused=fail, left=result.cancelled)])
@@ -229,7 +231,8 @@ class Engine:
                 left = [*taken, *self._jobs]
                 self._jobs.clear()
             for job in left:
-                job.fail(ApiError(503, "the server stops; ask again later"))
+                with suppress(Exception):  # the others are told all the same
+                    job.fail(ApiError(503, "the server stops; ask again later"))
             raise
 
     def _serve(self, taken: list[_Job]) -> None:

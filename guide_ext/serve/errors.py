@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ _KINDS = {
 # OpenAI's codes; without one, the code is null.
 _CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 _SAY_WHAT_CAME = ("missing", "value_error", "unsupported_parameter")  # or nothing came
+_LONGEST_WORD, _LONGEST_TEXT = 100, 2000  # characters of a message; values may be of any length
+_LONG_WORD = re.compile(rf"\S{{{_LONGEST_WORD + 4},}}")  # longer than when it is cut
 _CODES_OF_FIELDS = {
     "missing": "missing_required_parameter",
     "extra_forbidden": "unknown_parameter",
@@ -55,8 +58,26 @@ class ApiError(Exception):
 
         """
         kind = _KINDS.get(self.status, "invalid_request_error")
-        error = {"message": self.message, "type": kind, "param": self.param}
+        param = None if self.param is None else _fit_to_send(self.param)
+        error = {"message": _fit_to_send(self.message), "type": kind, "param": param}
         return {"error": {**error, "code": self.code}}
+
+
+def of_exception(error: Exception) -> ApiError:
+    """Return what a client is told of an error; ours are for its eyes.
+
+    Example:
+        >>> of_exception(ValueError("delta must be finite")).message
+        'delta must be finite'
+        >>> of_exception(RuntimeError("a secret")).message
+        'the model could not answer: RuntimeError'
+
+    """
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, ValueError):
+        return ApiError(400, str(error))
+    return ApiError(500, f"the model could not answer: {type(error).__name__}")
 
 
 def of_validation(found: Sequence[Mapping[str, Any]]) -> ApiError:
@@ -88,6 +109,13 @@ def of_validation(found: Sequence[Mapping[str, Any]]) -> ApiError:
 def _code(kind: str) -> str | None:
     """Return OpenAI's code for pydantic's kind of error; None for the most general one."""
     return "invalid_type" if kind.endswith("_type") else _CODES_OF_FIELDS.get(kind)
+
+
+def _fit_to_send(text: str) -> str:
+    """Return a text with what a client sent cut short, and without what UTF-8 cannot hold."""
+    text = _LONG_WORD.sub(lambda found: f"{found[0][:_LONGEST_WORD]}...", text)
+    text = text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}..."
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _quoted(value: object) -> str:

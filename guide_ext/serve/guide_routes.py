@@ -13,13 +13,12 @@ from typing import Any, TypeVar
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from torch import Tensor
 
 from guide_ext.integration.model.state import table_size
 from guide_ext.integration.side_by_side import Step
 from guide_ext.machine.facts import machine_facts
 from guide_ext.serve.engine import Engine
-from guide_ext.serve.errors import ApiError
+from guide_ext.serve.errors import ApiError, of_exception
 from guide_ext.serve.measuring import (
     answers_of,
     calibrated,
@@ -44,6 +43,7 @@ from guide_ext.serve.wire import DONE, event
 from guide_ext.support.version import VERSION
 
 T = TypeVar("T")
+GoOn = Callable[..., None]  # called in the middle of some work; raises where nobody waits for it
 _MOST_NUMBERS = 1 << 22  # of one answer about sources: some 40 MB of JSON
 _LEAVES_EVERY = 0.2  # seconds between two looks at whether a client is still there
 
@@ -108,16 +108,10 @@ def add_guide_routes(app: FastAPI, prompts: Prompts, engine: Engine, settings: S
             stream = _begun_stream(prompts, engine, prompt, body, most)
             return StreamingResponse(stream, media_type="text/event-stream")
 
-        def work() -> dict[str, Any]:
-            return measured(prompts, prompt, body, most, while_it_waits)
+        def work(go_on: GoOn) -> dict[str, Any]:
+            return measured(prompts, prompt, body, most, go_on)
 
-        left = threading.Event()
-
-        def while_it_waits(run: str, values: Tensor) -> None:
-            if left.is_set():
-                raise CancelledError
-
-        found = await _unless_it_leaves(engine, work, request, left)
+        found = await _unless_it_leaves(engine, work, request)
         return JSONResponse(found if most else {**found, "tokens": tokens_of(prompts, prompt)})
 
     @app.post("/v1/guide/sources")
@@ -137,10 +131,10 @@ def add_guide_routes(app: FastAPI, prompts: Prompts, engine: Engine, settings: S
                 f"{numbers}; ask for the heads of fewer layers", "layers",
             )  # fmt: skip
 
-        def work() -> dict[str, Any]:
-            return sources_of(prompts, prompt, answer, body)
+        def work(go_on: GoOn) -> dict[str, Any]:
+            return sources_of(prompts, prompt, answer, body)  # one forward pass
 
-        return JSONResponse(await _unless_it_leaves(engine, work, request, threading.Event()))
+        return JSONResponse(await _unless_it_leaves(engine, work, request))
 
     @app.post("/v1/guide/score")
     async def how_likely(body: ScoreRequest, request: Request) -> dict[str, Any]:
@@ -153,10 +147,10 @@ def add_guide_routes(app: FastAPI, prompts: Prompts, engine: Engine, settings: S
                 400, f"answers must have at most {room} tokens, got {longest}", "answers"
             )
 
-        def work() -> list[float]:
-            return scored(prompts, prompt, rows, targets, settings.batch_tokens)
+        def work(go_on: GoOn) -> list[float]:
+            return scored(prompts, prompt, rows, targets, settings.batch_tokens, go_on)
 
-        found = await _unless_it_leaves(engine, work, request, threading.Event())
+        found = await _unless_it_leaves(engine, work, request)
         name, values = ("deltas", body.deltas) if body.deltas else ("factors", body.factors)
         return {name: values, "logprobs": found}
 
@@ -176,12 +170,14 @@ def add_guide_routes(app: FastAPI, prompts: Prompts, engine: Engine, settings: S
         roles = settings.trusted_roles if guide.trusted_roles is None else guide.trusted_roles
         text = await run_in_threadpool(prompts.as_read, body.messages, body.prompt, guide)
 
-        def work() -> dict[str, Any]:
-            found = calibrated(prompts, text, tuple(roles), body.target, body.form, body.max_delta)
+        def work(go_on: GoOn) -> dict[str, Any]:
+            found = calibrated(
+                prompts, text, tuple(roles), body.target, body.form, body.max_delta, go_on
+            )
             data: dict[str, Any] = json.loads(found.to_json())
             return data
 
-        return await _unless_it_leaves(engine, work, request, threading.Event())
+        return await _unless_it_leaves(engine, work, request)
 
 
 def _answer_ids(
@@ -267,16 +263,25 @@ def _begun_stream(
     return stream()
 
 
-async def _unless_it_leaves(
-    engine: Engine, work: Callable[[], T], request: Request, left: threading.Event
-) -> T:
-    """Return what the thread that generates computes; tell it if the client leaves.
+async def _unless_it_leaves(engine: Engine, work: Callable[[GoOn], T], request: Request) -> T:
+    """Return what the thread that generates computes, until the client leaves.
+
+    Args:
+        engine: Runs the work.
+        work: Gets what it must call between its steps, which ends it when the client has left.
+        request: The client.
 
     Raises:
         ApiError: If there is no result.
 
     """
-    future = engine.alone(work)
+    left = threading.Event()
+
+    def go_on(*_: object) -> None:
+        if left.is_set():
+            raise CancelledError
+
+    future = engine.alone(lambda: work(go_on))
     result = asyncio.wrap_future(future)
     try:
         while not result.done():
@@ -286,6 +291,7 @@ async def _unless_it_leaves(
         return await _told(result)
     finally:
         left.set()
+        result.cancel()  # or its error would be logged as one that nobody saw
         future.cancel()
 
 
@@ -298,7 +304,5 @@ async def _told(result: asyncio.Future[T]) -> T:
     """
     try:
         return await result
-    except ApiError:
-        raise
-    except ValueError as error:
-        raise ApiError(400, str(error)) from None
+    except Exception as error:
+        raise of_exception(error) from None

@@ -15,13 +15,19 @@ from guide_ext.integration.calibrate import calibrate
 from guide_ext.integration.compare import measure_prompt, token_texts
 from guide_ext.integration.influence.measure import influence
 from guide_ext.integration.inputs import encode
-from guide_ext.integration.likelihood import likelihoods_of_rows, targets_of
+from guide_ext.integration.likelihood import (
+    MOST_LOGITS,
+    likelihoods_of_rows,
+    targets_of,
+    vocabulary_of,
+)
 from guide_ext.integration.side_by_side import Step, measure_side_by_side
 from guide_ext.integration.sources import sources
 from guide_ext.marking.tokens import Encoding
 from guide_ext.serve.errors import ApiError
 from guide_ext.serve.prompts import Prepared, Prompts
 from guide_ext.serve.schemas import InfluenceRequest, ScoreRequest, SourcesRequest
+from guide_ext.serve.wire import LEAST
 
 
 def tokens_of(prompts: Prompts, prompt: Prepared) -> list[dict[str, Any]]:
@@ -142,13 +148,20 @@ def answers_of(prompts: Prompts, asked: ScoreRequest) -> list[list[int]]:
     """Return the ways to say an answer as token ids.
 
     Raises:
-        ApiError: If one is empty.
+        ApiError: If one is empty, or one row of its logits alone is too large.
 
     """
     try:
-        return targets_of(prompts.tokenizer, asked.answers, exact=asked.exact)
+        found = targets_of(prompts.tokenizer, asked.answers, exact=asked.exact)
     except ValueError as error:
         raise ApiError(400, str(error), "answers") from None
+    vocabulary, longest = vocabulary_of(prompts.model), max(map(len, found))
+    if longest * vocabulary > 2 * MOST_LOGITS:
+        raise ApiError(
+            400, f"answers must be at most {2 * MOST_LOGITS // vocabulary} tokens for a vocabulary "
+            f"of {vocabulary}, got {longest}", "answers",
+        )  # fmt: skip
+    return found
 
 
 def scored(
@@ -157,8 +170,9 @@ def scored(
     rows: Sequence[Sequence[float]],
     targets: Sequence[list[int]],
     most_tokens: int,
+    before_pass: Callable[[], None] | None = None,
 ) -> list[float]:
-    """Return how likely an answer is under each of several biases, the logarithm.
+    """Return how likely an answer is under each of several biases, the logarithm from `LEAST` on.
 
     Args:
         prompts: The model.
@@ -166,6 +180,7 @@ def scored(
         rows: For each strength the nats of every token of the prompt.
         targets: Ways to say the answer, whose probabilities are added, as token ids.
         most_tokens: Most tokens in one forward pass.
+        before_pass: Called before every forward pass; what it raises ends the work.
 
     """
     model, tokenizer = prompts.model, prompts.tokenizer
@@ -174,7 +189,10 @@ def scored(
     batch = {name: one.expand(len(rows), *one.shape[1:]) for name, one in inputs.items()}
     batch["guide_bias"] = torch.tensor(rows, dtype=torch.float32).to(inputs["guide_bias"].device)
     length = prompt.tokens + max(map(len, targets))
-    return likelihoods_of_rows(model, batch, targets, batch_size=max(1, most_tokens // length))
+    found = likelihoods_of_rows(
+        model, batch, targets, batch_size=max(1, most_tokens // length), before_pass=before_pass
+    )
+    return [max(value, LEAST) for value in found]
 
 
 def _six_digits(values: Tensor) -> list[list[float | None]]:
@@ -203,7 +221,13 @@ def rounded(values: Tensor) -> list[list[list[float | None]]]:
 
 
 def calibrated(
-    prompts: Prompts, text: Any, roles: tuple[str, ...], target: str | float, form: str, most: float
+    prompts: Prompts,
+    text: Any,
+    roles: tuple[str, ...],
+    target: str | float,
+    form: str,
+    most: float,
+    on_pass: Callable[[int], None] | None = None,
 ) -> Calibration:
     """Return the Δ that gives the marks of a prompt the Influence of an emphasis in plain writing.
 
@@ -214,10 +238,11 @@ def calibrated(
         target: See `calibrate`.
         form: Form of Influence.
         most: Largest Δ to try, nats.
+        on_pass: Called after every forward pass; what it raises ends the work.
 
     """
     with torch.inference_mode():
         return calibrate(
             prompts.model, prompts.tokenizer, text, target=target, form=form, max_delta=most,
-            trusted_roles=roles,
+            trusted_roles=roles, on_pass=on_pass,
         )  # fmt: skip

@@ -193,7 +193,9 @@ class _Sampling(_Body):
     def _options(cls, options: dict[str, bool] | None) -> dict[str, bool] | None:
         further = {name for name, value in (options or {}).items() if value} - {"include_usage"}
         if further:
-            raise ValueError(f"must have include_usage alone, got {', '.join(sorted(further))}")
+            # As Python writes them: pydantic's errors cannot hold what UTF-8 cannot.
+            names = ", ".join(map(repr, sorted(further)))
+            raise ValueError(f"must have include_usage alone, got {names}")
         return options
 
     @model_validator(mode="after")
@@ -298,6 +300,13 @@ class InfluenceRequest(PromptRequest):
         check_temperature(temperature)
         return temperature
 
+    @model_validator(mode="after")
+    def _of_an_answer(self) -> InfluenceRequest:
+        for name, value in (("temperature", self.temperature), ("seed", self.seed)):
+            if value and not self.max_tokens:
+                raise ValueError(f"{name} must come with max_tokens: a prompt alone is measured")
+        return self
+
 
 class SourcesRequest(PromptRequest):
     """``POST /v1/guide/sources``."""
@@ -340,6 +349,8 @@ class ScoreRequest(PromptRequest):
             raise ValueError("give either deltas or factors")
         if self.guide.min_share is not None or not self.guide.enabled:
             raise ValueError("guide must steer by nats to be scored at several strengths")
+        if self.deltas is not None and self.guide.delta is not None:
+            raise ValueError("guide.delta must be left out beside deltas, which say the same")
         return self
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from guide_ext.integration.answer_rows import Likely
 
-_LEAST = -9999.0  # OpenAI's logarithm of a probability of 0: JSON has no infinity
+LEAST = -9999.0  # OpenAI's logarithm of a probability of 0: JSON has no infinity
 DONE = "data: [DONE]\n\n"
 
 
@@ -172,7 +172,7 @@ class ChatWire(Wire):
         text = self._shown(token)
         # Where a token is a part of a character, its text does not tell its bytes.
         known = None if "\ufffd" in text else list(text.encode("utf-8"))
-        return {"token": text, "logprob": max(logprob, _LEAST), "bytes": known}
+        return {"token": text, "logprob": max(logprob, LEAST), "bytes": known}
 
 
 class TextWire(Wire):
@@ -216,7 +216,7 @@ class TextWire(Wire):
         self._places[index] = place
         return {
             "tokens": texts,
-            "token_logprobs": [max(one.logprob, _LEAST) for one in likely],
+            "token_logprobs": [max(one.logprob, LEAST) for one in likely],
             "top_logprobs": [self._by_text(one) for one in likely],
             "text_offset": offsets,
         }
@@ -226,5 +226,5 @@ class TextWire(Wire):
         found: dict[str, float] = {}
         for token, logprob in one.others:
             text = self._shown(token)
-            found[f"token_id:{token}" if text in found else text] = max(logprob, _LEAST)
+            found[f"token_id:{token}" if text in found else text] = max(logprob, LEAST)
         return found

@@ -4,6 +4,7 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from types import SimpleNamespace
 
 import httpx
@@ -212,8 +213,65 @@ class TestClientsThatLeave:
                 http.post("/v1/guide/influence", json=body, timeout=0.3)
             assert http.post("/v1/completions", json=BODY, timeout=3).status_code == 200
 
+    @pytest.mark.parametrize(
+        ("route", "body", "passes"),
+        [
+            ("score", {"answers": ["a b", "a c"], "deltas": [0.0] * 9}, "likelihood._chance"),
+            ("calibrate", {"target": 1.5}, "calibrate.influence"),
+        ],
+    )
+    def test_while_several_passes_are_computed(self, server, monkeypatch, route, body, passes):
+        """No pass begins after the client has left, be it of the same rows."""
+        prompt = "<!!->Summarize<-!!> this."
+        name, function = passes.split(".")
+        module = import_module(f"guide_ext.integration.{name}")
+        compute, begun = getattr(module, function), []
+
+        def slow(*given, **options):
+            begun.append(time.monotonic())
+            time.sleep(0.7)
+            return compute(*given, **options)
+
+        monkeypatch.setattr(module, function, slow)
+        with server.http() as http:
+            with pytest.raises(httpx.ReadTimeout):
+                http.post(
+                    f"/v1/guide/{route}", json={"model": MODEL, "prompt": prompt, **body},
+                    timeout=0.3,
+                )  # fmt: skip
+            server.engine.alone(lambda: None).result(60)
+        assert len(begun) == 1
+
 
 class TestFailures:
+    def test_what_ends_the_thread_reaches_work_that_runs(self, loaded, monkeypatch):
+        """And what waits behind it, whatever an error of one of them does."""
+        monkeypatch.setattr(threading, "excepthook", lambda _: None)
+        model, tokenizer = loaded
+        engine = Engine(SimpleNamespace(model=model, tokenizer=tokenizer), Settings(MODEL))
+        engine.start()
+        free = threading.Event()
+
+        def stops():
+            free.wait(60)
+            raise SystemExit
+
+        def breaks(_):
+            raise RuntimeError
+
+        first = engine.alone(stops)
+        until(lambda: not engine.waiting)
+        row = SimpleNamespace(
+            tokens=1, most=1, min_share=None, end=breaks, gone=threading.Event()
+        )  # fmt: skip
+        engine.submit([row])
+        cancelled, last = engine.alone(lambda: 1), engine.alone(lambda: 2)
+        cancelled.cancel()
+        free.set()
+        for one in (first, last):
+            with pytest.raises(ApiError, match="the server stops"):
+                one.result(60)
+
     def test_what_ends_the_thread_ends_no_wait(self, loaded, monkeypatch):
         def stops(*_):
             raise SystemExit

@@ -8,6 +8,7 @@ import openai
 import pytest
 from serving import MODEL, held, running, until
 
+from guide_ext.serve.errors import ApiError
 from guide_ext.serve.settings import Settings, check_host
 
 GOOD = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
@@ -251,3 +252,35 @@ class TestSettings:
         for host in ("0.0.0.0", "::", "example.org"):
             with pytest.raises(ValueError, match="--host must be this machine"):
                 check_host(host, None)
+
+
+SENT = {
+    "a key that UTF-8 cannot hold": (
+        '"stream": true, "stream_options": {"\\ud800": true}', "alone, got '\\ud800'",
+    ),
+    "a field that it cannot hold": ('"\\ud800": 1', "the body must be JSON"),
+    "many digits": (f'"max_tokens": {"9" * 4200}', "max_tokens must be at most 4096"),
+    "a long field": (f'"{"x" * 5000}": 1', "xxx..."),
+    "long keys": (
+        f'"stream": true, "stream_options": {{"{"a word " * 5000}": true}}', "include_usage alone",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_what_was_sent_is_told_short_and_in_utf_8(http, name):
+    more, message = SENT[name]
+    body = json.dumps(GOOD)[:-1].replace(', "max_tokens": 1', "") + f", {more}}}"
+    headers = {"content-type": "application/json"}
+    found = http.post("/v1/chat/completions", content=body, headers=headers)
+    assert found.status_code == 400, found.text
+    error = found.json()["error"]
+    assert message in error["message"]
+    assert len(found.content) < 2500
+    assert max(map(len, error["message"].split())) <= 103
+    assert len(error["param"] or "") <= 103
+
+
+def test_messages_and_fields_that_utf_8_cannot_hold():
+    error = ApiError(400, "got \ud800", "\udfff").body()["error"]
+    assert (error["message"], error["param"]) == ("got \\ud800", "\\udfff")

@@ -12,7 +12,7 @@ from side_by_side_records import assert_same
 import guide_ext.integration as guide
 from guide_ext.integration.compare import measure_prompt
 from guide_ext.integration.likelihood import log_likelihoods
-from guide_ext.serve import guide_routes
+from guide_ext.serve import guide_routes, measuring
 from guide_ext.steering.steering import Steering
 from guide_ext.support.version import VERSION
 
@@ -103,7 +103,24 @@ class TestInfluence:
         with http.stream("POST", "/v1/guide/influence", json=body) as answer:
             next(answer.iter_lines())
         # 900 tokens of two answers would take minutes.
-        assert post(http, "score", answers=["Le"], deltas=[0.0]).status_code == 200
+        assert post(http, "score", answers=["Le"], deltas=[0.0], guide={}).status_code == 200
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_a_model_that_fails(self, http, monkeypatch, stream):
+        """An error is the last event of a stream, in the words of other routes."""
+
+        def fails(*_):
+            raise RuntimeError("out of memory, with a secret")
+
+        for name in ("measured", "streamed"):
+            monkeypatch.setattr(guide_routes, name, fails)
+        found = post(http, "influence", max_tokens=3, stream=stream)
+        assert found.status_code == (200 if stream else 500)
+        told = json.loads(found.text.removeprefix("data: "))
+        assert told["error"] == {
+            "message": "the model could not answer: RuntimeError", "type": "server_error",
+            "param": None, "code": None,
+        }  # fmt: skip
 
     def test_groups(self, http):
         messages = [{"role": "user", "content": "<?rule->Be brief<-?rule>. <?who->You<-?who> Hi"}]
@@ -116,6 +133,8 @@ class TestInfluence:
         [
             ({"messages": [{"role": "user", "content": "Hi"}]}, "must have marks to be measured"),
             ({"stream": True}, "max_tokens must be at least 1 in a stream"),
+            ({"temperature": 0.5}, "temperature must come with max_tokens"),
+            ({"max_tokens": 0, "seed": 3}, "seed must come with max_tokens"),
             ({"guide": {"min_share": 0.1}}, "guide must have a delta alone to be measured"),
             ({"form": "other"}, "form: Input should be"),
             ({"prompt": "Hi"}, "give either messages or prompt"),
@@ -202,7 +221,7 @@ class TestScore:
 
     def test_several_deltas(self, http, loaded):
         deltas = [-1.0, 0.0, 0.5, 3.0]
-        found = post(http, "score", answers=["Le chat", "The"], deltas=deltas).json()
+        found = post(http, "score", answers=["Le chat", "The"], deltas=deltas, guide={}).json()
         steerings = [Steering.guide(delta) for delta in deltas]
         wanted = log_likelihoods(*loaded, self.prompt(loaded), ["Le chat", "The"], steerings)
         assert found["deltas"] == deltas
@@ -212,7 +231,7 @@ class TestScore:
     def test_factors(self, http):
         """Marks keep their proportions: at 2 nats the factor 1.5 is a Δ of 3."""
         one = post(http, "score", answers=["Le chat"], factors=[0.0, 1.0, 1.5]).json()
-        other = post(http, "score", answers=["Le chat"], deltas=[0.0, 2.0, 3.0]).json()
+        other = post(http, "score", answers=["Le chat"], deltas=[0.0, 2.0, 3.0], guide={}).json()
         assert one["factors"] == [0.0, 1.0, 1.5]
         assert one["logprobs"] == other["logprobs"]
         spans = {"spans": [{"start": 0, "end": 3, "delta": 2}, {"start": 5, "end": 6, "delta": -1}]}
@@ -223,7 +242,7 @@ class TestScore:
         assert both.json()["logprobs"][1] == pytest.approx(half.json()["logprobs"][0], abs=1e-5)
 
     def test_layers(self, http, loaded):
-        guided = {"delta": 2.0, "layers": [0]}
+        guided = {"layers": [0]}
         found = post(http, "score", answers=["Le chat"], deltas=[2.0], guide=guided).json()
         wanted = log_likelihoods(
             *loaded, self.prompt(loaded), ["Le chat"], [Steering.guide(2.0, layers=(0,))]
@@ -259,15 +278,41 @@ class TestScore:
             ({"deltas": [0.0] * 257}, "deltas"),
             ({"guide": {"min_share": 0.1}}, "guide must steer by nats"),
             ({"guide": {"enabled": False}}, "guide must steer by nats"),
+            ({"guide": {"delta": 5.0}}, "guide.delta must be left out beside deltas"),
         ],
     )
     def test_errors(self, http, change, message):
-        body = {**BODY, "answers": ["Le"], "deltas": [0.0], **change}
+        guided = {} if "deltas" not in change or change["deltas"] else BODY["guide"]
+        body = {**BODY, "guide": guided, "answers": ["Le"], "deltas": [0.0], **change}
         content = json.dumps(body)  # Infinity, as clients may write it
         headers = {"content-type": "application/json"}
         found = http.post("/v1/guide/score", content=content, headers=headers)
         assert found.status_code == 400
         assert message in found.json()["error"]["message"]
+
+    def test_more_logits_than_fit(self, http, monkeypatch):
+        monkeypatch.setattr(measuring, "MOST_LOGITS", 1504 * 2)
+        change = {"guide": {}, "deltas": [0.0], "exact": True}
+        found = post(http, "score", answers=["the " * 9], **change)
+        assert found.status_code == 400
+        message = found.json()["error"]["message"]
+        assert message.startswith("answers must be at most 4 tokens for a vocabulary of 1504, got ")
+        assert post(http, "score", answers=["the"], **change).status_code == 200
+
+    def test_impossible(self, http, loaded, monkeypatch):
+        """As OpenAI's API tells a probability of 0."""
+        (token,) = loaded[1].encode("the", add_special_tokens=False)
+
+        def masked(module, given, logits):
+            logits[..., token] = -torch.inf
+            return logits
+
+        hook = loaded[0].lm_head.register_forward_hook(masked)
+        try:
+            change = {"guide": {}, "deltas": [0.0], "exact": True}
+            assert post(http, "score", answers=["the"], **change).json()["logprobs"] == [-9999.0]
+        finally:
+            hook.remove()
 
 
 class TestCalibration:
