@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_LOG = logging.getLogger(__name__)
 NO_JSON = "the body must be JSON, sent with content-type application/json"
 _KINDS = {
     401: "authentication_error",
@@ -66,6 +68,8 @@ class ApiError(Exception):
 def of_exception(error: Exception) -> ApiError:
     """Return what a client is told of an error; ours are for its eyes.
 
+    Of all others it gets the name; who keeps the server finds the rest in its log.
+
     Example:
         >>> of_exception(ValueError("delta must be finite")).message
         'delta must be finite'
@@ -77,6 +81,7 @@ def of_exception(error: Exception) -> ApiError:
         return error
     if isinstance(error, ValueError):
         return ApiError(400, str(error))
+    _LOG.error("the model could not answer", exc_info=error)
     return ApiError(500, f"the model could not answer: {type(error).__name__}")
 
 

@@ -8,7 +8,7 @@ import openai
 import pytest
 from serving import MODEL, held, running, until
 
-from guide_ext.serve.errors import ApiError
+from guide_ext.serve.errors import ApiError, of_exception
 from guide_ext.serve.settings import Settings, check_host
 
 GOOD = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
@@ -284,3 +284,11 @@ def test_what_was_sent_is_told_short_and_in_utf_8(http, name):
 def test_messages_and_fields_that_utf_8_cannot_hold():
     error = ApiError(400, "got \ud800", "\udfff").body()["error"]
     assert (error["message"], error["param"]) == ("got \\ud800", "\\udfff")
+
+
+def test_the_log_has_what_the_client_does_not(caplog):
+    assert "secret" not in of_exception(RuntimeError("a secret")).message
+    assert "a secret" in caplog.text
+    caplog.clear()
+    of_exception(ValueError("delta must be finite"))
+    assert not caplog.text
