@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from guide_ext.cli.examples import ExamplesArgument, parse_examples
 from guide_ext.cli.options import (
     MAX_SEED,
     ChatOption,
@@ -21,19 +22,13 @@ from guide_ext.cli.options import (
     load_model,
     read_file,
 )
-from guide_ext.cli.profile import parse_examples
 from guide_ext.cli.progress import progress
 from guide_ext.embedded import EMBEDDED
 from guide_ext.report.console import say
 
 
 def learn(
-    examples: Annotated[
-        Path,
-        typer.Argument(
-            help='A line of JSON for each: {"prompt": "… <!!->…<-!!> …", "answers": ["…"]}.'
-        ),
-    ],
+    examples: ExamplesArgument,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Save the table here, for 'generate --learned'.")
     ] = Path("learned.safetensors"),

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from guide_ext.cli.examples import ExamplesArgument, parse_examples
 from guide_ext.cli.heads import HeadDeltaOption, HeadsTogetherOption, KeepOption, say_best
 from guide_ext.cli.options import (
     ChatOption,
@@ -26,12 +27,7 @@ from guide_ext.report.console import say
 
 
 def profile(
-    examples: Annotated[
-        Path,
-        typer.Argument(
-            help='A line of JSON for each: {"prompt": "… <!!->…<-!!> …", "answers": ["…"]}.'
-        ),
-    ],
+    examples: ExamplesArgument,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Save the heads here, for 'generate --heads'.")
     ] = Path("heads.json"),
@@ -110,35 +106,3 @@ def profile(
         )
     say_best(found.best(keep), found.scores, unit)
     say(f"saved: {out}")
-
-
-def parse_examples(text: str) -> list[tuple[str, tuple[str, ...]]]:
-    """Read prompts and answers.
-
-    Raises:
-        ValueError: If a line is not such an object, or there is none.
-
-    Example:
-        >>> parse_examples('{"prompt": "A <!!->red<-!!> door. Its colour?", "answers": ["red"]}')
-        [('A <!!->red<-!!> door. Its colour?', ('red',))]
-
-    """
-    found = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-            prompt, answers = value["prompt"], value["answers"]
-        except (ValueError, TypeError, KeyError):
-            prompt, answers = None, None
-        is_list = isinstance(answers, list) and all(isinstance(one, str) for one in answers)
-        if not isinstance(prompt, str) or not is_list or not answers:
-            raise ValueError(
-                'EXAMPLES must have lines such as {"prompt": "…", "answers": ["…"]}, got another '
-                f"in line {number}"
-            )
-        found.append((prompt, tuple(answers)))
-    if not found:
-        raise ValueError("EXAMPLES must have at least one line, got none")
-    return found

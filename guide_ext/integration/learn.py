@@ -25,7 +25,6 @@ from guide_ext.integration.model.state import refuse_readers_of_both_sides, stre
 from guide_ext.support.files import json_text, write_text
 from guide_ext.support.values import as_float, finite, is_int
 
-_BETAS, _EPSILON = (0.9, 0.999), 1e-8  # of Adam (Kingma and Ba 2015), as in torch
 _DIGITS = 6
 
 
@@ -193,15 +192,22 @@ class _State:
             self.best = list(self.table)
         self.losses.append(loss)
 
-    def step(self, gradient: list[float], learning_rate: float) -> None:
+    def step(self, gradient: Tensor, learning_rate: float) -> None:
         """Take a step of Adam."""
+        table = torch.tensor(self.table, dtype=torch.float64)
+        table.grad = gradient
+        adam = torch.optim.Adam([table], lr=learning_rate)
+        adam.state[table] = {
+            "step": torch.tensor(float(self.steps)),
+            "exp_avg": torch.tensor(self.mean, dtype=torch.float64),
+            "exp_avg_sq": torch.tensor(self.square, dtype=torch.float64),
+        }
+        adam.step()
+        moments = adam.state[table]
         self.steps += 1
-        first, second = (1 - beta**self.steps for beta in _BETAS)
-        for place, slope in enumerate(gradient):
-            self.mean[place] += (1 - _BETAS[0]) * (slope - self.mean[place])
-            self.square[place] += (1 - _BETAS[1]) * (slope * slope - self.square[place])
-            scale = math.sqrt(self.square[place] / second) + _EPSILON
-            self.table[place] -= learning_rate * self.mean[place] / first / scale
+        self.table, self.mean, self.square = (
+            numbers.tolist() for numbers in (table, moments["exp_avg"], moments["exp_avg_sq"])
+        )
 
     def save(self, path: str | Path | None, told: list[Any]) -> None:
         if path is not None:
@@ -252,7 +258,7 @@ def _step(
             "model must give the answers a likelihood with a gradient, got none or one that is no "
             "number; try dtype float32"
         )
-    state.step(gradient.tolist(), learning_rate)
+    state.step(gradient, learning_rate)
 
 
 def _likelihood(model: Any, tokenizer: Any, example: Example, table: Tensor) -> Tensor:
