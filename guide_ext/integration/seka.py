@@ -13,7 +13,7 @@ from torch import Tensor
 from guide_ext.integration.answers import answers_of
 from guide_ext.integration.image_prompts import require_text
 from guide_ext.integration.inputs import Inputs, Prompt, encode
-from guide_ext.integration.keys import Editor, Place, key_places, keys_of, last_queries
+from guide_ext.integration.keys import Edit, Editor, Place, key_places, keys_of, last_queries
 from guide_ext.steering.seka import KeyProjections, Mixture, fit_projections
 from guide_ext.steering.steering import Steering
 from guide_ext.support.values import finite
@@ -137,21 +137,12 @@ def seka(
     gains = finite("positive", positive), finite("negative", negative)
     places = key_places(model, "seka()")
     _check_size("projections", projections, places)
-    with Editor(model, places, "seka()").at_work() as editor:
-
-        def encoded(batch: Sequence[Prompt]) -> Inputs:
-            inputs, marked = _marked_inputs(model, tokenizer, batch, delta)
-            editor.expect(
-                inputs["input_ids"],
-                marked,
-                lambda layer, keys: projections.edited(keys, layer, *gains),
-            )
-            return inputs
-
-        return answers_of(
-            model, tokenizer, prompts, encoded, max_new_tokens=max_new_tokens,
-            temperature=temperature, seed=seed, batch_size=batch_size, on_batch=on_batch,
-        )  # fmt: skip
+    return _answers(
+        *(model, tokenizer, prompts, Editor(model, places, "seka()"), delta),
+        lambda inputs: lambda layer, keys: projections.edited(keys, layer, *gains),
+        max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, batch_size=batch_size,
+        on_batch=on_batch,
+    )  # fmt: skip
 
 
 def ada_seka(
@@ -221,23 +212,38 @@ def ada_seka(
     places = key_places(model, "ada_seka()")
     for number, expert in enumerate(experts):
         _check_size(f"experts[{number}]", expert, places)
-    with Editor(model, places, "ada_seka()").at_work() as editor:
+    editor = Editor(model, places, "ada_seka()")
+
+    def edit_of(inputs: Inputs) -> Edit:
+        with editor.at_rest():
+            weights = mixture.weights(last_queries(model, inputs, places, "ada_seka()"))
+        return lambda layer, keys: mixture.edited(keys, layer, weights[:, layer], gain)
+
+    return _answers(
+        *(model, tokenizer, prompts, editor, delta, edit_of),
+        max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, batch_size=batch_size,
+        on_batch=on_batch,
+    )  # fmt: skip
+
+
+def _answers(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    editor: Editor,
+    delta: float,
+    edit_of: Callable[[Inputs], Edit],
+    **how: Any,
+) -> list[str]:
+    """Answer prompts while the keys of their marked tokens are edited, as `edit_of` each batch."""
+    with editor.at_work():
 
         def encoded(batch: Sequence[Prompt]) -> Inputs:
             inputs, marked = _marked_inputs(model, tokenizer, batch, delta)
-            with editor.at_rest():
-                weights = mixture.weights(last_queries(model, inputs, places, "ada_seka()"))
-            editor.expect(
-                inputs["input_ids"],
-                marked,
-                lambda layer, keys: mixture.edited(keys, layer, weights[:, layer], gain),
-            )
+            editor.expect(inputs["input_ids"], marked, edit_of(inputs))
             return inputs
 
-        return answers_of(
-            model, tokenizer, prompts, encoded, max_new_tokens=max_new_tokens,
-            temperature=temperature, seed=seed, batch_size=batch_size, on_batch=on_batch,
-        )  # fmt: skip
+        return answers_of(model, tokenizer, prompts, encoded, **how)
 
 
 def editing(
