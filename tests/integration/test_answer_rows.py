@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: MIT
 """The choice of a token beside plain code: temperature, then top_p, then noise."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from guide_ext.integration.answer_rows import Row, _Choice
+from guide_ext.integration.answer_rows import Row, _Choice, can_be_compiled
 from guide_ext.marking.tokens import Encoding
 from guide_ext.steering.steering import Steering
 
@@ -48,3 +51,18 @@ def test_greedy_rows_beside_sampled_ones():
     chosen = _Choice(rows)(torch.ones(3, 1, dtype=torch.long), scores)
     assert torch.equal(chosen[[0, 2]], scores[[0, 2]])
     assert not torch.equal(chosen[1], scores[1])
+
+
+@pytest.mark.parametrize(
+    ("steering", "can"),
+    [
+        (Steering.guide(2.0), True),
+        (Steering.guide(2.0, layers=[0]), False),
+        (Steering.guide(2.0, heads={0: [1]}), False),
+        (Steering.by_head([[1.0]]), False),
+    ],
+)
+def test_single_layers_and_heads_are_not_compiled(steering, can):
+    one = replace(row(0.0, 1.0, 0), steering=steering)
+    assert can_be_compiled(SimpleNamespace(slots=64), one) is can
+    assert not can_be_compiled(SimpleNamespace(slots=9), one)

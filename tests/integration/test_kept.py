@@ -152,3 +152,14 @@ def test_a_model_that_forgets():
     model = guide.enable(MistralForCausalLM(config).eval())
     encoding = encode_chat(guide.load_embedded()[1], first())
     assert KeptTexts(model, 100).begin(encoding, STEERING) is None
+
+
+def test_another_table_of_strengths_begins_anew(loaded):
+    kept = KeptTexts(loaded[0], 2000)
+    one, other = (Steering.by_head([[value] * 4] * 4) for value in (0.5, 2.0))
+    ids, _, _ = turn(loaded, kept, first(), one)
+    messages = [*said(loaded, first(), ids), SECOND]
+    _, reused, logits = turn(loaded, kept, messages, other)
+    assert reused == 0
+    torch.testing.assert_close(logits, turn(loaded, None, messages, other)[2], atol=1e-4, rtol=0)
+    assert turn(loaded, kept, messages, one)[1] > 0
