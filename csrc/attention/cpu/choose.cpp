@@ -97,10 +97,10 @@ const Kernel& best_kernel(Reasons* reasons) {
 }
 
 const Routine& faster_routine(const AttentionParams& params, const Kernel& kernel) {
-  // Rows of a group of heads up to which decoding is faster than packed K and V and vectors of
-  // rows. Measured: 1.4 times as fast at 48 rows with AVX-512, 1.15 times with AVX2, even at 64.
-  constexpr std::int64_t kMostDecodeRows = 48;
-  return params.group_size * params.seqlen_q <= kMostDecodeRows ? kernel.decode : kernel.prefill;
+  const std::int64_t most_rows = params.element_type == ElementType::kFloat32
+                                     ? kernel.most_decode_rows
+                                     : kernel.most_decode_rows_of_halves;
+  return params.group_size * params.seqlen_q <= most_rows ? kernel.decode : kernel.prefill;
 }
 
 }  // namespace

@@ -32,6 +32,12 @@ struct BFloat16 {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(values), 16));
   }
 #endif
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  static GUIDE_INLINE __m128i encode8(VecF values) {
+    const __m256i halves = (__m256i)encoded_halves(values);
+    return _mm_packus_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
+  }
+#endif
   // Rounds to nearest, ties to even. A NaN keeps its sign and stays one.
   static GUIDE_INLINE std::uint16_t encode(float value) {
     const auto bits = bits_as<std::uint32_t>(value);
@@ -44,13 +50,18 @@ struct BFloat16 {
     return (VecF)((VecI)_mm512_maskz_cvtepu16_epi32(kAllLanes, values) << 16);
   }
   static GUIDE_INLINE __m256i encode16(VecF values) {
+    return _mm512_maskz_cvtepi32_epi16(kAllLanes, (__m512i)encoded_halves(values));
+  }
+#endif
+
+ private:
+  // As encode() does, in the low halves.
+  static GUIDE_INLINE VecI encoded_halves(VecF values) {
     const VecI bits = (VecI)values;
     const VecI rounded = bits + 0x7fff + ((bits >> 16) & 1);
     const VecI quiet_nan = bits | 0x400000;
-    const VecI halves = (values != values ? quiet_nan : rounded) >> 16;
-    return _mm512_maskz_cvtepi32_epi16(kAllLanes, (__m512i)halves);
+    return ((values != values ? quiet_nan : rounded) >> 16) & 0xffff;
   }
-#endif
 };
 
 struct Float16 {
@@ -58,6 +69,9 @@ struct Float16 {
 #if defined(__AVX2__)
   static GUIDE_INLINE float decode(std::uint16_t value) { return _cvtsh_ss(value); }
   static GUIDE_INLINE __m256 decode8(__m128i values) { return _mm256_cvtph_ps(values); }
+  static GUIDE_INLINE __m128i encode8(__m256 values) {
+    return _mm256_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT);
+  }
   static GUIDE_INLINE std::uint16_t encode(float value) {
     return _cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT);
   }
@@ -129,17 +143,63 @@ GUIDE_INLINE void decode_row(const typename Element::Storage* source, std::int64
   for (; i < padded_count; ++i) target[i] = 0.f;
 }
 
-#if defined(__AVX512F__)
-// kLanes numbers to the elements at `target` that the mask has.
+// kLanes elements as numbers.
 template <class Element>
-GUIDE_INLINE void store_elements(typename Element::Storage* target, __mmask16 mask, VecF source) {
+GUIDE_INLINE VecF load_elements(const typename Element::Storage* source) {
   if constexpr (sizeof(typename Element::Storage) == sizeof(float)) {
-    _mm512_mask_storeu_ps(target, mask, source);
+    return load(source);
   } else {
-    _mm256_mask_storeu_epi16(target, mask, Element::encode16(source));
+#if defined(__AVX512F__)
+    return Element::decode16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source)));
+#elif defined(__AVX2__)
+    return Element::decode8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source)));
+#else
+    float numbers[kLanes];
+    for (int lane = 0; lane < kLanes; ++lane) numbers[lane] = Element::decode(source[lane]);
+    return load(numbers);
+#endif
   }
 }
+
+// The same of `count` > 0 elements, or kLanes if they are more, and zeros. Reads no others.
+template <class Element>
+GUIDE_INLINE VecF load_elements(const typename Element::Storage* source, std::int64_t count) {
+  if (count >= kLanes) return load_elements<Element>(source);
+  typename Element::Storage padded[kLanes] = {};
+  for (std::int64_t i = 0; i < count; ++i) padded[i] = source[i];
+  return load_elements<Element>(padded);
+}
+
+// The first `count` > 0 numbers, or all if they are more, as elements.
+template <class Element>
+GUIDE_INLINE void store_elements(typename Element::Storage* target, std::int64_t count,
+                                 VecF numbers) {
+  using Storage = typename Element::Storage;
+#if defined(__AVX512F__)
+  const auto mask = static_cast<__mmask16>((1u << min_of(count, kLanes)) - 1);
+  if constexpr (sizeof(Storage) == sizeof(float)) {
+    _mm512_mask_storeu_ps(target, mask, numbers);
+  } else {
+    _mm256_mask_storeu_epi16(target, mask, Element::encode16(numbers));
+  }
+#else
+  Storage elements[kLanes];
+#if defined(__AVX2__)
+  if constexpr (sizeof(Storage) == sizeof(float)) {
+    store(elements, numbers);
+  } else {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(elements), Element::encode8(numbers));
+  }
+#else
+  for (int lane = 0; lane < kLanes; ++lane) elements[lane] = Element::encode(numbers[lane]);
 #endif
+  if (count >= kLanes) {
+    __builtin_memcpy(target, elements, sizeof(elements));
+  } else {
+    for (std::int64_t i = 0; i < count; ++i) target[i] = elements[i];
+  }
+#endif
+}
 
 // A bias or sink of any floating type, or of bool: 0 for true (visible), -inf for false.
 GUIDE_INLINE float decode_any(const void* base, ElementType type, std::int64_t index) {

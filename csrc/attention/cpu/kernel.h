@@ -80,6 +80,9 @@ struct Kernel {
   Routine prefill;  // many rows: K and V are packed once for all of them
   Routine decode;   // few rows: K and V straight from memory
   BackwardRoutine backward;
+  // Rows of a group of heads up to which decode is faster: fp32 and, converted by prefill, 16 bits.
+  std::int64_t most_decode_rows;
+  std::int64_t most_decode_rows_of_halves;
 };
 
 }  // namespace guide::cpu

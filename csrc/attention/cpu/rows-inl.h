@@ -59,66 +59,116 @@ bool pack_key_bias(const AttentionParams& params, std::int64_t batch_idx, std::i
   return any(hides);
 }
 
-// key_bias + attn_bias for every row and key of a tile: addends[k][row].
+// kLanes numbers of attn_bias in nats: `count` of them from `index` on, `stride` apart, and zeros.
+GUIDE_INLINE VecF load_biases(const AttentionParams& params, std::int64_t index,
+                              std::int64_t count) {
+  const std::int64_t stride = params.attn_bias_key_stride;
+  if (stride == 1 && count >= kLanes) {
+    switch (params.attn_bias_type) {
+      case ElementType::kFloat32:
+        return load(static_cast<const float*>(params.attn_bias) + index);
+      case ElementType::kBFloat16:
+        return load_elements<BFloat16>(static_cast<const std::uint16_t*>(params.attn_bias) + index);
+      case ElementType::kFloat16:
+        return load_elements<Float16>(static_cast<const std::uint16_t*>(params.attn_bias) + index);
+      case ElementType::kBool: {
+        std::uint8_t __attribute__((vector_size(kLanes))) visible;
+        __builtin_memcpy(&visible, static_cast<const bool*>(params.attn_bias) + index, kLanes);
+        return select(__builtin_convertvector(visible, VecI) != 0, broadcast(0.f),
+                      broadcast(-kInfinity));
+      }
+      default:
+        break;
+    }
+  }
+  float biases[kLanes] = {};
+  for (std::int64_t i = 0; i < min_of(count, kLanes); ++i) {
+    biases[i] = decode_any(params.attn_bias, params.attn_bias_type, index + i * stride);
+  }
+  return load(biases);
+}
+
+// key_bias + attn_bias of one row on the keys of a block, in the unit of `Math`. A -inf of
+// attn_bias hides a key whatever its key_bias. `key_bias` is that of the row's head, and both
+// arrays hold whole vectors.
+template <class Math>
+void pack_row_addends(const AttentionParams& params, std::int64_t batch_idx, std::int64_t head_idx,
+                      std::int64_t q_idx, std::int64_t k_begin, std::int64_t num_keys,
+                      const float* key_bias, float* addends) {
+  const std::int64_t first =
+      batch_idx * params.attn_bias_batch_stride + head_idx * params.attn_bias_head_stride +
+      q_idx * params.attn_bias_row_stride + k_begin * params.attn_bias_key_stride;
+  for (std::int64_t k = 0; k < num_keys; k += kLanes) {
+    VecF sum = load(key_bias + k);
+    if (params.attn_bias != nullptr) {
+      const VecF nats = load_biases(params, first + k * params.attn_bias_key_stride, num_keys - k);
+      const VecF hidden = broadcast(-kInfinity);
+      sum = select(nats == hidden, hidden, sum + bias_in_unit<Math>(nats, Math::kUnit));
+    }
+    store(addends + k, sum);
+  }
+}
+
+// The same for every row of a tile: addends[k][row].
 template <class Math>
 void pack_addends(const AttentionParams& params, std::int64_t rows, std::int64_t batch_idx,
                   const TileRows& tile, std::int64_t k_begin, std::int64_t num_keys,
                   float* key_bias, float* addends) {
-  for (std::int64_t row = 0; row < rows; ++row) {
-    pack_key_bias<Math>(params, batch_idx, tile.head_idx[row], k_begin, num_keys, key_bias);
-    if (params.attn_bias == nullptr) {
-      for (std::int64_t k = 0; k < num_keys; ++k) addends[k * rows + row] = key_bias[k];
-      continue;
+  std::int64_t packed_head = -1;
+  for (std::int64_t first_row = 0; first_row < rows; first_row += kLanes) {
+    float row_addends[kLanes][kBlockN];
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const std::int64_t head_idx = tile.head_idx[first_row + lane];
+      const std::int64_t bias_head = params.key_bias_head_stride == 0 ? 0 : head_idx;
+      if (packed_head != bias_head) {
+        pack_key_bias<Math>(params, batch_idx, bias_head, k_begin, num_keys, key_bias);
+        packed_head = bias_head;
+      }
+      pack_row_addends<Math>(params, batch_idx, head_idx, tile.q_idx[first_row + lane], k_begin,
+                             num_keys, key_bias, row_addends[lane]);
     }
-    const std::int64_t first = batch_idx * params.attn_bias_batch_stride +
-                               tile.head_idx[row] * params.attn_bias_head_stride +
-                               tile.q_idx[row] * params.attn_bias_row_stride +
-                               k_begin * params.attn_bias_key_stride;
-    for (std::int64_t k = 0; k < num_keys; ++k) {
-      const float bias = decode_any(params.attn_bias, params.attn_bias_type,
-                                    first + k * params.attn_bias_key_stride);
-      addends[k * rows + row] = bias == -kInfinity ? bias : key_bias[k] + in_unit_of<Math>(bias);
+    for (std::int64_t k = 0; k < num_keys; k += kLanes) {
+      VecF numbers[kLanes];
+      for (int i = 0; i < kLanes; ++i) numbers[i] = load(row_addends[i] + k);
+      transpose(numbers);
+      for (int i = 0; i < kLanes; ++i) store(addends + (k + i) * rows + first_row, numbers[i]);
     }
   }
 }
 
-// out[d][row] * factors[row] to the rows of `out`.
+// out[d][row] * factors[row] to the rows of `out`. A single row may be followed by anything up to
+// a whole vector; otherwise `rows` are whole vectors.
 template <class Element>
 void write_out(const AttentionParams& params, std::int64_t rows, const Group& group,
-               const TileRows& tile, const float* sums, const float* factors, float* row_buffer) {
+               const TileRows& tile, const float* sums, const float* factors) {
   const auto out = [&](std::int64_t row) {
     return static_cast<typename Element::Storage*>(params.out) +
            group.batch_idx * params.out_strides.batch +
            tile.head_idx[row] * params.out_strides.head + tile.q_idx[row] * params.out_strides.row;
   };
-  std::int64_t first_row = 0;
-#if defined(__AVX512F__)
-  for (; first_row < tile.num_rows && first_row + kLanes <= rows; first_row += kLanes) {
+  const std::int64_t head_dim_v = params.head_dim_v;
+  if (rows == 1) {
+    for (std::int64_t d = 0; d < head_dim_v; d += kLanes) {
+      store_elements<Element>(out(0) + d, head_dim_v - d, load(sums + d) * factors[0]);
+    }
+    return;
+  }
+  for (std::int64_t first_row = 0; first_row < tile.num_rows; first_row += kLanes) {
     const VecF factor = load(factors + first_row);
     const std::int64_t num_rows = min_of(kLanes, tile.num_rows - first_row);
     typename Element::Storage* targets[kLanes];
     for (std::int64_t row = 0; row < num_rows; ++row) targets[row] = out(first_row + row);
-    for (std::int64_t d = 0; d < params.head_dim_v; d += kLanes) {
-      const std::int64_t num_dims = min_of(kLanes, params.head_dim_v - d);
-      const auto mask = static_cast<__mmask16>((1u << num_dims) - 1);
+    for (std::int64_t d = 0; d < head_dim_v; d += kLanes) {
       VecF numbers[kLanes];
       for (int i = 0; i < kLanes; ++i) {
-        const std::int64_t dim = min_of(d + i, params.head_dim_v - 1);
+        const std::int64_t dim = min_of(d + i, head_dim_v - 1);
         numbers[i] = load(sums + dim * rows + first_row) * factor;
       }
       transpose(numbers);
       for (std::int64_t row = 0; row < num_rows; ++row) {
-        store_elements<Element>(targets[row] + d, mask, numbers[row]);
+        store_elements<Element>(targets[row] + d, head_dim_v - d, numbers[row]);
       }
     }
-  }
-#endif
-  for (std::int64_t row = first_row; row < tile.num_rows; ++row) {
-    for (std::int64_t d = 0; d < params.head_dim_v; ++d) {
-      row_buffer[d] = sums[d * rows + row] * factors[row];
-    }
-    auto* target = out(row);
-    for (std::int64_t d = 0; d < params.head_dim_v; ++d) target[d] = Element::encode(row_buffer[d]);
   }
 }
 
@@ -126,7 +176,7 @@ void write_out(const AttentionParams& params, std::int64_t rows, const Group& gr
 // the unit of `Math`.
 template <class Element, class Math>
 void write_results(const AttentionParams& params, std::int64_t rows, const Group& group,
-                   const TileRows& tile, const TileState& state, float* row_buffer) {
+                   const TileRows& tile, const TileState& state) {
   constexpr auto kNats = static_cast<float>(1 / Math::kUnit);
   float factors[kMaxRows] = {};
   for (std::int64_t row = 0; row < tile.num_rows; ++row) {
@@ -156,7 +206,7 @@ void write_results(const AttentionParams& params, std::int64_t rows, const Group
     }
     factors[row] = factor;
   }
-  write_out<Element>(params, rows, group, tile, state.out, factors, row_buffer);
+  write_out<Element>(params, rows, group, tile, state.out, factors);
 }
 
 }  // namespace

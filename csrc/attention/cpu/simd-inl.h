@@ -19,17 +19,20 @@ namespace {
 
 #if defined(__AVX512F__)
 constexpr int kLanes = 16;
-constexpr int kWideVectors = 2;  // vectors of rows in a tile
-constexpr int kDotKeys = 8;      // keys of a dot-product micro-tile: 16 of 32 registers accumulate
-constexpr int kValueDims = 8;    // value dimensions of a micro-tile: 16 registers again
+constexpr int kWideVectors = 2;    // vectors of rows in a tile of prefill, at most
+constexpr int kNarrowVectors = 2;  // and at least
+constexpr int kDotKeys = 8;    // keys of a dot-product micro-tile: 16 of 32 registers accumulate
+constexpr int kValueDims = 8;  // value dimensions of a micro-tile: 16 registers again
 #elif defined(__AVX2__)
 constexpr int kLanes = 8;
 constexpr int kWideVectors = 3;
-constexpr int kDotKeys = 4;  // 12 of 16 registers accumulate
+constexpr int kNarrowVectors = 2;
+constexpr int kDotKeys = 4;  // 8 or 12 of 16 registers accumulate
 constexpr int kValueDims = 4;
 #else
 constexpr int kLanes = 4;
 constexpr int kWideVectors = 2;
+constexpr int kNarrowVectors = 2;
 constexpr int kDotKeys = 4;
 constexpr int kValueDims = 4;
 #endif
@@ -108,9 +111,9 @@ GUIDE_INLINE VecF max_or_second(VecF a, VecF b) {
 #endif
 }
 
-#if defined(__AVX512F__)
 // rows[i][lane] = rows[lane][i].
 GUIDE_INLINE void transpose(VecF (&rows)[kLanes]) {
+#if defined(__AVX512F__)
   const VecI lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 #pragma GCC unroll 4
   for (int step = 1; step < kLanes; step *= 2) {
@@ -127,8 +130,32 @@ GUIDE_INLINE void transpose(VecF (&rows)[kLanes]) {
       rows[i + step] = _mm512_permutex2var_ps(first, (__m512i)odd, second);
     }
   }
-}
+#elif defined(__AVX2__)
+  // Within halves of vectors first, then the halves.
+  VecF pairs[kLanes], quads[kLanes];
+#pragma GCC unroll 4
+  for (int i = 0; i < kLanes; i += 2) {
+    pairs[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
+    pairs[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < kLanes; i += 4) {
+    quads[i] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0x44);
+    quads[i + 1] = _mm256_shuffle_ps(pairs[i], pairs[i + 2], 0xee);
+    quads[i + 2] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0x44);
+    quads[i + 3] = _mm256_shuffle_ps(pairs[i + 1], pairs[i + 3], 0xee);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    rows[i] = _mm256_permute2f128_ps(quads[i], quads[i + 4], 0x20);
+    rows[i + 4] = _mm256_permute2f128_ps(quads[i], quads[i + 4], 0x31);
+  }
+#else
+  static_assert(kLanes == 4);
+  const VecF a = rows[0], b = rows[1], c = rows[2], d = rows[3];
+  for (int i = 0; i < kLanes; ++i) rows[i] = VecF{a[i], b[i], c[i], d[i]};
 #endif
+}
 
 GUIDE_INLINE VecF absolute(VecF a) { return (VecF)((VecI)a & 0x7fffffff); }
 

@@ -47,18 +47,12 @@ inline void transpose_to_panels(const float* rows, std::int64_t stride, std::int
                                 std::int64_t head_dim, float* panels) {
   for (std::int64_t k = 0; k < num_keys; k += kLanes) {
     float* panel = panels + k / kPanel * kPanel * head_dim + k % kPanel;
-    std::int64_t d = 0;
-#if defined(__AVX512F__)
-    for (; d < head_dim; d += kLanes) {  // rows are padded to whole vectors
+    for (std::int64_t d = 0; d < head_dim; d += kLanes) {  // rows are padded to whole vectors
       VecF numbers[kLanes];
       for (int i = 0; i < kLanes; ++i) numbers[i] = load(rows + (k + i) * stride + d);
       transpose(numbers);
       const std::int64_t present = min_of(kLanes, head_dim - d);
       for (std::int64_t i = 0; i < present; ++i) store(panel + (d + i) * kPanel, numbers[i]);
-    }
-#endif
-    for (; d < head_dim; ++d) {
-      for (int i = 0; i < kLanes; ++i) panel[d * kPanel + i] = rows[(k + i) * stride + d];
     }
   }
 }
@@ -115,20 +109,10 @@ inline void pack_dense_bias(const AttentionParams& call, const KeyBlock& keys, c
                             const float* key_bias, std::int64_t stride, float* target) {
   for (std::int64_t row = 0; row < kBlockM; ++row) {
     const std::int64_t q_idx = rows.q_begin + min_of(row, rows.num_rows - 1);
-    const std::int64_t first =
-        rows.batch_idx * call.attn_bias_batch_stride + rows.head_idx * call.attn_bias_head_stride +
-        q_idx * call.attn_bias_row_stride + keys.k_begin * call.attn_bias_key_stride;
     float* biases = target + row * stride;
-    for (std::int64_t k = 0; k < keys.num_keys; ++k) {
-      biases[k] =
-          decode_any(call.attn_bias, call.attn_bias_type, first + k * call.attn_bias_key_stride);
-    }
-    for (std::int64_t k = keys.num_keys; k < stride; ++k) biases[k] = 0.f;
-    for (std::int64_t k = 0; k < keys.padded_keys; k += kLanes) {
-      const VecF bias = load(biases + k);
-      const VecF sum = load(key_bias + k) + bias_in_unit<BitsMath>(bias, BitsMath::kUnit);
-      store(biases + k, select(bias == broadcast(-kInfinity), bias, sum));
-    }
+    pack_row_addends<BitsMath>(call, rows.batch_idx, rows.head_idx, q_idx, keys.k_begin,
+                               keys.num_keys, key_bias, biases);
+    for (std::int64_t k = round_up(keys.num_keys, kLanes); k < stride; ++k) biases[k] = 0.f;
   }
 }
 

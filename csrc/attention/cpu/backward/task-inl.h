@@ -16,14 +16,9 @@ namespace backward {
 template <class Element>
 void write_row(const float* numbers, float factor, std::int64_t count,
                typename Element::Storage* target) {
-  std::int64_t i = 0;
-#if defined(__AVX512F__)
-  for (; i < count; i += kLanes) {
-    const auto mask = static_cast<__mmask16>((1u << min_of(kLanes, count - i)) - 1);
-    store_elements<Element>(target + i, mask, load(numbers + i) * factor);
+  for (std::int64_t i = 0; i < count; i += kLanes) {
+    store_elements<Element>(target + i, count - i, load(numbers + i) * factor);
   }
-#endif
-  for (; i < count; ++i) target[i] = Element::encode(numbers[i] * factor);
 }
 
 template <class Element, bool kSoftcap>

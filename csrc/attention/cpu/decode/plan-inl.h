@@ -19,7 +19,6 @@ struct Scratch {
   float* states;         // [tiles, tile_state_floats]
   float* row_influence;  // [channels], of a row to write
   float* row_out;        // [padded_head_dim_v]
-  float* row_buffer;     // [padded_head_dim_v]
   TileRows* tiles;       // [tiles]
   TileRows* single_row;  // a tile of one row
   std::int64_t num_floats;
@@ -38,7 +37,6 @@ inline Scratch layout_scratch(const AttentionParams& params, const Plan& plan, f
   scratch.states = carver.take(plan.key_splits > 1 ? 0 : tiles * plan.tile_state_floats);
   scratch.row_influence = carver.take(params.channels);
   scratch.row_out = carver.take(plan.padded_head_dim_v);
-  scratch.row_buffer = carver.take(plan.padded_head_dim_v);
   scratch.tiles = carver.take_tiles(tiles);
   scratch.single_row = carver.take_tiles(1);
   scratch.num_floats = carver.used();

@@ -62,7 +62,7 @@ void write_rows(const AttentionParams& params, const Plan& plan, const Group& gr
     const TileState row_state{state.row_max + row, state.row_sum + row, scratch.row_influence,
                               scratch.row_out};
     write_results<Element, VectorMath>(params, 1, group, single_row(tile, row, *scratch.single_row),
-                                       row_state, scratch.row_buffer);
+                                       row_state);
   }
 }
 
@@ -223,9 +223,12 @@ class Task {
                                        tile.head_idx[row] != tile.head_idx[row - 1]);
       float* buffer = scratch_.biases + row * kBlockN;
       if (params_.attn_bias != nullptr) {
-        pack_addends<VectorMath>(params_, 1, group_.batch_idx,
-                                 single_row(tile, row, *scratch_.single_row), k_begin,
-                                 k_end - k_begin, scratch_.key_bias, buffer);
+        if (is_new) {
+          pack_key_bias<VectorMath>(params_, group_.batch_idx, tile.head_idx[row], k_begin,
+                                    k_end - k_begin, scratch_.key_bias);
+        }
+        pack_row_addends<VectorMath>(params_, group_.batch_idx, tile.head_idx[row], tile.q_idx[row],
+                                     k_begin, k_end - k_begin, scratch_.key_bias, buffer);
         biases[row] = buffer;
       } else if (!is_new) {
         biases[row] = biases[row - 1];

@@ -69,6 +69,13 @@ struct Pairs<BFloat16> {
   }
 };
 
+// 0, 1, 2, ...
+GUIDE_INLINE VecI lane_indices() {
+  std::int32_t indices[kLanes];
+  for (std::int32_t lane = 0; lane < kLanes; ++lane) indices[lane] = lane;
+  return load(indices);
+}
+
 // Reads source[0, count) and no more; the other numbers are 0.
 template <class Element>
 GUIDE_INLINE VecPair load_pair_part(const typename Element::Storage* source, std::int64_t count) {
@@ -85,6 +92,21 @@ GUIDE_INLINE VecPair load_pair_part(const typename Element::Storage* source, std
   }
 #else
   for (std::int64_t i = 0; i < kPairElements; ++i) padded[i] = 0;
+#if defined(__AVX2__)
+  // Memory is masked by words of 32 bits.
+  constexpr std::int64_t kWordElements = sizeof(std::int32_t) / sizeof(Storage);
+  const auto load_vector = [&](std::int64_t first_word) {
+    const auto present = static_cast<std::int32_t>(count / kWordElements - first_word);
+    return (VecF)_mm256_maskload_epi32(reinterpret_cast<const std::int32_t*>(source) + first_word,
+                                       (__m256i)(lane_indices() < present));
+  };
+  if constexpr (kWordElements == 1) return {load_vector(0), load_vector(kLanes)};
+  if (count % kWordElements == 0) {
+    const VecF words = load_vector(0);
+    __builtin_memcpy(padded, &words, sizeof(words));
+    return Pairs<Element>::load(padded);
+  }
+#endif
   for (std::int64_t i = 0; i < count; ++i) padded[i] = source[i];
 #endif
   return Pairs<Element>::load(padded);
@@ -178,13 +200,6 @@ GUIDE_INLINE VecF reduce_each(const VecF* vectors) {
   const VecF high = Operation::apply(VecF{a[2], b[2], c[2], d[2]}, VecF{a[3], b[3], c[3], d[3]});
   return Operation::apply(low, high);
 #endif
-}
-
-// 0, 1, 2, ...
-GUIDE_INLINE VecI lane_indices() {
-  std::int32_t indices[kLanes];
-  for (std::int32_t lane = 0; lane < kLanes; ++lane) indices[lane] = lane;
-  return load(indices);
 }
 
 // Brings rows of K or V into the second-level cache, a few cache lines at a time and in the order

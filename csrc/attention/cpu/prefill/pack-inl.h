@@ -9,28 +9,6 @@ namespace guide::cpu::GUIDE_CPU_NAMESPACE {
 namespace {
 namespace prefill {
 
-// Asks for a row to be brought near, into the second-level cache.
-template <class Element>
-GUIDE_INLINE void prefetch_row(const typename Element::Storage* row, std::int64_t num_elements) {
-  constexpr std::int64_t kLineElements = 64 / sizeof(typename Element::Storage);
-  for (std::int64_t i = 0; i < num_elements; i += kLineElements) __builtin_prefetch(row + i, 0, 2);
-}
-
-// Asks for a part of the keys and values of [k_begin, k_end): part `part` of `num_parts`.
-template <class Element>
-void prefetch_keys(const AttentionParams& params, const Group& group, std::int64_t k_begin,
-                   std::int64_t k_end, std::int64_t part, std::int64_t num_parts) {
-  const std::int64_t num_keys = k_end - k_begin;
-  for (std::int64_t k = num_keys * part / num_parts; k < num_keys * (part + 1) / num_parts; ++k) {
-    prefetch_row<Element>(row_of<Element>(params.key, params.key_strides, group.batch_idx,
-                                          group.kv_head_idx, k_begin + k),
-                          params.head_dim);
-    prefetch_row<Element>(row_of<Element>(params.value, params.value_strides, group.batch_idx,
-                                          group.kv_head_idx, k_begin + k),
-                          params.head_dim_v);
-  }
-}
-
 // Asks for the queries of a tile.
 template <class Element>
 void prefetch_queries(const AttentionParams& params, const Group& group, const TileRows& tile) {
@@ -41,35 +19,26 @@ void prefetch_queries(const AttentionParams& params, const Group& group, const T
   }
 }
 
-// query_t[word][row] of one tile. `row_buffer` holds head_dim floats.
+// query_t[word][row] of one tile.
 template <class Element>
 void pack_queries(const AttentionParams& params, std::int64_t rows, const Group& group,
-                  const TileRows& tile, [[maybe_unused]] float* row_buffer, float* query_t) {
-  const auto query = [&](std::int64_t row) {
-    return row_of<Element>(params.query, params.query_strides, group.batch_idx, tile.head_idx[row],
-                           tile.q_idx[row]);
-  };
-#if defined(__AVX512F__)
+                  const TileRows& tile, float* query_t) {
   constexpr std::int64_t kNumbers = Words<Element>::kNumbers;
   const std::int64_t num_words = words_of(params.head_dim, kNumbers);
   for (std::int64_t row = 0; row < rows; row += kLanes) {
     for (std::int64_t word = 0; word < num_words; word += kLanes) {
-      const std::uint32_t mask = number_mask<Element>(params.head_dim - word * kNumbers);
+      const auto mask = number_mask<Element>(params.head_dim - word * kNumbers);
       VecF words[kLanes];
       for (int lane = 0; lane < kLanes; ++lane) {
-        words[lane] = load_words<Element>(query(row + lane) + word * kNumbers, mask);
+        const auto* query = row_of<Element>(params.query, params.query_strides, group.batch_idx,
+                                            tile.head_idx[row + lane], tile.q_idx[row + lane]);
+        words[lane] = load_words<Element>(query + word * kNumbers, mask);
       }
       transpose(words);
       const std::int64_t present = min_of(kLanes, num_words - word);
       for (std::int64_t i = 0; i < present; ++i) store(query_t + (word + i) * rows + row, words[i]);
     }
   }
-#else
-  for (std::int64_t row = 0; row < rows; ++row) {
-    decode_row<Element>(query(row), params.head_dim, params.head_dim, row_buffer);
-    for (std::int64_t d = 0; d < params.head_dim; ++d) query_t[d * rows + row] = row_buffer[d];
-  }
-#endif
 }
 
 // Whether rows are words as they lie, near enough to each other to share pages and cache sets.
@@ -122,7 +91,7 @@ void pack_key_rows(const AttentionParams& params, const Group& group, std::int64
 template <class Element>
 void pack_strips(const typename Element::Storage* first, std::int64_t stride,
                  std::int64_t head_dim_v, std::int64_t num_keys, float* target,
-                 std::int64_t strip_stride, [[maybe_unused]] float* row_buffer) {
+                 std::int64_t strip_stride) {
 #if defined(__AVX512F__)
   constexpr std::int64_t kNumbers = Words<Element>::kNumbers;
   constexpr std::int64_t kDims = kNumbers * kLanes;
@@ -149,9 +118,9 @@ void pack_strips(const typename Element::Storage* first, std::int64_t stride,
   }
 #else
   for (std::int64_t k = 0; k < num_keys; ++k) {
-    decode_row<Element>(first + k * stride, head_dim_v, round_up(head_dim_v, kLanes), row_buffer);
     for (std::int64_t d = 0; d < head_dim_v; d += kLanes) {
-      store(target + d / kLanes * strip_stride + k * kLanes, load(row_buffer + d));
+      store(target + d / kLanes * strip_stride + k * kLanes,
+            load_elements<Element>(first + k * stride + d, head_dim_v - d));
     }
   }
 #endif
@@ -161,8 +130,7 @@ void pack_strips(const typename Element::Storage* first, std::int64_t stride,
 // that a micro-tile reads on and on.
 template <class Element>
 void pack_value_rows(const AttentionParams& params, const Plan& plan, const Group& group,
-                     std::int64_t k_begin, std::int64_t num_keys,
-                     [[maybe_unused]] float* row_buffer, float* target, KeyBlock& block) {
+                     std::int64_t k_begin, std::int64_t num_keys, float* target, KeyBlock& block) {
   constexpr std::int64_t kNumbers = Words<Element>::kNumbers;
   const auto* first = row_of<Element>(params.value, params.value_strides, group.batch_idx,
                                       group.kv_head_idx, k_begin);
@@ -177,8 +145,8 @@ void pack_value_rows(const AttentionParams& params, const Plan& plan, const Grou
   block.value = target;
   block.value_stride = kLanes;
   block.value_strip_stride = kBlockN / kNumbers * kLanes + kStripPadding;
-  pack_strips<Element>(first, stride, params.head_dim_v, num_keys, target, block.value_strip_stride,
-                       row_buffer);
+  pack_strips<Element>(first, stride, params.head_dim_v, num_keys, target,
+                       block.value_strip_stride);
 }
 
 // Keys [k_begin, k_begin + num_keys) with their values and influence.
@@ -187,8 +155,7 @@ KeyBlock pack_keys(const AttentionParams& params, const Plan& plan, const Group&
                    std::int64_t k_begin, std::int64_t num_keys, const Scratch& scratch) {
   KeyBlock block{};
   pack_key_rows<Element>(params, group, k_begin, num_keys, scratch.key, block);
-  pack_value_rows<Element>(params, plan, group, k_begin, num_keys, scratch.out_row, scratch.value,
-                           block);
+  pack_value_rows<Element>(params, plan, group, k_begin, num_keys, scratch.value, block);
   for (std::int64_t channel = 0; channel < params.channels; ++channel) {
     const float* source = params.influence + group.batch_idx * params.influence_batch_stride +
                           channel * params.influence_channel_stride +

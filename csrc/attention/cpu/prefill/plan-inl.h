@@ -19,7 +19,6 @@ struct Scratch {
   float* key_bias;   // [kBlockN]
   float* addends;    // [kBlockN, rows]
   float* scores;     // [kBlockN, rows]
-  float* out_row;    // [padded_head_dim_v]
   float* query_t;    // [tiles, head_dim, rows]
   float* states;     // [tiles, tile_state_floats]
   TileRows* tiles;   // [tiles]
@@ -38,12 +37,35 @@ inline Scratch layout_scratch(const AttentionParams& params, const Plan& plan, f
   scratch.key_bias = carver.take(kBlockN);
   scratch.addends = carver.take(plan.has_addends ? kBlockN * rows : 0);
   scratch.scores = carver.take(kBlockN * rows);
-  scratch.out_row = carver.take(plan.padded_head_dim_v);
   scratch.query_t = carver.take(tiles * params.head_dim * rows);
   scratch.states = carver.take(plan.key_splits > 1 ? 0 : tiles * plan.tile_state_floats);
   scratch.tiles = carver.take_tiles(tiles);
   scratch.num_floats = carver.used();
   return scratch;
+}
+
+constexpr std::int64_t kFewestKeys = 512;  // of a split
+
+inline int vectors_of(const Plan& plan) { return static_cast<int>(plan.rows_per_tile / kLanes); }
+
+// Whether a few tiles hold all rows of a group.
+inline bool has_few_rows(const AttentionParams& params) {
+  constexpr std::int64_t kFewTiles = 3;
+  return params.group_size * params.seqlen_q <= kFewTiles * kMaxRows;
+}
+
+// Vectors of rows in a tile. Of few rows, so many that little is wasted: a narrow tile reads more
+// numbers for a product, which here counts as one half of a vector.
+inline int choose_vectors(const AttentionParams& params) {
+  int chosen = kWideVectors;
+  if (!has_few_rows(params)) return chosen;
+  const auto cost = [&](int vectors) {
+    return ceil_div(params.group_size * params.seqlen_q, vectors * kLanes) * (2 * vectors + 1);
+  };
+  for (int vectors = kWideVectors - 1; vectors >= kNarrowVectors; --vectors) {
+    if (cost(vectors) < cost(chosen)) chosen = vectors;
+  }
+  return chosen;
 }
 
 // Queries of a task: enough rows to pay for packing the keys, few enough that their state stays in
@@ -55,6 +77,8 @@ inline std::int64_t choose_queries_per_task(const AttentionParams& params, std::
   constexpr std::int64_t kEnoughTasks = 64;
   const std::int64_t group_size = params.group_size;
   if (params.seqlen_q < rows) return params.seqlen_q;
+  // Then splits of the keys make tasks enough, and every key is read once.
+  if (has_few_rows(params) && params.seqlen_k >= 2 * kFewestKeys) return params.seqlen_q;
 
   // Whole tiles of one head each.
   const std::int64_t most_rows = min_of(kMostRows, kStateFloats / floats_per_row);
@@ -68,9 +92,8 @@ inline std::int64_t choose_queries_per_task(const AttentionParams& params, std::
 
 // Keys and values are packed once for all tiles of a task.
 inline Plan make_plan(const AttentionParams& params) {
-  constexpr std::int64_t kFewestKeys = 512;
   Plan plan{};
-  plan.rows_per_tile = kMaxRows;
+  plan.rows_per_tile = choose_vectors(params) * kLanes;
   plan.padded_head_dim_v = round_up(params.head_dim_v, kValueDims);
   const std::int64_t state_floats = 2 + params.channels + plan.padded_head_dim_v;
   plan.tile_state_floats = state_floats * plan.rows_per_tile;

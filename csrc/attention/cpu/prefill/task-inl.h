@@ -65,21 +65,31 @@ class Task {
     }
     for (std::int64_t tile_idx = 0; tile_idx < group_.num_tiles; ++tile_idx) {
       const TileRows& tile = scratch_.tiles[tile_idx];
-      pack_queries<Element>(params_, kRows, group_, tile, scratch_.key, query_t(tile_idx));
+      pack_queries<Element>(params_, kRows, group_, tile, query_t(tile_idx));
       clear_state(plan_, state(tile_idx));
     }
     return intersection(seen, keys_);
   }
 
-  // Meanwhile the next block, up to `next_end`, is brought near.
+  // Meanwhile the next block, up to `next_end`, is brought near: its keys and, where they are
+  // packed, its values. Where values are read in place those of this block are, while it is scored.
   void add_block_to_tiles(std::int64_t k_begin, std::int64_t k_end, std::int64_t next_end) {
     const std::int64_t num_keys = k_end - k_begin;
     const KeyBlock block = pack_keys<Element>(params_, plan_, group_, k_begin, num_keys, scratch_);
     const bool heads_share_bias = params_.key_bias_head_stride == 0;
     std::int64_t packed_head = -1;
     bool bias_hides = false;
+    const bool packs_values = block.value == scratch_.value;
     for (std::int64_t tile_idx = 0; tile_idx < group_.num_tiles; ++tile_idx) {
-      prefetch_keys<Element>(params_, group_, k_end, next_end, tile_idx, group_.num_tiles);
+      const UpcomingRows<Element> keys =
+          upcoming(params_.key, params_.key_strides, params_.head_dim,
+                   part_of({k_end, next_end}, tile_idx), plan_.padded_head_dim_v / kValueDims);
+      const KeyRange values_range = packs_values    ? part_of({k_end, next_end}, tile_idx)
+                                    : tile_idx == 0 ? KeyRange{k_begin, k_end}
+                                                    : KeyRange{k_end, k_end};
+      const UpcomingRows<Element> values =
+          upcoming(params_.value, params_.value_strides, params_.head_dim_v, values_range,
+                   ceil_div(num_keys, kDotKeys));
       const TileRows& tile = scratch_.tiles[tile_idx];
       std::int32_t row_limits[2 * kRows];
       BlockView view = view_block(tile, kRows, k_begin, k_end, row_limits);
@@ -91,7 +101,7 @@ class Task {
         view.addends = scratch_.addends;
         add_block<Element, kVectors, kSoftcap, true>(params_, plan_.padded_head_dim_v, block, view,
                                                      query_t(tile_idx), state(tile_idx),
-                                                     scratch_.scores);
+                                                     scratch_.scores, values, keys);
         continue;
       }
       const std::int64_t head = heads_share_bias ? 0 : tile.head_idx[0];
@@ -107,14 +117,28 @@ class Task {
       }
       add_block<Element, kVectors, kSoftcap, false>(params_, plan_.padded_head_dim_v, block, view,
                                                     query_t(tile_idx), state(tile_idx),
-                                                    scratch_.scores);
+                                                    scratch_.scores, values, keys);
     }
+  }
+
+  // The part of a range that a tile looks after.
+  KeyRange part_of(KeyRange range, std::int64_t tile_idx) const {
+    const std::int64_t num_keys = range.end - range.begin;
+    return {range.begin + num_keys * tile_idx / group_.num_tiles,
+            range.begin + num_keys * (tile_idx + 1) / group_.num_tiles};
+  }
+
+  UpcomingRows<Element> upcoming(const void* base, const RowStrides& strides,
+                                 std::int64_t num_elements, KeyRange range,
+                                 std::int64_t num_steps) const {
+    return {row_of<Element>(base, strides, group_.batch_idx, group_.kv_head_idx, range.begin),
+            strides.row, num_elements, range.end - range.begin, num_steps};
   }
 
   void write_tiles() {
     for (std::int64_t tile_idx = 0; tile_idx < group_.num_tiles; ++tile_idx) {
       write_results<Element, BitsMath>(params_, kRows, group_, scratch_.tiles[tile_idx],
-                                       state(tile_idx), scratch_.out_row);
+                                       state(tile_idx));
     }
   }
 
@@ -126,14 +150,24 @@ class Task {
   KeyRange keys_;
 };
 
+template <class Element, int kVectors>
+void run_vectors(const AttentionParams& params, const Plan& plan, std::int64_t task_idx,
+                 float* scratch, float* partials) {
+  if (vectors_of(plan) == kVectors) {
+    return with_bool(params.softcap != 0.f, [&](auto has_softcap) {
+      Task<Element, kVectors, has_softcap.value>(params, plan, task_idx, scratch, partials).run();
+    });
+  }
+  if constexpr (kVectors > kNarrowVectors) {
+    run_vectors<Element, kVectors - 1>(params, plan, task_idx, scratch, partials);
+  }
+}
+
 inline void run_task(const AttentionParams& params, const Plan& plan, std::int64_t task_idx,
                      float* scratch, float* partials) {
   with_element_type(params.element_type, [&](auto element_type) {
     using Element = typename ElementOf<element_type.value>::Type;
-    with_bool(params.softcap != 0.f, [&](auto has_softcap) {
-      Task<Element, kWideVectors, has_softcap.value>(params, plan, task_idx, scratch, partials)
-          .run();
-    });
+    run_vectors<Element, kWideVectors>(params, plan, task_idx, scratch, partials);
   });
 }
 
@@ -174,7 +208,7 @@ inline void merge_group(const AttentionParams& params, const Plan& plan, std::in
     }
     with_element_type(params.element_type, [&](auto element_type) {
       using Element = typename ElementOf<element_type.value>::Type;
-      write_results<Element, BitsMath>(params, rows, group, tile, state, scratch.out_row);
+      write_results<Element, BitsMath>(params, rows, group, tile, state);
     });
   }
 }

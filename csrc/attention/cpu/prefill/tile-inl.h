@@ -10,6 +10,7 @@
 #include "../../score_mod.h"
 #include "../math-inl.h"
 #include "../rows-inl.h"
+#include "prefetch-inl.h"
 #include "words-inl.h"
 
 namespace guide::cpu::GUIDE_CPU_NAMESPACE {
@@ -72,7 +73,7 @@ struct RowLimits {
 };
 
 // Scores of kDotKeys keys from `first_key` on; block_max grows to their maximum.
-template <class Element, int kVectors, bool kClear>
+template <class Element, int kVectors, bool kAddends, bool kClear>
 GUIDE_INLINE void score_micro_tile(const KeyBlock& block, const BlockView& view,
                                    const RowLimits<kVectors>& limits, ScoreFactors factors,
                                    const float* query_t, std::int64_t num_words,
@@ -83,8 +84,9 @@ GUIDE_INLINE void score_micro_tile(const KeyBlock& block, const BlockView& view,
   dot_micro_tile<Element, kVectors>(block.key + first_key * block.key_stride, block.key_stride,
                                     query_t, num_words, dots);
   for (int k = 0; k < kDotKeys; ++k) {
-    const VecF bias = broadcast(view.key_bias[first_key + k]);
     for (int v = 0; v < kVectors; ++v) {
+      const VecF bias = kAddends ? load(view.addends + (first_key + k) * kRows + v * kLanes)
+                                 : broadcast(view.key_bias[first_key + k]);
       VecF score = score_of<false, BitsMath>(dots[k][v], factors, bias);
       if constexpr (!kClear) score = limits.hide(score, bias, first_key + k, v);
       block_max[v] = max_or_second(score, block_max[v]);
@@ -95,34 +97,36 @@ GUIDE_INLINE void score_micro_tile(const KeyBlock& block, const BlockView& view,
 
 // Scores of the keys that the tile sees, and -inf for the rest of the first and the last
 // micro-tile; the maximum over the block goes to block_max.
-template <class Element, int kVectors>
+template <class Element, int kVectors, bool kAddends>
 void score_tile(const KeyBlock& block, const BlockView& view, ScoreFactors factors,
                 const float* query_t, std::int64_t num_words, float* scores,
-                VecF (&block_max)[kVectors]) {
+                VecF (&block_max)[kVectors], UpcomingRows<Element>& upcoming) {
   const RowLimits<kVectors> limits(view);
   VecF maximum[kVectors];
   for (int v = 0; v < kVectors; ++v) maximum[v] = broadcast(-kInfinity);
   for (std::int64_t k = view.begin / kDotKeys * kDotKeys; k < view.end; k += kDotKeys) {
-    if (view.clear_begin <= k && k + kDotKeys <= view.clear_end) {
-      score_micro_tile<Element, kVectors, true>(block, view, limits, factors, query_t, num_words, k,
-                                                scores, maximum);
+    upcoming.prefetch_some();
+    if (!kAddends && view.clear_begin <= k && k + kDotKeys <= view.clear_end) {
+      score_micro_tile<Element, kVectors, kAddends, true>(block, view, limits, factors, query_t,
+                                                          num_words, k, scores, maximum);
     } else {
-      score_micro_tile<Element, kVectors, false>(block, view, limits, factors, query_t, num_words,
-                                                 k, scores, maximum);
+      score_micro_tile<Element, kVectors, kAddends, false>(block, view, limits, factors, query_t,
+                                                           num_words, k, scores, maximum);
     }
   }
   for (int v = 0; v < kVectors; ++v) block_max[v] = maximum[v];
 }
 
-// The same with a soft-cap or with a bias that differs between rows, in two passes.
-template <class Element, int kVectors, bool kSoftcap, bool kAddends>
-void modified_score_tile(const KeyBlock& block, const BlockView& view, ScoreFactors factors,
-                         const float* query_t, std::int64_t num_words, float* scores,
-                         VecF (&block_max)[kVectors]) {
+// The same with a soft-cap, in two passes.
+template <class Element, int kVectors, bool kAddends>
+void capped_score_tile(const KeyBlock& block, const BlockView& view, ScoreFactors factors,
+                       const float* query_t, std::int64_t num_words, float* scores,
+                       VecF (&block_max)[kVectors], UpcomingRows<Element>& upcoming) {
   constexpr int kRows = kVectors * kLanes;
   const std::int64_t begin = view.begin / kDotKeys * kDotKeys;
   const std::int64_t end = round_up(view.end, kDotKeys);
   for (std::int64_t k = begin; k < end; k += kDotKeys) {
+    upcoming.prefetch_some();
     VecF dots[kDotKeys][kVectors];
     dot_micro_tile<Element, kVectors>(block.key + k * block.key_stride, block.key_stride, query_t,
                                       num_words, dots);
@@ -138,7 +142,7 @@ void modified_score_tile(const KeyBlock& block, const BlockView& view, ScoreFact
       const VecF bias =
           kAddends ? load(view.addends + k * kRows + v * kLanes) : broadcast(view.key_bias[k]);
       const VecF dot = load(at);
-      const VecF score = limits.hide(score_of<kSoftcap, BitsMath>(dot, factors, bias), bias, k, v);
+      const VecF score = limits.hide(score_of<true, BitsMath>(dot, factors, bias), bias, k, v);
       block_max[v] = max_or_second(score, block_max[v]);
       store(at, score);
     }
@@ -156,44 +160,52 @@ void softmax_tile(const float* influence, std::int64_t begin, std::int64_t end,
                   VecF (&rescale)[kVectors]) {
   constexpr int kRows = kVectors * kLanes;
   constexpr int kKeys = Words<Element>::kNumbers;
-  VecF origin[kVectors], sums[kVectors], influence_sums[kChannels + 1][kVectors];
-  for (int v = 0; v < kVectors; ++v) {
-    const VecF old_max = load(state.row_max + v * kLanes);
-    const VecF new_max = max_or_second(block_max[v], old_max);
-    store(state.row_max + v * kLanes, new_max);
-    origin[v] = exponent_origin<BitsMath>(new_max);
-    rescale[v] = rescale_factor<BitsMath>(old_max, new_max);
-    sums[v] = broadcast(0.f);
-    for (int c = 0; c < kChannels; ++c) influence_sums[c][v] = broadcast(0.f);
-  }
-  for (std::int64_t k = begin; k < end; k += kKeys) {
-    for (int v = 0; v < kVectors; ++v) {
-      VecF weights[kKeys];
-      for (int i = 0; i < kKeys; ++i) {
-        float* at = scores + (k + i) * kRows + v * kLanes;
-        weights[i] = exp2_nonpositive(load(at) - origin[v]);
-        for (int c = 0; c < kChannels; ++c) {
-          influence_sums[c][v] =
-              fmadd(broadcast(influence[c * kBlockN + k + i]), weights[i], influence_sums[c][v]);
+  // With 16 registers, the sums of several vectors and what exp2 needs would not fit.
+  constexpr int kTogether = kLanes > 8 ? kVectors : 1;
+#pragma GCC unroll 4
+  for (int first = 0; first < kVectors; first += kTogether) {
+    VecF origin[kTogether], sums[kTogether], influence_sums[kChannels + 1][kTogether];
+    for (int v = 0; v < kTogether; ++v) {
+      float* row_max = state.row_max + (first + v) * kLanes;
+      const VecF old_max = load(row_max);
+      const VecF new_max = max_or_second(block_max[first + v], old_max);
+      store(row_max, new_max);
+      origin[v] = exponent_origin<BitsMath>(new_max);
+      rescale[first + v] = rescale_factor<BitsMath>(old_max, new_max);
+      sums[v] = broadcast(0.f);
+      for (int c = 0; c < kChannels; ++c) influence_sums[c][v] = broadcast(0.f);
+    }
+    for (std::int64_t k = begin; k < end; k += kKeys) {
+      for (int v = 0; v < kTogether; ++v) {
+        float* column = scores + (first + v) * kLanes;
+        VecF weights[kKeys];
+        for (int i = 0; i < kKeys; ++i) {
+          float* at = column + (k + i) * kRows;
+          weights[i] = exp2_nonpositive(load(at) - origin[v]);
+          for (int c = 0; c < kChannels; ++c) {
+            influence_sums[c][v] =
+                fmadd(broadcast(influence[c * kBlockN + k + i]), weights[i], influence_sums[c][v]);
+          }
+          if constexpr (kKeys == 1 || !kWords) store(at, weights[i]);
         }
-        if constexpr (kKeys == 1 || !kWords) store(at, weights[i]);
-      }
-      if constexpr (kKeys == 1) {
-        sums[v] += weights[0];
-      } else {
-        sums[v] += weights[0] + weights[1];
-        if constexpr (kWords) {
-          store(scores + k / 2 * kRows + v * kLanes, Words<Element>::pair(weights[0], weights[1]));
+        if constexpr (kKeys == 1) {
+          sums[v] += weights[0];
+        } else {
+          sums[v] += weights[0] + weights[1];
+          if constexpr (kWords) {
+            store(column + k / 2 * kRows, Words<Element>::pair(weights[0], weights[1]));
+          }
         }
       }
     }
-  }
-  for (int v = 0; v < kVectors; ++v) {
-    const auto add = [&](float* total, VecF sum) {
-      store(total + v * kLanes, fmadd(load(total + v * kLanes), rescale[v], sum));
-    };
-    add(state.row_sum, sums[v]);
-    for (int c = 0; c < kChannels; ++c) add(state.influence + c * kRows, influence_sums[c][v]);
+    for (int v = 0; v < kTogether; ++v) {
+      const auto add = [&](float* total, VecF sum) {
+        float* at = total + (first + v) * kLanes;
+        store(at, fmadd(load(at), rescale[first + v], sum));
+      };
+      add(state.row_sum, sums[v]);
+      for (int c = 0; c < kChannels; ++c) add(state.influence + c * kRows, influence_sums[c][v]);
+    }
   }
 }
 
@@ -230,9 +242,10 @@ GUIDE_INLINE void weighted_sum_micro_tile(const float* __restrict__ factors,
 // The block's part of out, from the words [begin, end) of weights.
 template <class Element, int kVectors>
 void value_tile(const KeyBlock& block, std::int64_t padded_head_dim_v, std::int64_t begin,
-                std::int64_t end, const float* weights, const VecF (&rescale)[kVectors],
-                float* out) {
+                std::int64_t end, const float* weights, const VecF (&rescale)[kVectors], float* out,
+                UpcomingRows<Element>& upcoming) {
   for (std::int64_t d = 0; d < padded_head_dim_v; d += kValueDims) {
+    upcoming.prefetch_some();
     const float* value = block.value + d / kLanes * block.value_strip_stride + d % kLanes;
     weighted_sum_micro_tile<Element, kVectors, kValueDims>(
         value, block.value_stride, 1, begin, end, weights, rescale, out + d * kVectors * kLanes);
@@ -268,19 +281,22 @@ void pair_weights(std::int64_t begin, std::int64_t end, float* weights) {
   }
 }
 
-// Adds one block of keys to the state of one tile. `scores` is scratch, [kBlockN, rows].
+// Adds one block of keys to the state of one tile, and brings near what is upcoming, values first.
+// `scores` is scratch, [kBlockN, rows].
 template <class Element, int kVectors, bool kSoftcap, bool kAddends>
 void add_block(const AttentionParams& params, std::int64_t padded_head_dim_v, const KeyBlock& block,
-               const BlockView& view, const float* query_t, const TileState& state, float* scores) {
+               const BlockView& view, const float* query_t, const TileState& state, float* scores,
+               UpcomingRows<Element> upcoming_values, UpcomingRows<Element> upcoming_keys) {
   constexpr std::int64_t kNumbers = Words<Element>::kNumbers;
   const std::int64_t num_words = words_of(params.head_dim, kNumbers);
   const ScoreFactors factors = score_factors(params.scale, params.softcap, BitsMath::kUnit);
   VecF block_max[kVectors], rescale[kVectors];
-  if constexpr (kSoftcap || kAddends) {
-    modified_score_tile<Element, kVectors, kSoftcap, kAddends>(block, view, factors, query_t,
-                                                               num_words, scores, block_max);
+  if constexpr (kSoftcap) {
+    capped_score_tile<Element, kVectors, kAddends>(block, view, factors, query_t, num_words, scores,
+                                                   block_max, upcoming_values);
   } else {
-    score_tile<Element, kVectors>(block, view, factors, query_t, num_words, scores, block_max);
+    score_tile<Element, kVectors, kAddends>(block, view, factors, query_t, num_words, scores,
+                                            block_max, upcoming_values);
   }
   // Whole words: keys beyond the view have been given the score -inf.
   const std::int64_t begin = view.begin / kNumbers * kNumbers;
@@ -306,7 +322,7 @@ void add_block(const AttentionParams& params, std::int64_t padded_head_dim_v, co
       pair_weights<Element, kVectors>(begin, end, scores);
   }
   value_tile<Element, kVectors>(block, padded_head_dim_v, begin / kNumbers, end / kNumbers, scores,
-                                rescale, state.out);
+                                rescale, state.out, upcoming_keys);
 }
 
 }  // namespace prefill

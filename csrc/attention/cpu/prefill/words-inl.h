@@ -56,8 +56,8 @@ constexpr std::int64_t words_of(std::int64_t numbers, std::int64_t numbers_of_wo
   return ceil_div(numbers, numbers_of_word);
 }
 
+// `count` > 0 numbers that exist, as load_words() takes them.
 #if defined(__AVX512F__)
-// The lowest min(count, numbers of kLanes words) bits, for `count` > 0 numbers that exist.
 template <class Element>
 GUIDE_INLINE std::uint32_t number_mask(std::int64_t count) {
   constexpr std::int64_t kMost = Words<Element>::kNumbers * kLanes;
@@ -75,7 +75,16 @@ GUIDE_INLINE VecF load_words(const typename Element::Storage* source, std::uint3
     return Element::decode16(_mm256_maskz_loadu_epi16(static_cast<__mmask16>(mask), source));
   }
 }
+#else
+template <class Element>
+GUIDE_INLINE std::int64_t number_mask(std::int64_t count) {
+  return count;
+}
 
+template <class Element>
+GUIDE_INLINE VecF load_words(const typename Element::Storage* source, std::int64_t count) {
+  return load_elements<Element>(source, count);
+}
 #endif
 
 }  // namespace prefill

@@ -7,7 +7,8 @@
 namespace guide::cpu {
 
 extern const Kernel kKernelAvx512;
-const Kernel kKernelAvx512{"avx512", avx512::prefill::kRoutine, avx512::decode::kRoutine,
-                           avx512::backward::kRoutine};
+const Kernel kKernelAvx512{
+    "avx512", avx512::prefill::kRoutine, avx512::decode::kRoutine, avx512::backward::kRoutine, 48,
+    48};
 
 }  // namespace guide::cpu

@@ -7,7 +7,11 @@
 namespace guide::cpu {
 
 extern const Kernel kKernelAvx512bf16;
-const Kernel kKernelAvx512bf16{"avx512bf16", avx512bf16::prefill::kRoutine,
-                               avx512bf16::decode::kRoutine, avx512bf16::backward::kRoutine};
+const Kernel kKernelAvx512bf16{"avx512bf16",
+                               avx512bf16::prefill::kRoutine,
+                               avx512bf16::decode::kRoutine,
+                               avx512bf16::backward::kRoutine,
+                               48,
+                               48};
 
 }  // namespace guide::cpu

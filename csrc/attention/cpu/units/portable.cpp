@@ -7,7 +7,11 @@
 namespace guide::cpu {
 
 extern const Kernel kKernelPortable;
-const Kernel kKernelPortable{"portable", portable::prefill::kRoutine, portable::decode::kRoutine,
-                             portable::backward::kRoutine};
+const Kernel kKernelPortable{"portable",
+                             portable::prefill::kRoutine,
+                             portable::decode::kRoutine,
+                             portable::backward::kRoutine,
+                             48,
+                             48};
 
 }  // namespace guide::cpu
