@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 from torch.overrides import has_torch_function
 
 from guide_ext.op import dispatch, registration
@@ -122,7 +122,7 @@ def biased_attention(
     """
     tensors = (query, key, value, key_bias, influence, attn_bias, sinks, q_start)
     if (
-        torch.compiler.is_dynamo_compiling()
+        is_dynamo_compiling()
         or has_torch_function(tensors)
         or type(is_causal) is not bool
         or type(window_left) is not int

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
 from torch._C._functorch import TransformType, peek_interpreter_stack
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch._subclasses.functional_tensor import FunctorchFunctionalizeAPI
@@ -117,11 +117,11 @@ def may_be_wanted(tensors: tuple[Tensor | None, ...]) -> bool:
     """Return whether a call with these tensors may have to be differentiated or transformed."""
     if peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
         return True
-    return torch.is_grad_enabled() and _any_requires_grad(tensors)
+    return is_grad_enabled() and _any_requires_grad(tensors)
 
 
 def _any_requires_grad(tensors: tuple[Tensor | None, ...]) -> bool:
-    for tensor in tensors:  # sooner done than one call of C++ with eight arguments
+    for tensor in tensors:  # noqa: SIM110 - a generator, or torch's own function, takes twice as long
         if tensor is not None and tensor.requires_grad:
             return True
     return False
@@ -171,9 +171,8 @@ def register(
 
     def autograd_kernel(keys: Any, *tensors: Tensor | None, **options: Any) -> Any:
         keys = keys & below
-        if forward_ad._current_level >= 0 or (
-            torch.is_grad_enabled() and _any_requires_grad(tensors)
-        ):
+        wants_gradient = is_grad_enabled() and _any_requires_grad(tensors)
+        if wants_gradient or forward_ad._current_level >= 0:
             run = functools.partial(redispatch, keys)
             call = Call(run, backward, {**defaults, **options})
             return function.apply(call, *filled(tensors))  # type: ignore[no-untyped-call]

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_inference_mode_enabled
 
 from guide_ext.op import chunked, chunked_backward, derivatives
 from guide_ext.op.call import AttentionCall
@@ -217,7 +217,7 @@ def call_plain(
     if softcap != 0:
         told["softcap"] = softcap
     result: tuple[Tensor, Tensor, Tensor]
-    if derivatives.may_be_wanted(given) or torch.is_inference_mode_enabled():
+    if derivatives.may_be_wanted(given) or is_inference_mode_enabled():
         result = _call_operator(*given, **told)
     else:
         with _BelowAutograd():
