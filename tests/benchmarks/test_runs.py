@@ -15,6 +15,7 @@ import report_growth
 import report_influence
 import report_study
 import sampling
+import torch
 from smoke_problems import CAUSAL
 from sources import ROOT
 
@@ -246,17 +247,17 @@ def test_small_calls_are_timed_in_every_mode():
     assert all(float(row[at]) > 0 for row in rows for at in (2, 4, 5))
 
 
-def test_no_wrong_small_call_is_timed(monkeypatch):
-    inputs = call_overhead.draw(heads=2, keys=3, head_dim=8)
-    call_overhead.verify(inputs)
-    for name in ("biased_attention", "attention_with_share"):
-        right = getattr(call_overhead, name)
+@pytest.mark.parametrize("name", ["biased_attention", "attention_with_share"])
+def test_no_wrong_small_call_is_timed(monkeypatch, capsys, name):
+    right = getattr(call_overhead, name)
 
-        def wrong(*args, right=right):
-            out, *others = right(*args)
-            return out + 0.01, *others
+    def wrong(*args):
+        out, *others = right(*args)
+        return out + 0.01, *others
 
-        monkeypatch.setattr(call_overhead, name, wrong)
-        with pytest.raises(pytest.fail.Exception, match=f"out of {name}"):
-            call_overhead.verify(inputs)
-        monkeypatch.undo()
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    monkeypatch.setattr(sys, "argv", ["call_overhead.py", "--rounds", "1", "--repeats", "1"])
+    monkeypatch.setattr(call_overhead, name, wrong)
+    with pytest.raises(pytest.fail.Exception, match=f"out of {name}"):
+        call_overhead.main()
+    assert not capsys.readouterr().out

@@ -121,3 +121,35 @@ def test_who_may_want_a_derivative():
     seen = []
     torch.func.grad(lambda x: (seen.append(derivatives.may_be_wanted((x,))), x.sum())[1])(plain[0])
     assert seen == [True]
+
+
+WAYS = {"function": guide_ext.biased_attention, "operator": torch.ops.guide.biased_attention}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+class TestDerivatives:
+    """The shorter way is not taken where one is wanted."""
+
+    def test_of_autograd(self, way):
+        query, key, value = operands()
+        way(query, key, value.requires_grad_())[0].sum().backward()
+        assert value.grad.sum() == pytest.approx(query[..., 0].numel() * 16)
+
+    def test_of_a_transform(self, way):
+        query, key, value = operands()
+        found = torch.func.grad(lambda x: way(query, key, x)[0].sum())(value)
+        assert found.sum() == pytest.approx(query[..., 0].numel() * 16)
+
+    def test_a_vectorised_call(self, way):
+        query, key, value = operands()
+        found = torch.vmap(lambda x: way(query, key, x)[0])(torch.stack([value, 2 * value]))
+        assert torch.equal(found[0], way(query, key, value)[0])
+        assert torch.equal(found[1], way(query, key, 2 * value)[0])
+
+    @pytest.mark.parametrize("around", [torch.no_grad, torch.enable_grad])
+    def test_forward_mode_is_refused(self, way, around):
+        query, key, value = operands()
+        with around(), forward_ad.dual_level():
+            dual = forward_ad.make_dual(value, torch.ones_like(value))
+            with pytest.raises(NotImplementedError, match="forward-mode"):
+                way(query, key, dual)
