@@ -146,6 +146,12 @@ class TestDerivatives:
         assert torch.equal(found[0], way(query, key, value)[0])
         assert torch.equal(found[1], way(query, key, 2 * value)[0])
 
+    def test_of_autograd_around_a_vectorised_call(self, way):
+        query, key, value = operands()
+        stack = torch.stack([value, value]).requires_grad_()
+        torch.vmap(lambda x: way(query, key, x)[0])(stack).sum().backward()
+        assert stack.grad[0].sum() == pytest.approx(query[..., 0].numel() * 16)
+
     @pytest.mark.parametrize("around", [torch.no_grad, torch.enable_grad])
     def test_forward_mode_is_refused(self, way, around):
         query, key, value = operands()
