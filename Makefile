@@ -24,7 +24,7 @@ export GUIDE_CUDA := $(CUDA)
 export MAX_JOBS := $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-real serve studies test test-long test-real test-versions sweep lint format sanitize bench bench-generate bench-influence bench-growth bench-serve bench-study bench-training bench-learned bench-cliffs gpu doctor model wheel wheel-cuda clean
+.PHONY: help setup demo demo-real serve studies test test-long test-real test-versions sweep lint format sanitize bench bench-generate bench-influence bench-growth bench-serve bench-study bench-training bench-overhead bench-learned bench-cliffs gpu doctor model wheel wheel-cuda clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -157,6 +157,9 @@ bench-serve: setup  ## what a server costs beside generate, and what many reques
 
 bench-training: setup  ## forward and gradients of the op beside SDPA (3 minutes)
 	$(BIN)/python benchmarks/training_speed.py $(SPEED)
+
+bench-overhead: setup  ## what a small call costs beside SDPA, in every mode of autograd (1 minute)
+	$(BIN)/python benchmarks/call_overhead.py $(SPEED)
 
 bench-study: setup $(VENV)/.real  ## how long a study takes on a real model, of what must be computed at least (10 minutes)
 	$(BIN)/python benchmarks/study_speed.py $(SPEED)

@@ -326,17 +326,18 @@ void check_arguments(const Arguments& arguments) {
   // Kernels compute in float32 and may do so in bits: a number that leaves its range there would
   // change its meaning.
   constexpr double kSmallest = std::numeric_limits<float>::min();
-  const std::string limit = text_of(kLargestFactor);
+  // Only where it is passed: printing a number takes as long as all checks together.
+  const auto limit = [] { return text_of(kLargestFactor); };
   if (arguments.scale && !(std::abs(*arguments.scale) <= kLargestFactor)) {
-    fail("scale must be at most " + limit + " in magnitude, got " + text_of(*arguments.scale));
+    fail("scale must be at most " + limit() + " in magnitude, got " + text_of(*arguments.scale));
   }
   const double softcap = arguments.softcap;
   if (!(softcap == 0.0 || (softcap >= kSmallest && softcap <= kLargestFactor))) {
-    fail("softcap must be 0 (off) or from " + text_of(kSmallest) + " to " + limit + ", got " +
+    fail("softcap must be 0 (off) or from " + text_of(kSmallest) + " to " + limit() + ", got " +
          text_of(softcap));
   }
   if (softcap != 0.0 && arguments.scale && std::abs(*arguments.scale) > kLargestFactor * softcap) {
-    fail("scale / softcap must be at most " + limit + " in magnitude, got " +
+    fail("scale / softcap must be at most " + limit() + " in magnitude, got " +
          text_of(*arguments.scale) + " / " + text_of(softcap));
   }
 }

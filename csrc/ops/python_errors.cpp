@@ -43,14 +43,15 @@ Tensor new_empty_strided(const Tensor& like, IntHeaderOnlyArrayRef sizes,
                          IntHeaderOnlyArrayRef strides, ScalarType type) {
   using torch::stable::detail::from;
   using torch::stable::detail::to;
-  // torch::stable has no function for this operator. A call takes ownership of its stack.
-  std::array<StableIValue, 7> stack{from(like),         from(sizes),
-                                    from(strides),      from(std::optional<ScalarType>(type)),
-                                    from(std::nullopt), from(std::nullopt),
-                                    from(std::nullopt)};
-  if (torch_call_dispatcher("aten::new_empty_strided", "", stack.data(), TORCH_ABI_VERSION) ==
-      TORCH_SUCCESS) {
-    return to<Tensor>(stack[0]);
+  std::int32_t device_type, device_index;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  // Not through the dispatcher, whose lists of numbers take longer than the memory.
+  AtenTensorHandle tensor;
+  if (aoti_torch_empty_strided(static_cast<std::int64_t>(sizes.size()), sizes.data(),
+                               strides.data(), to<std::int32_t>(from(type)), device_type,
+                               device_index, &tensor) == TORCH_SUCCESS) {
+    return Tensor(tensor);
   }
   // Why not, Python can say: there it is asked once more.
   std::array<StableIValue, 4> again{from(like), from(sizes), from(strides), from(type)};

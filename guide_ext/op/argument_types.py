@@ -50,14 +50,20 @@ def check_types(
 
     """
     if (
-        _are_plain(required)
-        and _are_plain(optional)
-        and type(is_causal) is bool
+        type(is_causal) is bool
         and type(window_left) is type(window_right) is int
         and (scale is None or type(scale) is float)
         and type(softcap) in _PLAIN_NUMBERS
     ):
-        return  # nearly every call
+        for tensor in required:
+            if type(tensor) is not Tensor or tensor.layout is not _STRIDED or tensor.is_nested:
+                break
+        else:
+            for tensor in optional:
+                if tensor is not None and (type(tensor) is not Tensor or not _is_strided(tensor)):
+                    break
+            else:
+                return  # nearly every call
     for index, tensor in enumerate(required):
         if not isinstance(tensor, Tensor) or not _is_strided(tensor):
             refuse_tensor(function, _REQUIRED[index], tensor, "a torch.Tensor")
@@ -92,9 +98,10 @@ def refuse_tensor(function: str, name: str, value: object, expected: str) -> NoR
             raise ValueError(
                 f"{function}: {name} must be a strided tensor, got a nested one; pad it with "
                 "torch.nested.to_padded_tensor and hide the padding by a key_bias of -inf"
-            )
+            ) from None
         layout = str(value.layout).removeprefix("torch.")
-        raise ValueError(f"{function}: {name} must be a strided tensor, got layout {layout}")
+        text = f"{function}: {name} must be a strided tensor, got layout {layout}"
+        raise ValueError(text) from None
     is_array = type(value).__name__ == "ndarray"
     convert = "torch.from_numpy(...)" if is_array else "torch.tensor(...)"
     if name == "q_start":
@@ -125,17 +132,6 @@ def described(value: object) -> str:
     return f"{name} {value!r}" if isinstance(value, (bool, int, float, complex, str)) else name
 
 
-def _are_plain(tensors: tuple[object, ...]) -> bool:
-    """Return whether all are strided tensors of torch's own class, or None if that is allowed."""
-    for tensor in tensors:
-        if tensor is None:
-            if len(tensors) == len(_REQUIRED):
-                return False
-        elif type(tensor) is not Tensor or tensor.layout is not _STRIDED or tensor.is_nested:
-            return False
-    return True
-
-
 def _is_strided(tensor: Tensor) -> bool:
     return tensor.layout is _STRIDED and not tensor.is_nested
 
@@ -146,4 +142,5 @@ def _is_other_bool(value: Any) -> bool:
 
 def _refuse(function: str, name: str, expected: str, value: object, advice: str = "") -> NoReturn:
     ending = f"; {advice}" if advice else ""
-    raise TypeError(f"{function}: {name} must be {expected}, got {described(value)}{ending}")
+    text = f"{function}: {name} must be {expected}, got {described(value)}{ending}"
+    raise TypeError(text) from None

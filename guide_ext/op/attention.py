@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
+from torch.overrides import has_torch_function
 
 from guide_ext.op import dispatch, registration
 from guide_ext.op.argument_types import check_types
@@ -117,31 +120,37 @@ def biased_attention(
         tensor([0.0000, 0.8000, 0.6667])
 
     """
-    check_types(
-        "biased_attention",
-        (query, key, value),
-        (key_bias, influence, attn_bias, sinks, q_start),
-        is_causal,
-        window_left,
-        window_right,
-        scale,
-        softcap,
-    )
-    return registration.biased_attention(
-        query,
-        key,
-        value,
-        _with_middle_dim(key_bias),
-        _with_middle_dim(influence),
-        attn_bias,
-        sinks,
-        q_start,
-        is_causal=is_causal,
-        window_left=window_left,
-        window_right=window_right,
-        scale=scale,
-        softcap=softcap,
-    )
+    tensors = (query, key, value, key_bias, influence, attn_bias, sinks, q_start)
+    if (
+        is_dynamo_compiling()
+        or has_torch_function(tensors)
+        or type(is_causal) is not bool
+        or type(window_left) is not int
+        or type(window_right) is not int
+        or (scale is not None and type(scale) is not float)
+        or (type(softcap) is not int and type(softcap) is not float)
+    ):
+        numbers = (is_causal, window_left, window_right, scale, softcap)
+        check_types("biased_attention", tensors[:3], tensors[3:], *numbers)
+        result: tuple[Tensor, Tensor, Tensor] = registration.OPERATOR(
+            *_with_middle_dims(tensors),
+            is_causal=is_causal,
+            window_left=window_left,
+            window_right=window_right,
+            scale=scale,
+            softcap=softcap,
+        )
+        return result
+    try:  # first: to look at every tensor costs a tenth of a small call
+        if key_bias is not None or influence is not None:
+            tensors = _with_middle_dims(tensors)
+        return registration.call_plain(
+            tensors, is_causal, window_left, window_right, scale, softcap
+        )
+    except Exception:
+        numbers = (is_causal, window_left, window_right, scale, softcap)
+        check_types("biased_attention", tensors[:3], tensors[3:], *numbers)
+        raise
 
 
 @dataclass(frozen=True)
@@ -230,8 +239,7 @@ def explain_dispatch(
         softcap,
     )
     call = AttentionCall(
-        *(query, key, value, _with_middle_dim(key_bias), _with_middle_dim(influence)),
-        *(attn_bias, sinks, q_start),
+        *_with_middle_dims((query, key, value, key_bias, influence, attn_bias, sinks, q_start)),
         is_causal=is_causal,
         window_left=window_left,
         window_right=window_right,
@@ -253,8 +261,11 @@ def explain_dispatch(
     return Dispatch(kernel or "chunked PyTorch", tuple(reasons))
 
 
-def _with_middle_dim(tensor: Tensor | None) -> Tensor | None:
-    """Turn the shorthand [batch, seqlen_k] into [batch, 1, seqlen_k]."""
-    if tensor is not None and tensor.dim() == _SHORTHAND_DIMS:
-        return tensor.unsqueeze(1)
-    return tensor
+def _with_middle_dims(tensors: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Turn the shorthand [batch, seqlen_k] of key_bias and influence into [batch, 1, seqlen_k]."""
+    query, key, value, key_bias, influence, *rest = tensors
+    if key_bias is not None and key_bias.dim() == _SHORTHAND_DIMS:
+        key_bias = key_bias.unsqueeze(1)
+    if influence is not None and influence.dim() == _SHORTHAND_DIMS:
+        influence = influence.unsqueeze(1)
+    return (query, key, value, key_bias, influence, *rest)

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 import torch
-from torch import Tensor
-from torch._C._functorch import TransformType
+from torch import Tensor, is_grad_enabled
+from torch._C._functorch import TransformType, peek_interpreter_stack
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch._subclasses.functional_tensor import FunctorchFunctionalizeAPI
 from torch.autograd import forward_ad
@@ -114,13 +114,17 @@ class AttentionBackward(torch.autograd.Function):
 
 
 def may_be_wanted(tensors: tuple[Tensor | None, ...]) -> bool:
-    """Return whether a call with these tensors may have to be differentiated, or is traced."""
-    return (
-        torch.compiler.is_dynamo_compiling()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or forward_ad._current_level >= 0
-        or (torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors))
-    )
+    """Return whether a call with these tensors may have to be differentiated or transformed."""
+    if peek_interpreter_stack() is not None or forward_ad._current_level >= 0:
+        return True
+    return is_grad_enabled() and _any_requires_grad(tensors)
+
+
+def _any_requires_grad(tensors: tuple[Tensor | None, ...]) -> bool:
+    for tensor in tensors:  # noqa: SIM110 - a generator, or torch's own function, takes twice as long
+        if tensor is not None and tensor.requires_grad:
+            return True
+    return False
 
 
 def _below_autograd(call: Call, tensors: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
@@ -159,20 +163,20 @@ def register(
         a.name: a.default_value for a in arguments if a.kwarg_only and a.has_default_value()
     }
     num_tensors = sum(not a.kwarg_only for a in arguments)
+    redispatch = operator._handle.redispatch_boxed  # operator.redispatch is a function around it
+    below = torch._C._after_autograd_keyset
 
     def filled(tensors: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
         return tensors + (None,) * (num_tensors - len(tensors))
 
     def autograd_kernel(keys: Any, *tensors: Tensor | None, **options: Any) -> Any:
-        keys = keys & torch._C._after_autograd_keyset
-        if (
-            torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors)
-        ) or forward_ad._current_level >= 0:
-            run = functools.partial(operator.redispatch, keys)
+        keys = keys & below
+        wants_gradient = is_grad_enabled() and _any_requires_grad(tensors)
+        if wants_gradient or forward_ad._current_level >= 0:
+            run = functools.partial(redispatch, keys)
             call = Call(run, backward, {**defaults, **options})
             return function.apply(call, *filled(tensors))  # type: ignore[no-untyped-call]
-        with torch._C._AutoDispatchBelowAutograd():
-            return operator.redispatch(keys, *tensors, **options)
+        return redispatch(keys, *tensors, **options)
 
     def transformed_kernel(*tensors: Tensor | None, **options: Any) -> Any:
         """Apply the outermost transform of `torch.func` (grad, vmap, ...) to a call."""

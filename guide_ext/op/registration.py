@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_inference_mode_enabled
 
 from guide_ext.op import chunked, chunked_backward, derivatives
 from guide_ext.op.call import AttentionCall
@@ -172,39 +172,54 @@ for _device_type, _key in _DISPATCH_KEYS.items():
     _library.impl("biased_attention", _autocast_kernel(_device_type), f"Autocast{_key}")
 
 
-_DEFAULTS = {
-    "is_causal": False,
-    "window_left": -1,
-    "window_right": -1,
-    "scale": None,
-    "softcap": 0,
-}
+OPERATOR: Any = torch.ops.guide.biased_attention.default
+# What `OPERATOR(...)` calls, without the Python function around it.
+_call_operator = OPERATOR._op
+_BelowAutograd = torch._C._AutoDispatchBelowAutograd
 
 
-def biased_attention(*args: Tensor | None, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Call `torch.ops.guide.biased_attention`, as quickly as that goes.
+def call_plain(
+    tensors: tuple[Tensor | None, ...],
+    is_causal: bool,
+    window_left: int,
+    window_right: int,
+    scale: float | None,
+    softcap: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Call the operator with plain tensors and numbers, as quickly as that goes.
 
     Where nothing wants a derivative, the call begins below autograd, whose kernel is a Python
     function: to get there and back takes as long as a small attention. What equals its default is
     left out, as each argument costs its conversion.
+
+    Args:
+        tensors: The eight of the schema: of torch's own classes, and no mode of torch functions is
+            active. Each of those runs code of its own, with derivatives of its own.
+        is_causal: As in the schema, like all that follow; no symbols: to compare one would fix it.
+        window_left: See the schema.
+        window_right: See the schema.
+        scale: See the schema.
+        softcap: See the schema.
+
     """
-    operator = torch.ops.guide.biased_attention.default
+    _, _, _, key_bias, influence, attn_bias, sinks, q_start = given = tensors
+    if attn_bias is None and sinks is None and q_start is None:
+        given = tensors[: 3 if key_bias is None and influence is None else 5]
+    told: dict[str, Any] = {}
+    if is_causal:
+        told["is_causal"] = is_causal
+    if window_left != -1:
+        told["window_left"] = window_left
+    if window_right != -1:
+        told["window_right"] = window_right
+    if scale is not None:
+        told["scale"] = scale
+    if softcap != 0:
+        told["softcap"] = softcap
     result: tuple[Tensor, Tensor, Tensor]
-    if torch.compiler.is_dynamo_compiling():
-        result = operator(*args, **options)
-        return result
-    told = {
-        name: value
-        for name, value in options.items()
-        # No symbol is compared: that would fix its value.
-        if value is not (default := _DEFAULTS[name])
-        and not (type(value) in (int, float) and value == default)
-    }
-    # A subclass or a mode of torch functions runs code of its own, with derivatives of its own.
-    is_plain = not torch.overrides.has_torch_function(args)
-    if torch.is_inference_mode_enabled() or not is_plain or derivatives.may_be_wanted(args):
-        result = operator(*args, **told)
+    if derivatives.may_be_wanted(given) or is_inference_mode_enabled():
+        result = _call_operator(*given, **told)
     else:
-        with torch._C._AutoDispatchBelowAutograd():
-            result = operator(*args, **told)
+        with _BelowAutograd():
+            result = _call_operator(*given, **told)
     return result

@@ -104,8 +104,8 @@ def attention_with_share(
         )
     visible = torch.zeros(marked.shape, dtype=torch.float32, device=marked.device)
 
-    def attend(keys: Tensor, sinks: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        mask = visible.masked_fill(~keys, -math.inf)[:, None]
+    def attend(hidden: Tensor, sinks: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        mask = visible.masked_fill(hidden, -math.inf)[:, None]
         if key_bias is not None:
             mask = key_bias + mask
         return biased_attention(
@@ -119,16 +119,16 @@ def attention_with_share(
             softcap=softcap,
         )
 
-    out_marked, influence_marked, lse_marked = attend(marked, None)
-    out_rest, influence_rest, lse_rest = attend(~marked, sinks)
+    out_marked, influence_marked, lse_marked = attend(~marked, None)
+    out_rest, influence_rest, lse_rest = attend(marked, sinks)
     if sinks is not None:
         lse_rest = _with_lone_sinks(lse_rest, lse_marked, sinks)
     delta, share = _raise_share(lse_marked - lse_rest, min_share)
-    # In the memory order of the op's.
-    out = _mix(out_marked.transpose(1, 2), out_rest.transpose(1, 2), share.mT[..., None])
+    if influence is not None:
+        influence_marked = torch.lerp(influence_rest, influence_marked, share[:, None])
     return (
-        out.contiguous().transpose(1, 2),
-        _mix(influence_marked, influence_rest, share[:, None]),
+        _mix(out_marked, out_rest, share[..., None]),
+        influence_marked,
         torch.logaddexp(lse_marked + delta, lse_rest),
         delta,
     )
@@ -150,19 +150,22 @@ def _raise_share(log_odds: Tensor, min_share: float | Tensor) -> tuple[Tensor, T
         min_share: See `attention_with_share`.
 
     """
-    if isinstance(min_share, Tensor):
-        wanted = min_share.to(log_odds)
-    else:  # a sum keeps the number out of compiled code, which as_tensor would make for each
-        wanted = log_odds.new_zeros(()) + min_share
+    zero = log_odds.new_zeros(())
+    # A sum keeps a number out of compiled code, which as_tensor would make for each.
+    wanted = min_share.to(log_odds) if isinstance(min_share, Tensor) else zero + min_share
     wanted = torch.logit(wanted).view(-1, 1, 1)
-    can_grow = log_odds.isfinite() & (log_odds < wanted)
-    delta = torch.where(can_grow, wanted - log_odds, 0.0)
+    can_grow = (log_odds > -math.inf) & (log_odds < wanted)  # of NaN, neither is true
+    delta = torch.where(can_grow, wanted - log_odds, zero)
     return delta, torch.sigmoid(log_odds + delta).nan_to_num(0.0)
 
 
-def _mix(of_marked: Tensor, of_rest: Tensor, weight: Tensor) -> Tensor:
-    mixed = weight * of_marked.to(weight.dtype) + (1 - weight) * of_rest.to(weight.dtype)
-    return mixed.to(of_marked.dtype)
+def _mix(of_marked: Tensor, of_rest: Tensor, share: Tensor) -> Tensor:
+    """Mix two outputs of the op, in its memory order."""
+    if of_marked.dtype == share.dtype:
+        mixed = torch.lerp(of_rest, of_marked, share)
+    else:
+        mixed = torch.lerp(of_rest.to(share), of_marked.to(share), share).to(of_marked.dtype)
+    return mixed.transpose(1, 2).contiguous().transpose(1, 2)
 
 
 def _check(query: Tensor, key: Tensor, marked: object, min_share: object) -> None:

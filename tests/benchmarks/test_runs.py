@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import call_overhead
 import cpu_attention
 import pytest
 import report
@@ -14,6 +15,7 @@ import report_growth
 import report_influence
 import report_study
 import sampling
+import torch
 from smoke_problems import CAUSAL
 from sources import ROOT
 
@@ -233,3 +235,29 @@ def test_what_a_learned_delta_is_worth(tmp_path):
     ways = [row["way"] for row in result["tasks"]["french"]]
     assert ways[:2] == ["plain", "best single Δ"]
     assert "learned, by head" in ways
+
+
+def test_small_calls_are_timed_in_every_mode():
+    done = run_script("call_overhead.py", "--rounds", "2", "--repeats", "2", "--keys", "3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()[2:-1]]
+    assert [row[:2] for row in rows] == [
+        [mode, name] for mode in call_overhead.MODES for name in call_overhead.PEERS
+    ]
+    assert all(float(row[at]) > 0 for row in rows for at in (2, 4, 5))
+
+
+@pytest.mark.parametrize("name", ["biased_attention", "attention_with_share"])
+def test_no_wrong_small_call_is_timed(monkeypatch, capsys, name):
+    right = getattr(call_overhead, name)
+
+    def wrong(*args):
+        out, *others = right(*args)
+        return out + 0.01, *others
+
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    monkeypatch.setattr(sys, "argv", ["call_overhead.py", "--rounds", "1", "--repeats", "1"])
+    monkeypatch.setattr(call_overhead, name, wrong)
+    with pytest.raises(pytest.fail.Exception, match=f"out of {name}"):
+        call_overhead.main()
+    assert not capsys.readouterr().out

@@ -28,15 +28,19 @@ struct OutOfMemory : std::runtime_error {
 };
 
 // Cache-line aligned floats, the memory of a whole call. Allocated before any thread starts, so
-// that no allocation can fail inside a parallel region.
+// that no allocation can fail inside a parallel region. What a small call needs is part of the
+// object: on the stack it costs nothing.
 class Arena {
  public:
   explicit Arena(std::int64_t num_floats) {
+    if (num_floats <= kFewFloats) return;
     const std::size_t bytes = static_cast<std::size_t>(num_floats) * sizeof(float);
     memory_ = static_cast<float*>(::operator new(bytes, kAlignment, std::nothrow));
     if (memory_ == nullptr) throw OutOfMemory(static_cast<std::int64_t>(bytes));
   }
-  ~Arena() { ::operator delete(memory_, kAlignment); }
+  ~Arena() {
+    if (memory_ != few_floats_) ::operator delete(memory_, kAlignment);
+  }
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
@@ -44,7 +48,9 @@ class Arena {
 
  private:
   static constexpr std::align_val_t kAlignment{64};
-  float* memory_;
+  static constexpr std::int64_t kFewFloats = 2048;
+  alignas(64) float few_floats_[kFewFloats];
+  float* memory_ = few_floats_;
 };
 
 // Threads beyond the work are not asked for: waking one costs more than a small call.
