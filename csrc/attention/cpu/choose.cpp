@@ -10,6 +10,7 @@ namespace guide::cpu {
 extern const Kernel kKernelAvx512bf16;
 extern const Kernel kKernelAvx512;
 extern const Kernel kKernelAvx2;
+extern const Kernel kKernelNeon;
 extern const Kernel kKernelPortable;
 
 namespace {
@@ -46,6 +47,9 @@ constexpr Candidate kCandidates[] = {
 #endif
 #ifdef GUIDE_HAS_AVX2
     {&kKernelAvx2, has_avx2},
+#endif
+#ifdef GUIDE_HAS_NEON
+    {&kKernelNeon, [] { return true; }},  // every processor that it is built for has it
 #endif
     {&kKernelPortable, [] { return true; }},
 };
@@ -99,6 +103,7 @@ const Kernel& best_kernel(Reasons* reasons) {
 const Routine& faster_routine(const AttentionParams& params, const Kernel& kernel) {
   // Rows of a group of heads up to which decoding is faster than packed K and V and vectors of
   // rows. Measured: 1.4 times as fast at 48 rows with AVX-512, 1.15 times with AVX2, even at 64.
+  // Nobody has measured it on ARM.
   constexpr std::int64_t kMostDecodeRows = 48;
   return params.group_size * params.seqlen_q <= kMostDecodeRows ? kernel.decode : kernel.prefill;
 }
