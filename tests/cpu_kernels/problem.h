@@ -68,6 +68,7 @@ inline Inputs draw(const Problem& problem) {
     return result;
   };
   constexpr ElementType kFloat32 = ElementType::kFloat32;
+  constexpr std::size_t kHiddenKey = 5;
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
   Inputs inputs;
   inputs.query = numbers(problem.rows() * problem.head_dim, problem.type);
@@ -78,13 +79,16 @@ inline Inputs draw(const Problem& problem) {
   }
   if (problem.key_bias != KeyBias::kNone) {
     inputs.key_bias = numbers(problem.bias_heads() * problem.seqlen_k, kFloat32);
-    for (std::size_t i = 5; i < inputs.key_bias.size(); i += 7) inputs.key_bias[i] = -kInfinity;
+    // With a NaN one key alone, so that no other gives away that some are hidden.
+    const std::size_t step = problem.has_nan ? inputs.key_bias.size() : 7;
+    for (std::size_t i = kHiddenKey; i < inputs.key_bias.size(); i += step) {
+      inputs.key_bias[i] = -kInfinity;
+    }
   }
   if (problem.has_nan) {
-    constexpr std::int64_t kHiddenKey = 5;
     const std::int64_t row =
         problem.strides(problem.num_kv_heads, problem.seqlen_k, problem.head_dim).row;
-    inputs.query[0] = inputs.key[static_cast<std::size_t>(kHiddenKey * row)] =
+    inputs.query[0] = inputs.key[kHiddenKey * static_cast<std::size_t>(row)] =
         std::numeric_limits<double>::quiet_NaN();
   }
   inputs.influence = numbers(problem.batch * problem.channels * problem.seqlen_k, kFloat32);
