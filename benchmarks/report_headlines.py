@@ -11,6 +11,7 @@ _CLASSES = {
     "avx512bf16": "AVX-512 with bf16 products",
     "avx512": "AVX-512",
     "avx2": "AVX2",
+    "neon": "NEON",
     "portable": "portable code",
 }
 

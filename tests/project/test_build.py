@@ -18,7 +18,9 @@ from attention_cases import Case, naive_attention, oracle
 from guide_ext.op import libraries
 
 ROOT = Path(__file__).resolve().parents[2]
-INSTRUCTION_SETS = ["avx512bf16", "avx512", "avx2", "portable"]
+IS_ARM = platform.machine() in ("aarch64", "arm64")
+# Those that a build for this processor knows, best first.
+INSTRUCTION_SETS = [*(["neon"] if IS_ARM else ["avx512bf16", "avx512", "avx2"]), "portable"]
 STATUS = libraries.library_status()
 needs_library = pytest.mark.skipif(not STATUS.loaded, reason=STATUS.reason)
 needs_nm = pytest.mark.skipif(shutil.which("nm") is None, reason="no nm (binutils)")
@@ -190,8 +192,9 @@ def _supported_instruction_sets():
     best = torch.backends.cpu.get_cpu_capability()
     with_bf16 = ["avx512bf16"] if torch.cpu.get_capabilities().get("avx512_bf16") else []
     supported = {"AVX512": [*with_bf16, "avx512", "avx2"], "AVX2": ["avx2"]}
+    fast = ["neon"] if IS_ARM else supported.get(best, [])
     built = _C.build_info()["instruction_sets"]
-    return [name for name in (*supported.get(best, []), "portable") if name in built]
+    return [name for name in (*fast, "portable") if name in built]
 
 
 def _run_child(instruction_set, *arguments):
@@ -326,7 +329,7 @@ def _compiled_units(build):
 
 
 needs_x86 = pytest.mark.skipif(
-    platform.machine() not in ("x86_64", "AMD64"), reason="this processor has portable alone"
+    platform.machine() not in ("x86_64", "AMD64"), reason="the names are those of x86-64"
 )
 
 

@@ -31,7 +31,7 @@ FOREIGN = {
     r"Python\.h|pybind11/.*|error_keeper\.h": r"module\.cpp|error_keeper\.(h|cpp)",
     r"cuda_runtime\.h": r"attention/cuda/.*|ops/\w+_cuda\.cpp",
     r"cuda_emulator\.h": r"attention/cuda/runtime\.h",
-    r"immintrin\.h": r"attention/cpu/.*",
+    r"(immintrin|arm_neon)\.h": r"attention/cpu/.*",
 }
 
 

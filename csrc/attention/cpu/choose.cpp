@@ -10,6 +10,7 @@ namespace guide::cpu {
 extern const Kernel kKernelAvx512bf16;
 extern const Kernel kKernelAvx512;
 extern const Kernel kKernelAvx2;
+extern const Kernel kKernelNeon;
 extern const Kernel kKernelPortable;
 
 namespace {
@@ -46,6 +47,9 @@ constexpr Candidate kCandidates[] = {
 #endif
 #ifdef GUIDE_HAS_AVX2
     {&kKernelAvx2, has_avx2},
+#endif
+#ifdef GUIDE_HAS_NEON
+    {&kKernelNeon, [] { return true; }},  // every processor that it is built for has it
 #endif
     {&kKernelPortable, [] { return true; }},
 };

@@ -31,6 +31,8 @@ struct BFloat16 {
   static GUIDE_INLINE __m256 decode8(__m128i values) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(values), 16));
   }
+#elif defined(GUIDE_CPU_NEON)
+  static GUIDE_INLINE VecF decode4(uint16x4_t values) { return (VecF)vshll_n_u16(values, 16); }
 #endif
 #if defined(__AVX2__) && !defined(__AVX512F__)
   static GUIDE_INLINE __m128i encode8(VecF values) {
@@ -83,6 +85,14 @@ struct Float16 {
     return _mm512_maskz_cvtps_ph(kAllLanes, values, _MM_FROUND_TO_NEAREST_INT);
   }
 #endif
+#elif defined(GUIDE_CPU_NEON)
+  static GUIDE_INLINE float decode(std::uint16_t value) { return bits_as<__fp16>(value); }
+  static GUIDE_INLINE VecF decode4(uint16x4_t values) {
+    return vcvt_f32_f16(vreinterpret_f16_u16(values));
+  }
+  static GUIDE_INLINE std::uint16_t encode(float value) {
+    return bits_as<std::uint16_t>(static_cast<__fp16>(value));
+  }
 #else
   static GUIDE_INLINE float decode(std::uint16_t value) {
     const std::uint32_t sign = static_cast<std::uint32_t>(value & 0x8000u) << 16;
@@ -136,6 +146,12 @@ GUIDE_INLINE void decode_row(const typename Element::Storage* source, std::int64
     for (; i + 8 <= count; i += 8) {
       const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(source + i));
       _mm256_storeu_ps(target + i, Element::decode8(halves));
+    }
+  }
+#elif defined(GUIDE_CPU_NEON)
+  if constexpr (sizeof(typename Element::Storage) == 2) {
+    for (; i + kLanes <= count; i += kLanes) {
+      store(target + i, Element::decode4(vld1_u16(source + i)));
     }
   }
 #endif

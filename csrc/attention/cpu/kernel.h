@@ -80,7 +80,8 @@ struct Kernel {
   Routine prefill;  // many rows: K and V are packed once for all of them
   Routine decode;   // few rows: K and V straight from memory
   BackwardRoutine backward;
-  // Rows of a group of heads up to which decode is faster: fp32 and, converted by prefill, 16 bits.
+  // Rows of a group of heads up to which decode is faster: of fp32, and of 16-bit elements, which
+  // prefill may have to convert. Measured at head_dim 128 and 64 to 4096 keys.
   std::int64_t most_decode_rows;
   std::int64_t most_decode_rows_of_halves;
 };

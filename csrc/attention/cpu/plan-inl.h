@@ -11,6 +11,8 @@ namespace {
 
 constexpr std::int64_t kBlockN = 128;  // keys of a block
 constexpr std::int64_t kMaxRows = kWideVectors * kLanes;
+static_assert(kBlockN % kDotKeys == 0, "a block is whole micro-tiles");
+static_assert(kLanes % kValueDims == 0, "a micro-tile lies within a strip of V");
 
 // The rows of a tile. Lanes past the last row repeat it and are never written out.
 struct TileRows {

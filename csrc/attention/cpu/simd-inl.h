@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // The vector layer: one width per instruction set, on the compiler's vector types.
 //
-// Included once by each instruction-set unit, which defines GUIDE_CPU_NAMESPACE first. Everything
+// Included once by each instruction-set unit, which defines GUIDE_CPU_NAMESPACE first, and
+// GUIDE_CPU_NEON for the vectors of 64-bit ARM: its compilers have no switch for them. Everything
 // lives in an anonymous namespace and is built from compiler built-ins: an inline function of the
 // standard library would be a weak symbol, and the linker might keep its AVX-512 copy for all.
 #pragma once
@@ -10,6 +11,8 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(GUIDE_CPU_NEON)
+#include <arm_neon.h>
 #endif
 
 #define GUIDE_INLINE inline __attribute__((always_inline))
@@ -19,18 +22,30 @@ namespace {
 
 #if defined(__AVX512F__)
 constexpr int kLanes = 16;
+constexpr int kRegisters = 32;
 constexpr int kWideVectors = 2;    // vectors of rows in a tile of prefill, at most
 constexpr int kNarrowVectors = 2;  // and at least
-constexpr int kDotKeys = 8;    // keys of a dot-product micro-tile: 16 of 32 registers accumulate
-constexpr int kValueDims = 8;  // value dimensions of a micro-tile: 16 registers again
+constexpr int kDotKeys = 8;        // keys of a dot-product micro-tile: 16 registers accumulate
+constexpr int kValueDims = 8;      // value dimensions of a micro-tile: 16 registers again
 #elif defined(__AVX2__)
 constexpr int kLanes = 8;
+constexpr int kRegisters = 16;
 constexpr int kWideVectors = 3;
 constexpr int kNarrowVectors = 2;
-constexpr int kDotKeys = 4;  // 8 or 12 of 16 registers accumulate
+constexpr int kDotKeys = 4;  // 8 or 12 registers accumulate
+constexpr int kValueDims = 4;
+#elif defined(GUIDE_CPU_NEON)
+constexpr int kLanes = 4;
+constexpr int kRegisters = 32;
+// 16 accumulators keep four units of four cycles busy, which is all that any processor has. With
+// 24 the compiler runs out of registers for the operands.
+constexpr int kWideVectors = 4;
+constexpr int kNarrowVectors = 4;
+constexpr int kDotKeys = 4;
 constexpr int kValueDims = 4;
 #else
 constexpr int kLanes = 4;
+constexpr int kRegisters = 16;
 constexpr int kWideVectors = 2;
 constexpr int kNarrowVectors = 2;
 constexpr int kDotKeys = 4;
@@ -67,6 +82,8 @@ GUIDE_INLINE VecF broadcast(float value) {
   return _mm512_set1_ps(value);
 #elif defined(__AVX2__)
   return _mm256_set1_ps(value);
+#elif defined(GUIDE_CPU_NEON)
+  return vdupq_n_f32(value);
 #else
   return VecF{value, value, value, value};
 #endif
@@ -79,6 +96,8 @@ GUIDE_INLINE VecF fmadd(VecF a, VecF b, VecF c) {
   return _mm512_fmadd_ps(a, b, c);
 #elif defined(__AVX2__)
   return _mm256_fmadd_ps(a, b, c);
+#elif defined(GUIDE_CPU_NEON)
+  return vfmaq_f32(c, a, b);
 #elif defined(__FP_FAST_FMAF)
   VecF result;
   for (int lane = 0; lane < kLanes; ++lane) {
@@ -95,9 +114,13 @@ GUIDE_INLINE VecF select(VecI mask, VecF if_true, VecF if_false) {
 }
 
 GUIDE_INLINE bool any(VecI mask) {
+#if defined(GUIDE_CPU_NEON)
+  return vmaxvq_u32((uint32x4_t)mask) != 0;
+#else
   std::int32_t result = 0;
   for (int lane = 0; lane < kLanes; ++lane) result |= mask[lane];
   return result != 0;
+#endif
 }
 
 // The larger one; `b` where either is NaN.

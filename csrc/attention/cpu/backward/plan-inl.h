@@ -11,10 +11,14 @@ namespace backward {
 // A register tile: kTileRows numbers, each broadcast, times kPanel lanes. 16 or 8 accumulators.
 #if defined(__AVX512F__)
 constexpr int kTileRows = 8;
+constexpr int kTileVectors = 2;
+#elif defined(GUIDE_CPU_NEON)
+constexpr int kTileRows = 4;
+constexpr int kTileVectors = 4;
 #else
 constexpr int kTileRows = 4;
-#endif
 constexpr int kTileVectors = 2;
+#endif
 constexpr int kPanel = kTileVectors * kLanes;
 
 constexpr std::int64_t kBlockM = 64;  // rows of a block, whole tiles

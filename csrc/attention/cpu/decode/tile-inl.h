@@ -15,9 +15,9 @@ namespace {
 namespace decode {
 
 // Dot products that are summed at the same time, and reduced together.
-constexpr int kDots = kLanes > 8 ? kLanes : 8;
+constexpr int kDots = kRegisters / 2;
 // Rows of a tile: a lane of the state each, and at least two keys to a step of the dot products.
-constexpr int kMostRows = kDots / 2;
+constexpr int kMostRows = kDots / 2 < kLanes ? kDots / 2 : kLanes;
 // Scores of a row; the last step of the dot products may write beyond the block.
 constexpr std::int64_t kScoreStride = kBlockN + kDots;
 
@@ -69,7 +69,13 @@ void dot_rows(const KeyRows<Element>& key, const typename DotPairs<Element>::Pai
   constexpr int kKeys = kDots / kRows;
   // One or two keys at the same time: the processor's own prefetching follows memory in its order.
   constexpr int kNear = sizeof(typename Element::Storage) == 2 ? 2 : 1;
+#if defined(GUIDE_CPU_NEON)
+  // With so few lanes the sums of one or two keys would wait for one another.
+  constexpr int kTogether = kKeys % 4 == 0 ? 4 : kKeys;
+  static_assert(kNear <= kTogether);
+#else
   constexpr int kTogether = kKeys % kNear == 0 ? kNear : 1;
+#endif
   const std::int64_t query_stride = num_pairs(key.num_elements);
   const std::int64_t whole_pairs = key.num_elements / kPairElements;
   const std::int64_t remaining = key.num_elements % kPairElements;
@@ -85,18 +91,21 @@ void dot_rows(const KeyRows<Element>& key, const typename DotPairs<Element>::Pai
       Pair keys[kTogether];
       for (std::int64_t pair = 0; pair < whole_pairs; ++pair) {
         for (int i = 0; i < kTogether; ++i) {
-          prefetcher.next<typename Element::Storage>();
+          if (pair % kPairsOfLine<typename Element::Storage> == 0) {
+            prefetcher.next<typename Element::Storage>();
+          }
           keys[i] = Dot::load(rows[k + i] + pair * kPairElements);
         }
         add_products<Element, kRows, kTogether>(keys, queries + pair, query_stride, sums + k,
                                                 kKeys);
       }
       if (remaining != 0) {
+        Pair parts[kTogether];
         for (int i = 0; i < kTogether; ++i) {
-          keys[i] = Dot::load_part(rows[k + i] + whole_pairs * kPairElements, remaining);
+          parts[i] = Dot::load_part(rows[k + i] + whole_pairs * kPairElements, remaining);
         }
-        add_products<Element, kRows, kTogether>(keys, queries + whole_pairs, query_stride, sums + k,
-                                                kKeys);
+        add_products<Element, kRows, kTogether>(parts, queries + whole_pairs, query_stride,
+                                                sums + k, kKeys);
       }
     }
     float dots[kDots];
@@ -197,7 +206,11 @@ GUIDE_INLINE void value_strip(const KeyRows<Element>& value, std::int64_t first_
       if constexpr (kPart) {
         numbers = load_pair_part<Element>(source, remaining);
       } else {
-        if constexpr (kPrefetches) prefetcher.next<typename Element::Storage>();
+        if constexpr (kPrefetches) {
+          if (pair % kPairsOfLine<typename Element::Storage> == 0) {
+            prefetcher.next<typename Element::Storage>();
+          }
+        }
         numbers = Pairs<Element>::load(source + pair * kPairElements);
       }
       for (int row = 0; row < kRows; ++row) {
@@ -222,7 +235,7 @@ GUIDE_INLINE void value_strip_rows(const KeyRows<Element>& value, std::int64_t f
                                    std::int64_t begin, std::int64_t end, const float* weights,
                                    const float* rescale, float* out, std::int64_t out_stride,
                                    Prefetcher& prefetcher) {
-  constexpr int kMostSums = kLanes > 8 ? 24 : 12;  // of 32 or 16 registers
+  constexpr int kMostSums = kRegisters * 3 / 4;
   constexpr int kMostRows = kMostSums / (2 * kPairs) > 0 ? kMostSums / (2 * kPairs) : 1;
   constexpr int kSteps = (kRows + kMostRows - 1) / kMostRows;
   constexpr int kStepRows = (kRows + kSteps - 1) / kSteps;
@@ -242,7 +255,11 @@ void value_rows(const KeyRows<Element>& value, std::int64_t begin, std::int64_t 
   // Strips of 512 bytes at most, read as they lie, and of few keys, so that the first-level cache
   // holds for later rows, or strips beside them, what the first have read.
   constexpr std::int64_t kKeys = 32;
+#if defined(GUIDE_CPU_NEON)
+  constexpr int kPairs = kRows > 2 ? 2 : 4;  // 8 sums at least, so that none waits for another
+#else
   constexpr int kPairs = kLanes > 8 && sizeof(typename Element::Storage) > 2 ? 4 : 2;
+#endif
   const std::int64_t out_stride = num_pairs(value.num_elements) * kPairElements;
   const std::int64_t whole_pairs = value.num_elements / kPairElements;
   float ones[kLanes];

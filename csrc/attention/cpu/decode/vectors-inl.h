@@ -13,6 +13,10 @@ namespace decode {
 // Rows of K and V are read a pair of vectors at a time.
 constexpr std::int64_t kPairElements = 2 * kLanes;
 
+// Pairs between two calls of a prefetcher, which brings a whole cache line: several short pairs.
+template <class Storage>
+constexpr std::int64_t kPairsOfLine = kLanes > 4 ? 1 : 64 / (kPairElements * sizeof(Storage));
+
 // kPairElements numbers in an order of the element type's own: see element_of_lane.
 struct VecPair {
   VecF first;
@@ -42,11 +46,13 @@ struct Pairs {
                                  _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source)));
 #elif defined(__AVX2__)
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source)));
+#elif defined(GUIDE_CPU_NEON)
+    return Float16::decode4(vld1_u16(source));
 #else
     // Float16::decode, on vectors.
-    std::int32_t widened[kLanes];
-    for (int lane = 0; lane < kLanes; ++lane) widened[lane] = source[lane];
-    const VecI bits = GUIDE_CPU_NAMESPACE::load(widened);
+    std::uint16_t __attribute__((vector_size(kLanes * sizeof(std::uint16_t)))) halves;
+    __builtin_memcpy(&halves, source, sizeof(halves));
+    const VecI bits = __builtin_convertvector(halves, VecI);
     const VecI sign = (bits & 0x8000) << 16;
     const VecI magnitude = (bits & 0x7fff) << 13;
     const VecI scaled = (VecI)((VecF)magnitude * 0x1p112f);
@@ -193,6 +199,14 @@ GUIDE_INLINE VecF reduce_each(const VecF* vectors) {
   }
   return Operation::apply(_mm256_permute2f128_ps(quads[0], quads[1], 0x20),
                           _mm256_permute2f128_ps(quads[0], quads[1], 0x31));
+#elif defined(GUIDE_CPU_NEON)
+  float64x2_t pairs[2];
+  for (int i = 0; i < 2; ++i) {
+    const VecF a = at(2 * i), b = at(2 * i + 1);
+    pairs[i] = (float64x2_t)Operation::apply(vtrn1q_f32(a, b), vtrn2q_f32(a, b));
+  }
+  return Operation::apply((VecF)vzip1q_f64(pairs[0], pairs[1]),
+                          (VecF)vzip2q_f64(pairs[0], pairs[1]));
 #else
   static_assert(kLanes == 4);
   const VecF a = at(0), b = at(1), c = at(2), d = at(3);

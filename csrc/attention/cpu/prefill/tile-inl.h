@@ -160,8 +160,9 @@ void softmax_tile(const float* influence, std::int64_t begin, std::int64_t end,
                   VecF (&rescale)[kVectors]) {
   constexpr int kRows = kVectors * kLanes;
   constexpr int kKeys = Words<Element>::kNumbers;
-  // With 16 registers, the sums of several vectors and what exp2 needs would not fit.
-  constexpr int kTogether = kLanes > 8 ? kVectors : 1;
+  // The sums of more vectors and what exp2 needs would not fit into the registers.
+  constexpr int kTogether = kRegisters / 16;
+  static_assert(kVectors % kTogether == 0);
 #pragma GCC unroll 4
   for (int first = 0; first < kVectors; first += kTogether) {
     VecF origin[kTogether], sums[kTogether], influence_sums[kChannels + 1][kTogether];
