@@ -14,6 +14,7 @@ from study_tables import hostile, tables
 
 from guide_ext.influence.record import visible
 from guide_ext.studies.registry import SECTIONS
+from guide_ext.studies.report import page as study_page
 from guide_ext.studies.report import panels as study_panels
 from guide_ext.studies.report.cells import columns_of, value_text
 from guide_ext.studies.report.figures import described, drawings, picture
@@ -49,6 +50,19 @@ def shown(page):
     record = StudyRecord.read(tables(), SECTIONS)
     names = [drawing.name for _, drawing in all_drawings(record)]
     return dict(zip(names, pictures, strict=True))
+
+
+@pytest.fixture
+def drawn_once(monkeypatch):
+    """Draw every figure for light pages alone: those for dark ones have the same texts and data."""
+    pictures = {}
+
+    def once(record, drawing, _palette=LIGHT):
+        if drawing.name not in pictures:
+            pictures[drawing.name] = picture(record, drawing)
+        return pictures[drawing.name]
+
+    monkeypatch.setattr(study_page, "picture", once)
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +142,7 @@ def test_a_strength_that_harms_is_said_to():
     )
 
 
+@pytest.mark.usefixtures("drawn_once")
 @pytest.mark.parametrize("name", COLUMNS)
 def test_a_table_of_nulls_is_shown_and_said_nothing_of(name):
     found = tables(name)
@@ -348,6 +363,7 @@ def test_unknown_tables_are_shown_as_they_are():
     ]]  # fmt: skip
 
 
+@pytest.mark.usefixtures("drawn_once")
 def test_hostile_texts_are_inert():
     found = hostile()
     page = study_html(found, SECTIONS)
