@@ -341,8 +341,16 @@ def test_influence_changes_no_bit_of_the_rest(backend, seqlen_q):
     assert without[2].equal(with_influence[2])
 
 
-# Both are work enough for three threads, the first by splitting the keys.
-@pytest.mark.parametrize("lengths", [(1, 2100), (70, 300)], ids=str)
+# Both are work enough for three threads of the CPU kernel, the first by splitting the keys. What has
+# no threads of its own gets a few blocks.
+REPEATED = [
+    *((backend, lengths) for backend in OTHERS for lengths in ((1, 2100), (70, 300))
+      if backend != "chunked"),
+    *((backend, lengths) for backend in ("chunked", *EMULATED) for lengths in ((1, 300), (70, 130))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("backend", "lengths"), REPEATED, indirect=["backend"], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.usefixtures("restored_threads")
 def test_equal_calls_give_equal_bits(backend, lengths, dtype):
