@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The command line, run as its users run it: arguments in, text, files and exit codes out."""
 
+import functools
 import io
 import json
 import os
@@ -318,7 +319,9 @@ def test_parse_layers_refuses_what_it_cannot_read(text):
         options.parse_layers(text)
 
 
-def test_demo_writes_table_and_picture(run, tmp_path):
+def test_demo_writes_table_and_picture(run, tmp_path, monkeypatch):
+    shorter = functools.partial(demo.DemoSettings, deltas=(0.0, 2.0, 9.0), speed_rounds=1)
+    monkeypatch.setattr(demo, "DemoSettings", shorter)
     result = run("demo", "--out", str(tmp_path), "--documents", "6")
     assert result.exit_code == 0, result.output
     saved = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
