@@ -165,8 +165,7 @@ def _compiled_file(mutant: Mutant) -> str:
     return f"{DENSE_KERNEL if 'dense' in mutant.path else KERNEL}.cu"
 
 
-# Each takes a compiler a second, and one of the PTX ten: some of every kind, and the others with the
-# long tests.
+# Each takes a compiler a second, and one of the PTX ten: some of every kind; the others are long.
 SOME = SOURCE_MUTANTS[::3]
 OTHERS = [mutant for mutant in SOURCE_MUTANTS if mutant not in SOME]
 ROUTES = [

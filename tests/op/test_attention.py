@@ -341,13 +341,14 @@ def test_influence_changes_no_bit_of_the_rest(backend, seqlen_q):
     assert without[2].equal(with_influence[2])
 
 
-# Both are work enough for three threads of the CPU kernel, the first by splitting the keys. What has
+# Both are work enough for three threads of the CPU kernel, the first by splitting the keys; what has
 # no threads of its own gets a few blocks.
+THREADED, BLOCKS = [(1, 2100), (70, 300)], [(1, 300), (70, 130)]
 REPEATED = [
-    *((backend, lengths) for backend in OTHERS for lengths in ((1, 2100), (70, 300))
-      if backend != "chunked"),
-    *((backend, lengths) for backend in ("chunked", *EMULATED) for lengths in ((1, 300), (70, 130))),
-]  # fmt: skip
+    (backend, lengths)
+    for backend in (*OTHERS, *EMULATED)
+    for lengths in (BLOCKS if backend in ("chunked", *EMULATED) else THREADED)
+]
 
 
 @pytest.mark.parametrize(("backend", "lengths"), REPEATED, indirect=["backend"], ids=str)

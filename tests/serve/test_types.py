@@ -16,8 +16,7 @@ PAGE, SHARED = "guide_ext/serve/page", "guide_ext/report/influence/values.js"
 pytestmark = pytest.mark.skipif(DENO is None, reason="no deno: pip install --group lint")
 
 
-# File, what stands there, what is written in its place, the file in which an error is then seen, and
-# its words.
+# File, what stands there, what is written in its place; the file of the error, and its words.
 ERRORS = {
     "a wrong type": (f"{PAGE}/sources.js", "number(weight)", "number(String(weight))",
                      f"{PAGE}/sources.js", "'string' is not assignable to parameter of type 'numb"),

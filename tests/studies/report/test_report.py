@@ -44,7 +44,7 @@ def page():
 @pytest.fixture(scope="module")
 def shown(page):
     """The pictures of the page by the names of their figures, each for light and dark."""
-    png = "data:image/png;base64,([^\"]+)"
+    png = 'data:image/png;base64,([^"]+)'
     found = re.findall(f'srcset="{png}">\\s*<img src="{png}"', page)
     pictures = [tuple(map(base64.b64decode, (light, dark))) for dark, light in found]
     record = StudyRecord.read(tables(), SECTIONS)
