@@ -341,8 +341,8 @@ def test_influence_changes_no_bit_of_the_rest(backend, seqlen_q):
     assert without[2].equal(with_influence[2])
 
 
-# Both are work enough for three threads of the CPU kernel, the first by splitting the keys; what has
-# no threads of its own gets a few blocks.
+# Both are work enough for three threads of the CPU kernel, the first by splitting the keys. A few
+# blocks are enough for what has no threads of its own.
 THREADED, BLOCKS = [(1, 2100), (70, 300)], [(1, 300), (70, 130)]
 REPEATED = [
     (backend, lengths)
