@@ -38,6 +38,22 @@ def _script(name, *arguments):
     )  # fmt: skip
 
 
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """Give a function that runs a script's main() in this process, which has torch already."""
+
+    def run(module, *arguments):
+        monkeypatch.setattr(sys, "argv", [module.__file__, *arguments])
+        capsys.readouterr()
+        try:
+            code = module.main()
+        except SystemExit as error:
+            code = error.code
+        return subprocess.CompletedProcess(sys.argv, code, *capsys.readouterr())
+
+    return run
+
+
 def _python(day, name, code, seconds=20, **options):
     return day.Part(name, seconds, [[sys.executable, "-c", code]], **options)
 
@@ -51,16 +67,16 @@ def test_without_a_gpu_it_says_so():
     )
 
 
-def test_dry_run_lists_every_part(day, tmp_path):
-    done = _script("gpu_day.py", "--dry-run", "--out", str(tmp_path))
+def test_dry_run_lists_every_part(day, here, tmp_path):
+    done = here(day, "--dry-run", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     for part in day.parts(tmp_path, tmp_path):
         assert f"{part.name} (at most" in done.stdout
     assert "--tool=racecheck" in done.stdout
 
 
-def test_unknown_part():
-    done = _script("gpu_day.py", "--dry-run", "--only", "bild")
+def test_unknown_part(day, here):
+    done = here(day, "--dry-run", "--only", "bild")
     assert done.returncode == 2
     assert "--only must name parts" in done.stderr
 
@@ -253,9 +269,10 @@ def test_benchmark_runs_and_writes_its_page(tmp_path):
     assert "| guide, bias + 1 channel |" in page
 
 
-def test_benchmark_says_what_it_had_no_time_for(tmp_path):
-    done = _script("gpu_bench.py", "--device", "cpu", "--smoke", "--seconds", "0",
-                   "--out", str(tmp_path))  # fmt: skip
+@pytest.mark.usefixtures("restored_threads")
+def test_benchmark_says_what_it_had_no_time_for(here, tmp_path):
+    options = ["--device", "cpu", "--smoke", "--seconds", "0", "--out", str(tmp_path)]
+    done = here(_module("gpu_bench"), *options)
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((tmp_path / "bench.json").read_text())
     assert (result["problems"], len(result["not_run"])) == ([], 3)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from guide_ext.cli.app import app
 
 MAIN = [sys.executable, "-c", "from guide_ext.cli import main; main()", "serve", "embedded"]
-BODY = {"model": "embedded", "prompt": "The cat", "temperature": 5.0, "seed": 1, "max_tokens": 800}
+BODY = {"model": "embedded", "prompt": "The cat", "temperature": 5.0, "seed": 1, "max_tokens": 400}
 
 
 def start(*options):

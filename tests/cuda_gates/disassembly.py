@@ -152,6 +152,8 @@ def _parse(
         if match := _INSTRUCTION.match(line):
             address, guard, opcode, operands = match.groups()
             instructions.append(Instruction(int(address, 16), guard or "", opcode, operands))
+        elif line.endswith("*/"):
+            continue  # the second half of an instruction's bits
         elif match := _RESOURCES.match(line):
             registers, stack, shared, local = map(int, match.groups())
             resources[symbol] = (registers, stack, local, shared)

@@ -1,15 +1,16 @@
 """A real browser for the tests of pages: Chromium without a window, spoken to through a pipe."""
 
+import atexit
 import base64
 import contextlib
 import fcntl
 import io
-import itertools
 import json
 import os
 import select
 import shutil
 import signal
+import tempfile
 import time
 
 import matplotlib.image
@@ -29,13 +30,10 @@ def executable():
 
 
 @contextlib.contextmanager
-def opener(folder):
+def opener():
     """Yield a function that opens pages; they close with it."""
     with contextlib.ExitStack() as stack:
-        count = itertools.count()
-        yield lambda path, **options: stack.enter_context(
-            Page(path, folder / f"profile{next(count)}", **options)
-        )
+        yield lambda path, **options: stack.enter_context(Page(path, **options))
 
 
 def pixels(png):
@@ -43,22 +41,28 @@ def pixels(png):
     return matplotlib.image.imread(io.BytesIO(png), format="png")[..., :3]
 
 
-class Page:
-    """One page; a context manager, because a browser must not outlive its test."""
+class Browser:
+    """The process that the pages of all tests share, for it takes a second to start."""
 
-    def __init__(self, path, profile, *, dark=False, width=1280, height=1000, script=True):
-        self._profile, self._path = profile, path
-        self._dark, self._size, self._script = dark, (width, height), script
-        self._count, self._buffer, self._session = 0, b"", None
-        self.errors, self.requests, self.bodies = [], [], []
+    current = None
 
-    def __enter__(self):
+    @classmethod
+    def running(cls):
+        """Return the browser that runs; start one if there is none."""
+        if cls.current is None:
+            cls.current = cls()
+            atexit.register(cls.current.close)
+        return cls.current
+
+    def __init__(self):
+        self._count, self._buffer, self.pages = 0, b"", {}
+        self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         read, child_writes = os.pipe()
         child_reads, write = os.pipe()
         options = [
             "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars",
             "--disable-dev-shm-usage", "--force-device-scale-factor=1",
-            "--remote-debugging-pipe", f"--user-data-dir={self._profile}",
+            "--remote-debugging-pipe", f"--user-data-dir={self._profile.name}",
         ]  # fmt: skip
         # The browser expects its pipes as 3 and 4; copies beyond 9 are not overwritten by them.
         copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (child_reads, child_writes)]
@@ -71,11 +75,67 @@ class Page:
         for fd in (child_reads, child_writes, *copies):
             os.close(fd)
         self._read, self._write = read, write
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+
+    def close(self):
+        """End the process: it must not outlive the tests."""
+        atexit.unregister(self.close)
+        Browser.current = None
+        os.close(self._write)
+        os.close(self._read)
+        os.kill(self._pid, signal.SIGTERM)
+        os.waitpid(self._pid, 0)
+        self._profile.cleanup()
+
+    def _message(self):
+        while b"\0" not in self._buffer:
+            found = b""
+            if not select.select([self._read], [], [], SECONDS)[0]:
+                problem = TimeoutError("the browser does not answer")
+            elif not (found := os.read(self._read, 1 << 16)):
+                problem = RuntimeError("the browser ended")
+            if not found:
+                self.close()  # the next page gets another one
+                raise problem
+            self._buffer += found
+        text, _, self._buffer = self._buffer.partition(b"\0")
+        return json.loads(text)
+
+    def call(self, method, session=None, **parameters):
+        """Call a method of the DevTools protocol; tell the pages what happens meanwhile."""
+        self._count += 1
+        request = {"id": self._count, "method": method, "params": parameters}
+        if session is not None:
+            request["sessionId"] = session
+        os.write(self._write, json.dumps(request).encode() + b"\0")
+        while True:
+            message = self._message()
+            if message.get("id") == self._count:
+                if "error" in message:
+                    raise RuntimeError(f"{method}: {message['error']}")
+                return message["result"]
+            if page := self.pages.get(message.get("sessionId")):
+                page.hear(message)
+
+
+class Page:
+    """One page, which shares nothing with others; a context manager."""
+
+    def __init__(self, path, *, dark=False, width=1280, height=1000, script=True):
+        self._path = path
+        self._dark, self._size, self._script = dark, (width, height), script
+        self.errors, self.requests, self.bodies = [], [], []
+
+    def __enter__(self):
+        self._browser = Browser.running()
+        ask = self._browser.call
+        self._context = ask("Target.createBrowserContext")["browserContextId"]
+        target = ask("Target.createTarget", url="about:blank", browserContextId=self._context)
+        attached = ask("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         self._session = attached["sessionId"]
+        self._browser.pages[self._session] = self
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
+        self.call("Emulation.setFocusEmulationEnabled", enabled=True)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if self._dark else "light"}
         self.call("Emulation.setEmulatedMedia", media="screen", features=[scheme])
         self.resize(*self._size)
@@ -103,21 +163,12 @@ class Page:
             time.sleep(0.02)
 
     def __exit__(self, *_):
-        os.close(self._write)
-        os.close(self._read)
-        os.kill(self._pid, signal.SIGTERM)
-        os.waitpid(self._pid, 0)
+        self._browser.pages.pop(self._session)
+        if self._browser is Browser.current:
+            self._browser.call("Target.disposeBrowserContext", browserContextId=self._context)
 
-    def _message(self):
-        while b"\0" not in self._buffer:
-            if not select.select([self._read], [], [], SECONDS)[0]:
-                raise TimeoutError("the browser does not answer")
-            found = os.read(self._read, 1 << 16)
-            if not found:
-                raise RuntimeError("the browser ended")
-            self._buffer += found
-        text, _, self._buffer = self._buffer.partition(b"\0")
-        message = json.loads(text)
+    def hear(self, message):
+        """Remember errors and requests."""
         method, given = message.get("method"), message.get("params", {})
         if method == "Runtime.exceptionThrown":
             self.errors.append(given["exceptionDetails"]["text"])
@@ -126,21 +177,10 @@ class Page:
         elif method == "Network.requestWillBeSent":
             self.requests.append(given["request"]["url"])
             self.bodies.append(given["request"].get("postData"))
-        return message
 
     def call(self, method, **parameters):
-        """Call a method of the DevTools protocol."""
-        self._count += 1
-        request = {"id": self._count, "method": method, "params": parameters}
-        if self._session is not None:
-            request["sessionId"] = self._session
-        os.write(self._write, json.dumps(request).encode() + b"\0")
-        while True:
-            message = self._message()
-            if message.get("id") == self._count:
-                if "error" in message:
-                    raise RuntimeError(f"{method}: {message['error']}")
-                return message["result"]
+        """Call a method of the DevTools protocol on this page."""
+        return self._browser.call(method, self._session, **parameters)
 
     def resize(self, width, height):
         self.call(

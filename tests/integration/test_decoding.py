@@ -139,12 +139,13 @@ class TestGenerationConfig:
             if name not in ("max_length", "top_k"):
                 assert defaults.get(name) in (None, value) or not defaults[name], name
 
-    @pytest.mark.parametrize("name", [*WISHES, "all"])
+    # Wishes that are put back do nothing to each other, so one that is not shows in any company.
+    @pytest.mark.parametrize("names", [*(list(WISHES)[n::7] for n in range(7)), list(WISHES)])
     def test_no_wish_of_a_checkpoint_changes_answers(
-        self, model, tokenizer, name, without_wishes, caplog
+        self, model, tokenizer, names, without_wishes, caplog
     ):
-        for each in WISHES if name == "all" else [name]:
-            setattr(model.generation_config, each, WISHES[each])
+        for name in names:
+            setattr(model.generation_config, name, WISHES[name])
         assert every_answer(model, tokenizer) == without_wishes
         assert not caplog.records
 

@@ -27,17 +27,21 @@ print(kept, faults() - before)
 """
 
 
-def run(how, **variables):
+def started(program, *arguments):
+    """Return what a program prints, in a process whose user has set nothing."""
     environment = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("MALLOC_", "GLIBC_TUNABLES"))
     }
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, how], env={**environment, **variables}, check=True,
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], env=environment, check=True,
         capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    kept, faults = done.stdout.split()
+    ).stdout  # fmt: skip
+
+
+def run(how):
+    kept, faults = started(PROGRAM, how).split()
     return kept == "True", int(faults)
 
 
@@ -49,7 +53,19 @@ def test_what_is_freed_is_used_again():
     assert run("not")[1] > 4 * max(faults, 50)
 
 
+SETTING = """
+import os, sys
+from guide_ext.machine.memory import keep_freed_memory
+print(keep_freed_memory())
+os.environ[sys.argv[1]] = sys.argv[2]
+print(keep_freed_memory())
+"""
+
+
 @pytest.mark.skipif(not IS_GLIBC, reason="another C library")
-def test_settings_of_the_user_stay():
-    assert run("keep", MALLOC_TRIM_THRESHOLD_="1000000")[0] is False
-    assert run("keep", GLIBC_TUNABLES="glibc.malloc.arena_max=2")[0] is False
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("MALLOC_TRIM_THRESHOLD_", "1000000"), ("GLIBC_TUNABLES", "glibc.malloc.arena_max=2")],
+)
+def test_settings_of_the_user_stay(name, value):
+    assert started(SETTING, name, value).split() == ["True", "False"]

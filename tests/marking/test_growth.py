@@ -75,8 +75,17 @@ def test_escapes(slashes):
     check_reading(product(["", "a"], [slashes + form for form in FORMS], ["", "\\"]))
 
 
-@pytest.mark.parametrize("inside", ["", "a", " ", "\n", " a ", "\\", "<!1"])
-@pytest.mark.parametrize("opening", OPENING)
+# Every opening with half of what may be inside, and every inside with half of the openings.
+INSIDE = ["", "a", " ", "\n", " a ", "\\", "<!1"]
+PAIRS = [
+    (opening, inside)
+    for i, opening in enumerate(OPENING)
+    for j, inside in enumerate(INSIDE)
+    if (i + j) % 2 == 0
+]
+
+
+@pytest.mark.parametrize(("opening", "inside"), PAIRS)
 def test_nested_neighbouring_and_unbalanced(opening, inside):
     closing = OPENING[opening]
     shapes = {

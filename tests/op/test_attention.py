@@ -341,8 +341,17 @@ def test_influence_changes_no_bit_of_the_rest(backend, seqlen_q):
     assert without[2].equal(with_influence[2])
 
 
-# Both are work enough for three threads, the first by splitting the keys.
-@pytest.mark.parametrize("lengths", [(1, 2100), (70, 300)], ids=str)
+# Both are work enough for three threads of the CPU kernel, the first by splitting the keys. A few
+# blocks are enough for what has no threads of its own.
+THREADED, BLOCKS = [(1, 2100), (70, 300)], [(1, 300), (70, 130)]
+REPEATED = [
+    (backend, lengths)
+    for backend in (*OTHERS, *EMULATED)
+    for lengths in (BLOCKS if backend in ("chunked", *EMULATED) else THREADED)
+]
+
+
+@pytest.mark.parametrize(("backend", "lengths"), REPEATED, indirect=["backend"], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.usefixtures("restored_threads")
 def test_equal_calls_give_equal_bits(backend, lengths, dtype):

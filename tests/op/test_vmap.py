@@ -120,9 +120,12 @@ def test_vmap(op, case, dims):
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_vmap_of_grad(op, case):
     tensors = case.tensors()
-    for names in choices(tensors):
+    of = floating(tensors)
+    for place, names in enumerate(choices(tensors)):
         stacked = batched(tensors, names, 0)
-        for wrt in floating(tensors):
+        # Beside one value that differs from call to call, its own gradient and one of another.
+        some = {*names, of[place % len(of)]}
+        for wrt in [name for name in of if len(names) > 1 or name in some]:
 
             def gradient(*changed, names=names, wrt=wrt):
                 given = {**tensors, **dict(zip(names, changed, strict=True))}

@@ -231,20 +231,29 @@ def test_every_instruction_set_is_right(instruction_set, tmp_path, assert_accura
             assert torch.equal(actual, repeated), f"{name}: {part} depends on the threads"
 
 
+# A choice that fails is made again by the next call.
+REFUSED_CHILD = """
+import os, torch, guide_ext.op.registration
+x = torch.ones(1, 1, 1, 1)
+for name in ("avx1024", "AVX2"):
+    os.environ["GUIDE_EXT_CPU_ISA"] = name
+    try:
+        torch.ops.guide.biased_attention(x, x, x)
+    except RuntimeError as error:
+        print(error)
+"""
+
+
 @needs_library
-@pytest.mark.parametrize("name", ["avx1024", "AVX2"])
-def test_unknown_instruction_set_is_refused(name):
-    child = _run_child(
-        name,
-        "import torch, guide_ext.op.registration; x = torch.ones(1, 1, 1, 1);"
-        "torch.ops.guide.biased_attention(x, x, x)",
-    )
+def test_unknown_instruction_sets_are_refused():
+    child = _run_child("", REFUSED_CHILD)
+    assert child.returncode == 0, child.stderr
     supported = ", ".join(_supported_instruction_sets())
-    assert child.returncode == 1
-    assert (
-        "guide_ext: GUIDE_EXT_CPU_ISA must name an instruction set that was built and that this "
-        f"processor has ({supported}), got '{name}'; unset it to use the best one"
-    ) in child.stderr
+    for name in ("avx1024", "AVX2"):
+        assert (
+            "guide_ext: GUIDE_EXT_CPU_ISA must name an instruction set that was built and that "
+            f"this processor has ({supported}), got '{name}'; unset it to use the best one"
+        ) in child.stdout
 
 
 # ---- the build itself

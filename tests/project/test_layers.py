@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The layers of pyproject.toml: imports that must not be are planted, and must be refused."""
 
+import itertools
+import re
 import shutil
 import subprocess
 import sys
@@ -66,7 +68,6 @@ PLANTED = {
         "import rich",
         "from guide_ext import report",
     ],
-    "integration/checkpoint.py": ["from guide_ext.integration import loading"],
     "report/document.py": [
         "import torch",
         "from guide_ext import integration",
@@ -107,20 +108,46 @@ def test_the_layers_hold_as_they_are(copy):
     assert lint(copy) == ""
 
 
+def planted(folder, lines):
+    """Return the report of the linter where some files have one more line each."""
+    paths = {folder / "guide_ext" / name: line for name, line in lines.items()}
+    before = {path: path.read_text(encoding="utf-8") for path in paths}
+    try:
+        for path, line in paths.items():
+            path.write_text(f"{before[path]}\n{line}\n", encoding="utf-8")
+        return lint(folder)
+    finally:
+        for path, text in before.items():
+            path.write_text(text, encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def reports(copy):
+    """What is said of the first lines of all files at once, of the second ones, and so on."""
+    rounds = itertools.zip_longest(*PLANTED.values())
+    return [
+        planted(copy, {name: line for name, line in zip(PLANTED, lines, strict=True) if line})
+        for lines in rounds
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "line"), [(name, line) for name, lines in PLANTED.items() for line in lines]
 )
-def test_a_planted_import_is_refused(copy, name, line):
-    path = copy / "guide_ext" / name
-    before = path.read_text(encoding="utf-8")
+def test_a_planted_import_is_refused(reports, name, line):
     module = "guide_ext." + name.removesuffix(".py").replace("/", ".")
-    try:
-        path.write_text(f"{before}\n{line}\n", encoding="utf-8")
-        report = lint(copy)
-    finally:
-        path.write_text(before, encoding="utf-8")
-    assert " BROKEN" in report
-    assert f"{module} -> " in report or "No cycles are allowed" in report
+    imported = re.escape(line.split()[1])
+    report = reports[PLANTED[name].index(line)]
+    # Itself, or as the first step of a way to what must not be reached.
+    assert re.search(rf"^- +{re.escape(module)} -> {imported}\b", report, re.MULTILINE)
+
+
+def test_a_circle_is_refused(copy):
+    """Between files of one folder, which no other contract forbids."""
+    line = "from guide_ext.integration import loading"
+    report = planted(copy, {"integration/checkpoint.py": line})
+    assert "No circles BROKEN" in report
+    assert "No cycles are allowed" in report
 
 
 def test_a_new_folder_needs_a_place(copy):

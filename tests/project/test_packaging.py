@@ -76,6 +76,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     assert not [name for name in names if name.endswith((".so", ".pyc"))]
 
 
+@pytest.mark.long
 def test_installed_package_works_without_its_source(wheel, tmp_path):
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target"]
     _run(*install, str(tmp_path / "site"), str(wheel))

@@ -37,7 +37,7 @@ IDLE = "document.querySelector('#stop').disabled"
 @pytest.fixture
 def show(server, tmp_path):
     """Return a function that opens the page of a server, and waits until it knows the model."""
-    with browser.opener(tmp_path) as opened:
+    with browser.opener() as opened:
 
         def opens(where=server, **options):
             page = opened(f"{where.address}/", **options)

@@ -2,6 +2,7 @@
 """A study is one file: no other file of the package names it."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,15 @@ WORLD = PACKAGE / "embedded"
 FILES = [path for path in PACKAGE.rglob("*.py") if WORLD not in path.parents]
 
 
+@functools.cache
+def parsed(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
 def names_in(path):
     """Return the texts of a file that are no docstrings."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     remarks = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     return {
         node.value
@@ -31,7 +38,7 @@ def names_in(path):
 
 def imports_of(path):
     """Return the modules and names that a file imports."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.ImportFrom):
             yield from ({node.module} | {f"{node.module}.{alias.name}" for alias in node.names})
         elif isinstance(node, ast.Import):

@@ -10,6 +10,7 @@ from guide_ext.studies import french, predictor
 from guide_ext.studies.cells import Row
 from guide_ext.studies.measurement import INFLUENCE
 from guide_ext.studies.plan import RunSettings, study_cells
+from guide_ext.studies.tables import statistics
 from guide_ext.studies.tables.results import Results
 
 ROW = Row("a:1", "french", "", "Summarize in French", " The cat.", 3, (0, 500), "Le chat.")
@@ -17,6 +18,7 @@ ROW = Row("a:1", "french", "", "Summarize in French", " The cat.", 3, (0, 500), 
 
 def test_the_last_level_foretells_and_of_shares_the_mean_of_all(monkeypatch):
     monkeypatch.setattr(french, "language", lambda text: text)  # answers say it themselves
+    monkeypatch.setattr(statistics, "_RESAMPLES", 50)  # intervals have tests of their own
     settings = RunSettings(studies=("predictor",), data="x.jsonl", samples=1)
     rows = [
         dataclasses.replace(ROW, id=f"a:{n}", after=f" {n}.", tokens=10 * n + 10) for n in range(6)

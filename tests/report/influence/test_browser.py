@@ -21,7 +21,7 @@ def page(record, tmp_path):
     def saved(which):
         return InfluenceReport(which or record).save(tmp_path / "report.html")
 
-    with browser.opener(tmp_path) as show:
+    with browser.opener() as show:
         yield lambda which=None, **options: show(saved(which), **options)
 
 

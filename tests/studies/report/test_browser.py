@@ -29,7 +29,7 @@ def written(tmp_path_factory):
 
 @pytest.fixture
 def page(written, tmp_path):
-    with browser.opener(tmp_path) as show:
+    with browser.opener() as show:
         yield lambda which="usual", **options: show(written[which], **options)
 
 

@@ -18,8 +18,8 @@ from guide_ext.studies.cells import ANSWER, Cell, Condition, Decoding, Row, Wher
 from guide_ext.studies.measurement import CALIBRATED, INFLUENCE
 from guide_ext.studies.plan import RunSettings
 from guide_ext.studies.registry import TASKS
+from guide_ext.studies.run import projections as learning
 from guide_ext.studies.run.engine import TransformersEngine, marked_prompt, steering_of
-from guide_ext.studies.run.projections import learned_projections
 
 ROW = Row("a:1", "french", "", "Summarize in French", " The cat.", 3, (0, 500), "Le chat.")
 
@@ -96,6 +96,14 @@ WAYS = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_documents():
+    """SEKA's projections are learned twice, by the engine and here: from few documents, soon."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learning, "_DOCUMENTS", 24)
+        yield
+
+
 @pytest.fixture(scope="module")
 def embedded():
     return integration.load_embedded()
@@ -108,7 +116,7 @@ def engine(tmp_path_factory):
 
 @functools.cache
 def projections():
-    return learned_projections(SETTINGS, *integration.load_embedded())
+    return learning.learned_projections(SETTINGS, *integration.load_embedded())
 
 
 def asked(row, condition, embedded):

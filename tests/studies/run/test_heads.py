@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The choice of heads: what is measured, and what it is never measured on."""
 
+import dataclasses
 import json
 import math
 
@@ -26,7 +27,6 @@ def found():
 
 
 def test_the_best_are_kept_and_the_choice_repeats_itself(found):
-    assert profile_heads(NEEDLE) == found
     gains = {
         (layer, head): gain
         for layer, row in enumerate(found.gains)
@@ -35,7 +35,7 @@ def test_the_best_are_kept_and_the_choice_repeats_itself(found):
     assert len(gains) == 16
     assert found.heads == tuple(sorted(gains, key=lambda place: (-gains[place], place))[:2])
     more = profile_heads(NEEDLE, keep=16)
-    assert more.heads[:2] == found.heads
+    assert dataclasses.replace(more, heads=more.heads[:2]) == found
     assert sorted(more.heads) == sorted(gains)
     other = profile_heads(RunSettings(studies=("needle",), documents=1, seed=8))
     assert other.gains != found.gains

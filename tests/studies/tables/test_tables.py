@@ -19,7 +19,7 @@ from guide_ext.studies.plan import RunSettings
 from guide_ext.studies.registry import TASKS
 from guide_ext.studies.run import progress, runner
 from guide_ext.studies.run.engine import Marks, marked_prompt
-from guide_ext.studies.tables import metrics
+from guide_ext.studies.tables import metrics, statistics
 
 SETTINGS = RunSettings(
     studies=("french", "needle", "json", "predictor", "norms", "delta_limit"),
@@ -31,7 +31,9 @@ SETTINGS = RunSettings(
 def run(tmp_path_factory):
     """Return tables by name, the plan with every record, and the whole result."""
     path = tmp_path_factory.mktemp("run")
-    result = runner.run_studies(SETTINGS, path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statistics, "_RESAMPLES", 50)  # intervals have tests of their own
+        result = runner.run_studies(SETTINGS, path)
     made = {}
     for table in result["tables"]:
         made[table["name"]] = [dict(zip(table["columns"], r, strict=True)) for r in table["rows"]]

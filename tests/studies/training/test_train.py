@@ -186,6 +186,7 @@ tests.train(examples, Path(sys.argv[1]))
 """
 
 
+@pytest.mark.long
 def test_sigkill_while_writing(tmp_path, examples, uninterrupted):
     paths = [str(Path(__file__).parent), str(Path(guide.__file__).parents[2])]
     environment = dict(os.environ)
