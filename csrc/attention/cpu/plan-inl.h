@@ -10,7 +10,12 @@ namespace guide::cpu::GUIDE_CPU_NAMESPACE {
 namespace {
 
 constexpr std::int64_t kBlockN = 128;  // keys of a block
-constexpr std::int64_t kMaxRows = kWideVectors * kLanes;
+#if defined(GUIDE_CPU_AMX)
+constexpr int kRowVectors = 32 / kLanes;  // two tiles of 16 rows
+#else
+constexpr int kRowVectors = kWideVectors;
+#endif
+constexpr std::int64_t kMaxRows = kRowVectors * kLanes;
 
 // The rows of a tile. Lanes past the last row repeat it and are never written out.
 struct TileRows {
