@@ -115,7 +115,8 @@ class Tiles {
     for (int m = 0; m < config_.rows[c]; ++m) {
       float even[kMaxBytes / 4] = {}, odd[kMaxBytes / 4] = {};
       for (int k = 0; k < words; ++k) {
-        const float first = bf16(a, m, 2 * k + swaps_pairs), second = bf16(a, m, 2 * k + !swaps_pairs);
+        const float first = bf16(a, m, 2 * k + swaps_pairs),
+                    second = bf16(a, m, 2 * k + !swaps_pairs);
         for (int n = 0; n < columns; ++n) {
           even[n] = multiply_add(first, bf16(b, k, 2 * n), even[n]);
           odd[n] = multiply_add(second, bf16(b, k, 2 * n + 1), odd[n]);

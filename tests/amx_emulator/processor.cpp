@@ -20,8 +20,9 @@ std::string request_amx() { return refusal; }
 
 }  // namespace guide::cpu
 
-extern "C" __attribute__((visibility("default"))) void amx_emulator_set_machine(
-    int has_amx, const char* refuses, int swaps_pairs) {
+extern "C" __attribute__((visibility("default"))) void amx_emulator_set_machine(int has_amx,
+                                                                                const char* refuses,
+                                                                                int swaps_pairs) {
   has_tiles = has_amx != 0;
   refusal = refuses;
   amx_emulator::swaps_pairs = swaps_pairs != 0;

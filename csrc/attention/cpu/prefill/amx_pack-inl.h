@@ -9,16 +9,14 @@ namespace guide::cpu::GUIDE_CPU_NAMESPACE {
 namespace {
 namespace prefill {
 
-using HalfWord = BFloat16::Storage;
-
 // query_t[word][row] of one tile, whole tiles of words; `query(row)` is a row of Q.
-template <class Query>
+template <class Element, class Query>
 void pack_tile_queries(const Query& query, std::int64_t head_dim, std::int64_t rows,
                        float* query_t) {
   for (std::int64_t row = 0; row < rows; ++row) {
-    const HalfWord* source = query(row);
-    for (std::int64_t word = 0; word < row_words<BFloat16>(head_dim); ++word) {
-      HalfWord pair[2] = {};
+    const auto* source = query(row);
+    for (std::int64_t word = 0; word < row_words<Element>(head_dim); ++word) {
+      typename Element::Storage pair[2] = {};
       for (int i = 0; i < 2; ++i) {
         if (2 * word + i < head_dim) pair[i] = source[2 * word + i];
       }
@@ -28,28 +26,28 @@ void pack_tile_queries(const Query& query, std::int64_t head_dim, std::int64_t r
 }
 
 // V transposed, value_t[dimension][word of keys], and zeros up to a whole tile of dimensions.
-inline void pack_tile_values(const HalfWord* first, std::int64_t stride, std::int64_t head_dim_v,
-                             std::int64_t num_keys, float* target, KeyBlock& block) {
+template <class Element>
+void pack_tile_values(const typename Element::Storage* first, std::int64_t stride,
+                      std::int64_t head_dim_v, std::int64_t num_keys, float* target,
+                      KeyBlock& block) {
   const std::int64_t padded_dims = round_up(head_dim_v, kTileSide);
   block.value = target;
   block.value_stride = kValueStride;
   block.cut_columns = target + padded_dims * kValueStride;
 #if defined(__AVX512F__)
-  using PairOfRows = Words<BFloat16>;
-  constexpr std::int64_t kNone = 0;
   for (std::int64_t d = 0; d < head_dim_v; d += kPairSide) {
-    const std::uint32_t mask = number_mask<BFloat16>(head_dim_v - d);
+    const std::uint32_t mask = number_mask<Element>(head_dim_v - d);
     for (std::int64_t k = 0; k < num_keys; k += kPairSide) {
       VecF low[kLanes], high[kLanes];
       for (int i = 0; i < kLanes; ++i) {
         const std::int64_t key = k + 2 * i;
         // A masked load touches nothing where the mask has nothing.
         const auto row = [&](std::int64_t at) {
-          return load_words<BFloat16>(first + min_of(at, num_keys - 1) * stride + d,
-                                      at < num_keys ? mask : kNone);
+          return load_words<Element>(first + min_of(at, num_keys - 1) * stride + d,
+                                     at < num_keys ? mask : 0);
         };
-        low[i] = PairOfRows::pair_rows<false>(row(key), row(key + 1));
-        high[i] = PairOfRows::pair_rows<true>(row(key), row(key + 1));
+        low[i] = Words<Element>::template pair_rows<false>(row(key), row(key + 1));
+        high[i] = Words<Element>::template pair_rows<true>(row(key), row(key + 1));
       }
       transpose(low);
       transpose(high);
@@ -64,7 +62,7 @@ inline void pack_tile_values(const HalfWord* first, std::int64_t stride, std::in
 #else
   for (std::int64_t d = 0; d < padded_dims; ++d) {
     for (std::int64_t k = 0; k < num_keys; k += 2) {
-      HalfWord pair[2] = {};
+      typename Element::Storage pair[2] = {};
       for (int i = 0; i < 2; ++i) {
         if (d < head_dim_v && k + i < num_keys) pair[i] = first[(k + i) * stride + d];
       }

@@ -67,7 +67,7 @@ void pack_queries(const AttentionParams& params, std::int64_t rows, const Group&
   }
 #else
   if constexpr (kHasTiles<Element>) {
-    pack_tile_queries(query, params.head_dim, rows, query_t);
+    pack_tile_queries<Element>(query, params.head_dim, rows, query_t);
     return;
   }
   for (std::int64_t row = 0; row < rows; ++row) {
@@ -176,7 +176,7 @@ void pack_value_rows(const AttentionParams& params, const Plan& plan, const Grou
                                       group.kv_head_idx, k_begin);
   const std::int64_t stride = params.value_strides.row;
   if constexpr (kHasTiles<Element>) {
-    pack_tile_values(first, stride, params.head_dim_v, num_keys, target, block);
+    pack_tile_values<Element>(first, stride, params.head_dim_v, num_keys, target, block);
     return;
   }
   if (kNumbers == 1 && plan.padded_head_dim_v == params.head_dim_v &&

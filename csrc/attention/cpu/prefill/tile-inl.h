@@ -25,7 +25,8 @@ struct KeyBlock {
   std::int64_t value_stride;
   std::int64_t value_strip_stride;
   const float* influence;  // [channels, kBlockN]
-  // In tiles, `value` is V^T, [dimensions, words of kBlockN], and this is scratch for columns of it.
+  // In tiles, `value` is V^T, [dimensions, words of kBlockN], and this is scratch for columns of
+  // it.
   float* cut_columns;
 };
 

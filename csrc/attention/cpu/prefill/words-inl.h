@@ -85,8 +85,7 @@ constexpr std::int64_t kPairSide = 2 * kTileSide;
 // Words of a packed row of Q or K; in tiles, whole ones.
 template <class Element>
 constexpr std::int64_t row_words(std::int64_t head_dim) {
-  return round_up(words_of(head_dim, Words<Element>::kNumbers),
-                  kHasTiles<Element> ? kTileSide : 1);
+  return round_up(words_of(head_dim, Words<Element>::kNumbers), kHasTiles<Element> ? kTileSide : 1);
 }
 
 #if defined(__AVX512F__)
