@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""AMX is used on request alone, and after a check: the library's choice on a machine of the model."""
+"""AMX is used on request alone, and after a check: the choice on a machine of the model."""
 
 import ctypes
 import json

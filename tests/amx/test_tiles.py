@@ -77,7 +77,8 @@ def at_the_end(tensor):
     flat.copy_(tensor.flatten())
     return flat.view(tensor.shape)
 
-for seqlen_k, head_dim, head_dim_v in ((33, 64, 64), (64, 64, 64), (130, 32, 8), (31, 20, 3), (1, 1, 1)):
+cases = ((33, 64, 64), (64, 64, 64), (130, 32, 8), (31, 20, 3), (1, 1, 1))
+for seqlen_k, head_dim, head_dim_v in cases:
     sizes = ((1, 2, 35, head_dim), (1, 1, seqlen_k, head_dim), (1, 1, seqlen_k, head_dim_v))
     operands = [torch.randn(size).bfloat16() for size in sizes]
     expected = op(*operands)

@@ -101,7 +101,7 @@ BACKENDS: dict[str, Callable[[pytest.MonkeyPatch], Backend]] = {
     "emulated-ptx": _emulated_ptx,
     "amx": _amx,
 }
-SOME_DTYPES = {"emulated": HALF_DTYPES, "emulated-ptx": HALF_DTYPES, "cuda": HALF_DTYPES, "amx": BF16}
+SOME_DTYPES = dict.fromkeys(("emulated", "emulated-ptx", "cuda"), HALF_DTYPES) | {"amx": BF16}
 if torch.cuda.is_available():
     BACKENDS["cuda"] = _cuda
 
