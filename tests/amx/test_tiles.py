@@ -22,6 +22,40 @@ def run(monkeypatch):
     return lambda tensors, options: op(*(tensors[name] for name in TENSORS), **options)
 
 
+# Each stresses one part: K in place and packed, dimensions and keys that fill no tile, a second
+# pass over scores, rows of several heads, weights that are paired late, split keys.
+SHARP_CASES = {
+    "in place": Case(head_dim=64, head_dim_v=96, seqlen_q=70, seqlen_k=256),
+    "ragged": Case(head_dim=72, head_dim_v=41, seqlen_q=70, seqlen_k=300,
+                   options={"is_causal": True, "window_left": 37}),
+    "smallest": Case(head_dim=1, head_dim_v=1, seqlen_q=1, seqlen_k=17),
+    "softcap": Case(head_dim=33, head_dim_v=17, seqlen_k=131, channels=2, options={"softcap": 2.0}),
+    "bias per head, mixed tiles": Case(num_kv_heads=1, seqlen_q=3, seqlen_k=130, key_bias=(1, 4)),
+    "dense bias": Case(attn_bias=(2, 4), attn_bias_dtype=torch.float32, q_start=(3, 21),
+                       options={"is_causal": True, "window_right": 5}),
+    "three channels": Case(channels=3, sinks=True, options={"is_causal": True}),
+    "split keys": Case(batch=1, num_heads=1, num_kv_heads=1, seqlen_q=5, seqlen_k=1600,
+                       key_bias=(1, 1), influence_batch=1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SHARP_CASES.values(), ids=SHARP_CASES)
+def test_results_are_right(run, case):
+    case = case.but(dtype=torch.bfloat16)
+    tensors = case.tensors()
+    judge(tensors, case.options, run(tensors, case.options))
+
+
+def test_operands_may_lie_anywhere(run):
+    case = Case(dtype=torch.bfloat16, head_dim=64, head_dim_v=64, seqlen_k=150)
+    tensors = case.tensors()
+    for name in ("query", "key", "value"):
+        wide = torch.full((2, tensors[name].shape[1], 155, 69), torch.nan).bfloat16()
+        view = wide[:, :, 1 : 1 + tensors[name].shape[2], 2:66]  # rows of an odd stride
+        tensors[name] = view.copy_(tensors[name])
+    judge(tensors, {}, run(tensors, {}))
+
+
 # The keys that the one row of a call sees; whole pairs, as a pair shares its words. Tiles take keys
 # by 32, blocks by 128.
 @pytest.mark.parametrize(("begin", "end"), [(0, 6), (2, 64), (36, 60), (30, 128), (94, 190)])

@@ -106,7 +106,13 @@ if torch.cuda.is_available():
     BACKENDS["cuda"] = _cuda
 
 
-@pytest.fixture(params=BACKENDS)
+# tests/amx/test_tiles.py has the sharpest of these cases.
+LONG = {"amx"}
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=[pytest.mark.long] * (name in LONG)) for name in BACKENDS]
+)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
     return BACKENDS[request.param](monkeypatch)
 

@@ -86,7 +86,7 @@ def _rows_of_a_group(check, rows, seqlen_k, dtype):
     check(case.but(options={"is_causal": True, "window_left": seqlen_k - 7}))
 
 
-EMULATED = ["emulated", "emulated-ptx", "amx"]
+EMULATED = ["emulated", "emulated-ptx", pytest.param("amx", marks=pytest.mark.long)]
 OTHERS = ["cpu", "chunked", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
