@@ -59,11 +59,11 @@ def test_operands_may_lie_anywhere(run):
 # The keys that the one row of a call sees; whole pairs, as a pair shares its words. Tiles take keys
 # by 32, blocks by 128.
 @pytest.mark.parametrize(("begin", "end"), [(0, 6), (2, 64), (36, 60), (30, 128), (94, 190)])
-@pytest.mark.parametrize("head_dim_v", [16, 40])
-def test_what_no_row_sees_may_be_infinite(run, begin, end, head_dim_v):
+@pytest.mark.parametrize(("head_dim", "head_dim_v"), [(32, 16), (20, 40)])
+def test_what_no_row_sees_may_be_infinite(run, begin, end, head_dim, head_dim_v):
     options = {"is_causal": True, "window_left": end - 1 - begin}
     case = Case(dtype=torch.bfloat16, batch=1, seqlen_q=1, seqlen_k=200, q_start=(end - 1,))
-    case = case.but(key_bias=None, influence_batch=1, head_dim_v=head_dim_v)
+    case = case.but(key_bias=None, influence_batch=1, head_dim=head_dim, head_dim_v=head_dim_v)
     tensors = case.tensors()
     clean = run(tensors, options)
     for name, poison in (("key", torch.nan), ("value", torch.inf)):
@@ -111,7 +111,7 @@ def at_the_end(tensor):
     flat.copy_(tensor.flatten())
     return flat.view(tensor.shape)
 
-cases = ((33, 64, 64), (64, 64, 64), (130, 32, 8), (31, 20, 3), (1, 1, 1))
+cases = ((33, 64, 64), (64, 64, 64), (130, 32, 8), (64, 20, 3), (31, 20, 3), (1, 1, 1))
 for seqlen_k, head_dim, head_dim_v in cases:
     sizes = ((1, 2, 35, head_dim), (1, 1, seqlen_k, head_dim), (1, 1, seqlen_k, head_dim_v))
     operands = [torch.randn(size).bfloat16() for size in sizes]
