@@ -12,7 +12,7 @@ from emulated_op import CannotBuildError
 
 NONE = [0] * 8
 WHOLE = ([64] * 8, [16] * 8)
-MINUS_ZERO, SMALLEST_NORMAL = -0.0, 2.0**-126
+SMALLEST_NORMAL = 2.0**-126
 
 
 class Model:
@@ -115,6 +115,7 @@ def test_sums_are_rounded_as_documented(model):
         (0.0, 2.0**-127, 2.0**10, 0.0),  # a denormal factor
         (0.0, 2.0**10, 2.0**-127, 0.0),
         (2.0**-127, 0.0, 1.0, 0.0),  # a denormal total
+        (2.0**-127, 2.0**-63, 2.0**-63, SMALLEST_NORMAL),
         (0.0, 2.0**-64, 2.0**-63, 0.0),  # a denormal product
         (0.0, 2.0**-63, 2.0**-63, SMALLEST_NORMAL),
         (1.0, 2.0**-25, 1.0, 1.0),  # ties to even
@@ -132,6 +133,13 @@ def test_denormal_infinite_and_rounded_numbers(model, total, left, right, expect
     totals[3, 5] = total
     found = _multiplied(model, totals, lefts, rights)[3, 5].item()
     assert found == expected or (math.isnan(found) and math.isnan(expected))
+
+
+def test_a_product_beyond_float32_is_added_before_it_is_rounded(model):
+    left, right = torch.zeros(16, 32).bfloat16(), torch.zeros(32, 16).bfloat16()
+    left[0, 0], right[0, 0] = -(2.0**64), 2.0**63
+    left[0, 2], right[2, 0] = 2.0**64, 2.0**64
+    assert _multiplied(model, torch.zeros(16, 16), left, _pairs(right))[0, 0] == 2.0**127
 
 
 def test_small_tiles_multiply_and_clear_the_rest(model):
