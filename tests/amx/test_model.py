@@ -142,6 +142,14 @@ def test_a_product_beyond_float32_is_added_before_it_is_rounded(model):
     assert _multiplied(model, torch.zeros(16, 16), left, _pairs(right))[0, 0] == 2.0**127
 
 
+def test_a_denormal_sum_counts_as_zero_at_every_step(model):
+    left, right = torch.zeros(16, 32).bfloat16(), torch.zeros(32, 16).bfloat16()
+    left[0, 0], right[0, 0] = 2.0**-64, 2.0**-63
+    left[0, 2], right[2, 0] = 2.0**-63, 2.0**-63
+    total = torch.zeros(16, 16)
+    assert _multiplied(model, total, left, _pairs(right))[0, 0] == SMALLEST_NORMAL
+
+
 def test_small_tiles_multiply_and_clear_the_rest(model):
     # 3 x 4 by 4 x 5, in pairs: rows and bytes of C, A, B.
     model.configure([20, 8, 20, *[0] * 5], [3, 3, 2, *[0] * 5])
