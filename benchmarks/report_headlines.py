@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 # By the instruction set that served the calls, as `guide-ext doctor` names it.
 _CLASSES = {
+    "amx": "AMX",
     "avx512bf16": "AVX-512 with bf16 products",
     "avx512": "AVX-512",
     "avx2": "AVX2",

@@ -70,7 +70,7 @@ def _kernel_choices() -> tuple[KernelChoice, ...]:
     choices = []
     for device in devices:
         for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
-            sample = torch.zeros(1, 4, 16, 64, dtype=dtype, device=device)
+            sample = torch.zeros(1, 4, 64, 64, dtype=dtype, device=device)
             found = explain_dispatch(sample, sample, sample, is_causal=True)
             name = str(dtype).removeprefix("torch.")
             choices.append(KernelChoice(device, name, found.kernel, found.reasons))

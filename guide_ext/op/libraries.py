@@ -150,12 +150,19 @@ def library_status() -> LibraryStatus:
     query.restype = ctypes.c_char_p
     name = query()
     if name is None:
+        ask_why = _function(LIBRARY_PATH, "guide_ext_cpu_switch_on_problem")
+        ask_why.restype = ctypes.c_char_p
+        found: bytes | None = ask_why()
+        problem = (
+            f"GUIDE_EXT_CPU_ISA={os.environ.get('GUIDE_EXT_CPU_ISA', '')} names no instruction set "
+            "that was built and that this processor has"
+            if found is None
+            else found.decode()
+        )
         return LibraryStatus(
             loaded=True,
             reason=(
-                f"loaded from {LIBRARY_PATH}, but GUIDE_EXT_CPU_ISA="
-                f"{os.environ.get('GUIDE_EXT_CPU_ISA', '')} names no instruction set that "
-                "was built and that this processor has: every call on the CPU raises; unset it"
+                f"loaded from {LIBRARY_PATH}, but {problem}: every call on the CPU raises; unset it"
             ),
             instruction_set=None,
         )

@@ -4,6 +4,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import emulated_amx
 import emulated_op
 import pytest
 import torch
@@ -59,6 +60,7 @@ def _chunked_cpu(monkeypatch: pytest.MonkeyPatch) -> Backend:
 
 
 HALF_DTYPES = (torch.bfloat16, torch.float16)  # what the CUDA kernels take
+BF16 = (torch.bfloat16,)  # what the tiles of AMX multiply
 
 
 def _emulated(route: str, policy: str) -> Backend:
@@ -78,6 +80,15 @@ def _emulated_ptx(monkeypatch: pytest.MonkeyPatch) -> Backend:
     return _emulated(emulated_op.PTX, "random")
 
 
+def _amx(monkeypatch: pytest.MonkeyPatch) -> Backend:
+    monkeypatch.delenv("GUIDE_EXT_CPU_ISA", raising=False)  # of another library
+    try:
+        run = emulated_amx.emulated_amx()
+    except emulated_op.CannotBuildError as reason:
+        pytest.skip(str(reason))
+    return Backend("amx", torch.device("cpu"), run, BF16)
+
+
 def _cuda(monkeypatch: pytest.MonkeyPatch) -> Backend:
     return Backend("cuda", torch.device("cuda"), torch.ops.guide.biased_attention, HALF_DTYPES)
 
@@ -88,38 +99,49 @@ BACKENDS: dict[str, Callable[[pytest.MonkeyPatch], Backend]] = {
     "chunked": _chunked_cpu,
     "emulated": _emulated_source,
     "emulated-ptx": _emulated_ptx,
+    "amx": _amx,
 }
-HALF_BACKENDS = {"emulated", "emulated-ptx", "cuda"}
+SOME_DTYPES = dict.fromkeys(("emulated", "emulated-ptx", "cuda"), HALF_DTYPES) | {"amx": BF16}
 if torch.cuda.is_available():
     BACKENDS["cuda"] = _cuda
 
 
-@pytest.fixture(params=BACKENDS)
+# tests/amx/test_tiles.py has the sharpest of these cases.
+LONG = {"amx"}
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=[pytest.mark.long] * (name in LONG)) for name in BACKENDS]
+)
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
     return BACKENDS[request.param](monkeypatch)
 
 
 def _dtype(item: pytest.Item) -> torch.dtype | None:
-    """Return the dtype that a test asks a backend for that has the halves alone."""
+    """Return the dtype that a test asks a backend for that has only some."""
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
     dtype = parameters.get("dtype")
-    is_meant = parameters.get("backend") in HALF_BACKENDS and isinstance(dtype, torch.dtype)
+    is_meant = parameters.get("backend") in SOME_DTYPES and isinstance(dtype, torch.dtype)
     return dtype if is_meant else None
+
+
+def _taken(item: pytest.Item) -> tuple[torch.dtype, ...]:
+    return SOME_DTYPES[item.callspec.params["backend"]]
 
 
 def _drawn(item: pytest.Item, dtype: torch.dtype) -> tuple[object, ...]:
     """Name what such a test really runs, see `Backend.draw`."""
     others = {name: one for name, one in item.callspec.params.items() if name != "dtype"}
-    drawn = dtype if dtype in HALF_DTYPES else HALF_DTYPES[0]
+    drawn = dtype if dtype in _taken(item) else _taken(item)[0]
     return item.path, item.cls, item.originalname, drawn, repr(others)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what runs once more what another test runs: float32 on a backend of the halves."""
+    """Leave out what runs once more what another test runs: float32 where only halves are taken."""
     dtypes = {item: dtype for item in items if (dtype := _dtype(item)) is not None}
-    halves_first = sorted(dtypes, key=lambda item: dtypes[item] not in HALF_DTYPES)
+    taken_first = sorted(dtypes, key=lambda item: dtypes[item] not in _taken(item))
     first: dict[tuple[object, ...], pytest.Item] = {}
-    for item in halves_first:
+    for item in taken_first:
         first.setdefault(_drawn(item, dtypes[item]), item)
     again = set(dtypes) - set(first.values())
     if again:

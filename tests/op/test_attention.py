@@ -86,7 +86,7 @@ def _rows_of_a_group(check, rows, seqlen_k, dtype):
     check(case.but(options={"is_causal": True, "window_left": seqlen_k - 7}))
 
 
-EMULATED = ["emulated", "emulated-ptx"]
+EMULATED = ["emulated", "emulated-ptx", pytest.param("amx", marks=pytest.mark.long)]
 OTHERS = ["cpu", "chunked", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
@@ -100,7 +100,8 @@ def test_rows_of_a_group(check, rows, seqlen_k, dtype):
     _rows_of_a_group(check, rows, seqlen_k, dtype)
 
 
-# A tile of the CUDA kernel is the same for all of them, and an emulated row costs a second.
+# The tiles of CUDA and AMX kernels are the same for all of them, and an emulated row costs a
+# second.
 @pytest.mark.parametrize("backend", EMULATED, indirect=True)
 @pytest.mark.parametrize("rows", [1, 9, pytest.param(49, marks=pytest.mark.long)])
 @pytest.mark.parametrize("seqlen_k", [127, 129, 513])

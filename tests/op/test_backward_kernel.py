@@ -125,7 +125,9 @@ SHARP_CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("instruction_set", ["avx512bf16", "avx512", "avx2", "neon", "portable"])
+@pytest.mark.parametrize(
+    "instruction_set", ["amx", "avx512bf16", "avx512", "avx2", "neon", "portable"]
+)
 def test_every_instruction_set_is_right_with_any_number_of_threads(
     instruction_set, tmp_path, assert_accurate
 ):

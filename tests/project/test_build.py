@@ -20,9 +20,10 @@ from guide_ext.op import libraries
 ROOT = Path(__file__).resolve().parents[2]
 IS_ARM = platform.machine() in ("aarch64", "arm64")
 # Those that a build for this processor knows, best first.
-INSTRUCTION_SETS = [*(["neon"] if IS_ARM else ["avx512bf16", "avx512", "avx2"]), "portable"]
+INSTRUCTION_SETS = [*(["neon"] if IS_ARM else ["amx", "avx512bf16", "avx512", "avx2"]), "portable"]
 STATUS = libraries.library_status()
 needs_library = pytest.mark.skipif(not STATUS.loaded, reason=STATUS.reason)
+OBJECTS = "guide_attention_cpu.dir"
 needs_nm = pytest.mark.skipif(shutil.which("nm") is None, reason="no nm (binutils)")
 
 
@@ -59,9 +60,9 @@ def _symbols(path, *flags):
     return [(fields[1], fields[0]) for fields in map(str.split, listing.stdout.splitlines())]
 
 
-def _kernel_objects():
+def _kernel_objects(folder="units"):
     objects = sorted(
-        (ROOT / "build" / "cmake").glob("**/guide_attention_cpu.dir/**/units/*.o"),
+        (ROOT / "build" / "cmake").glob(f"**/{OBJECTS}/csrc/attention/cpu/{folder}/*.o"),
         key=lambda path: path.stat().st_mtime,
     )
     return {path.name.split(".")[0]: path for path in objects}
@@ -81,6 +82,61 @@ def test_instruction_set_objects_share_no_symbol(instruction_set):
         assert kind in "tdrb" or is_own_table or (kind == "U" and name in libc), (kind, name)
 
 
+# Registers that a processor without the instruction set does not have.
+FORBIDDEN = {
+    "amx": None,
+    "avx512bf16": "tmm",
+    "avx512": "tmm",
+    "avx2": "[tz]mm",
+    "portable": "[tyz]mm",
+}
+needs_objdump = pytest.mark.skipif(shutil.which("objdump") is None, reason="no objdump (binutils)")
+needs_x86_object = pytest.mark.skipif(platform.machine() != "x86_64", reason="not of x86-64")
+
+
+def _disassembly(path):
+    return subprocess.run(
+        ["objdump", "--disassemble", "--no-show-raw-insn", str(path)],
+        check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+
+
+@needs_objdump
+@needs_x86_object
+@pytest.mark.parametrize("instruction_set", [*INSTRUCTION_SETS, "what all share"])
+def test_objects_keep_to_their_registers(instruction_set):
+    if instruction_set in INSTRUCTION_SETS:
+        paths = [_kernel_objects().get(instruction_set)]
+    else:
+        paths = list(_kernel_objects(folder=".").values())
+    if not paths or paths[0] is None:
+        pytest.skip(f"no such object under {ROOT / 'build'}")
+    forbidden = FORBIDDEN.get(instruction_set, "[tyz]mm")
+    if forbidden is not None:
+        for path in paths:
+            assert re.search(rf"%{forbidden}\d", _disassembly(path)) is None, path
+
+
+@needs_objdump
+@needs_x86_object
+def test_tiles_multiply_where_they_should():
+    """Two by two tiles from four loads, one by two from three; 16 x 16 x 32 products each."""
+    path = _kernel_objects().get("amx")
+    if path is None:
+        pytest.skip(f"no such object under {ROOT / 'build'}")
+    code = _disassembly(path)
+    instructions = re.findall(r"\b(?:tile\w+|tdp\w+|\w+tilecfg)\b", code)
+    count = {name: instructions.count(name) for name in set(instructions)}
+    assert set(count) == {
+        "ldtilecfg", "tdpbf16ps", "tileloadd", "tilerelease", "tilestored", "tilezero"
+    }  # fmt: skip
+    assert count["tdpbf16ps"] == count["tilestored"] == count["tilezero"]
+    narrow = count["tileloadd"] - count["tdpbf16ps"]
+    wide, rest = divmod(count["tdpbf16ps"] - 2 * narrow, 4)
+    # Narrow ones end V; wide ones are its others and, by soft-cap and kind of bias, four of Q K^T.
+    assert (narrow >= 1, wide >= 5, rest) == (True, True, 0), count
+
+
 needs_cuda_library = pytest.mark.skipif(
     not libraries.CUDA_LIBRARY_PATH.exists(), reason="the CUDA library was not built"
 )
@@ -94,6 +150,7 @@ both_libraries = pytest.mark.parametrize(
                 "guide_ext_cpu_choose",
                 "guide_ext_cpu_choose_backward",
                 "guide_ext_cpu_instruction_set",
+                "guide_ext_cpu_switch_on_problem",
             ],
             marks=needs_library,
             id="cpu",
@@ -190,7 +247,10 @@ def _supported_instruction_sets():
     from guide_ext import _C
 
     best = torch.backends.cpu.get_cpu_capability()
-    with_bf16 = ["avx512bf16"] if torch.cpu.get_capabilities().get("avx512_bf16") else []
+    found = torch.cpu.get_capabilities()
+    with_bf16 = ["avx512bf16"] if found.get("avx512_bf16") else []
+    if with_bf16 and found.get("amx_tile") and found.get("amx_bf16"):
+        with_bf16 = ["amx", *with_bf16]
     supported = {"AVX512": [*with_bf16, "avx512", "avx2"], "AVX2": ["avx2"]}
     fast = ["neon"] if IS_ARM else supported.get(best, [])
     built = _C.build_info()["instruction_sets"]
@@ -365,7 +425,7 @@ def test_an_instruction_set_that_does_not_exist_is_no_build(configure):
     _, done = configure("-DGUIDE_INSTRUCTION_SETS=avx2;avx3")
     assert done.returncode != 0
     assert (
-        "GUIDE_INSTRUCTION_SETS must be some of avx512bf16, avx512, avx2, portable, got 'avx3'"
+        "GUIDE_INSTRUCTION_SETS must be some of amx, avx512bf16, avx512, avx2, portable, got 'avx3'"
     ) in " ".join(done.stderr.split())
 
 

@@ -32,6 +32,8 @@ FOREIGN = {
     r"cuda_runtime\.h": r"attention/cuda/.*|ops/\w+_cuda\.cpp",
     r"cuda_emulator\.h": r"attention/cuda/runtime\.h",
     r"(immintrin|arm_neon)\.h": r"attention/cpu/.*",
+    r"cpuid\.h|sys/syscall\.h|unistd\.h": r"attention/cpu/amx_processor\.cpp",
+    r"amx_emulator\.h": r"attention/cpu/prefill/amx_tiles-inl\.h",
 }
 
 

@@ -5,8 +5,12 @@
 #include <stdexcept>
 #include <string>
 
+#include "amx_processor.h"
+#include "self_check.h"
+
 namespace guide::cpu {
 
+extern const Kernel kKernelAmx;
 extern const Kernel kKernelAvx512bf16;
 extern const Kernel kKernelAvx512;
 extern const Kernel kKernelAvx2;
@@ -26,6 +30,14 @@ namespace {
   return has_avx512() && __builtin_cpu_supports("avx512bf16");
 }
 
+[[maybe_unused]] bool has_amx_and_vectors() {
+#ifdef GUIDE_AMX_EMULATED  // over whatever vectors the build has
+  return has_amx();
+#else
+  return has_avx512bf16() && has_amx();
+#endif
+}
+
 [[maybe_unused]] bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
          __builtin_cpu_supports("f16c");
@@ -35,23 +47,38 @@ namespace {
 struct Candidate {
   const Kernel* kernel;
   bool (*is_supported)();
+  // Null for one that is used wherever it is there. Others are used on request alone: this says why
+  // they cannot be, nothing if they can. The other kernel is known to be right.
+  std::string (*switch_on)(const Kernel& kernel, const Kernel& trusted);
 };
+
+// It was written without a machine that has it: each has to show that it computes the same.
+[[maybe_unused]] std::string switch_on_amx(const Kernel& kernel, const Kernel& trusted) {
+  const std::string refusal = request_amx();
+  if (!refusal.empty()) return "the system refuses the tile registers (" + refusal + ")";
+  const std::string difference = find_difference(kernel, trusted);
+  if (difference.empty()) return "";
+  return "its results are not those of " + std::string(trusted.name) + ": " + difference;
+}
 
 // Best first. CMakeLists.txt defines GUIDE_HAS_... for each instruction set that it builds.
 constexpr Candidate kCandidates[] = {
+#ifdef GUIDE_HAS_AMX
+    {&kKernelAmx, has_amx_and_vectors, switch_on_amx},
+#endif
 #ifdef GUIDE_HAS_AVX512BF16
-    {&kKernelAvx512bf16, has_avx512bf16},
+    {&kKernelAvx512bf16, has_avx512bf16, nullptr},
 #endif
 #ifdef GUIDE_HAS_AVX512
-    {&kKernelAvx512, has_avx512},
+    {&kKernelAvx512, has_avx512, nullptr},
 #endif
 #ifdef GUIDE_HAS_AVX2
-    {&kKernelAvx2, has_avx2},
+    {&kKernelAvx2, has_avx2, nullptr},
 #endif
 #ifdef GUIDE_HAS_NEON
-    {&kKernelNeon, [] { return true; }},  // every processor that it is built for has it
+    {&kKernelNeon, [] { return true; }, nullptr},  // every processor that it is built for has it
 #endif
-    {&kKernelPortable, [] { return true; }},
+    {&kKernelPortable, [] { return true; }, nullptr},
 };
 
 struct InstructionSet {
@@ -59,14 +86,32 @@ struct InstructionSet {
   std::string forced;  // what GUIDE_EXT_CPU_ISA says; empty without it
 };
 
+// The best one of those that need no request.
+const Kernel& default_kernel() {
+  for (const Candidate& candidate : kCandidates) {
+    if (candidate.switch_on == nullptr && candidate.is_supported()) return *candidate.kernel;
+  }
+  return kKernelPortable;
+}
+
+// Makes a candidate that was asked for usable, or throws.
+const Kernel* switched_on(const Candidate& candidate) {
+  if (candidate.switch_on == nullptr) return candidate.kernel;
+  const std::string problem = candidate.switch_on(*candidate.kernel, default_kernel());
+  if (problem.empty()) return candidate.kernel;
+  throw SwitchOnError("GUIDE_EXT_CPU_ISA=" + std::string(candidate.kernel->name) +
+                      " cannot be used here: " + problem);
+}
+
 InstructionSet choose_instruction_set() {
   const char* override_name = std::getenv("GUIDE_EXT_CPU_ISA");
   const std::string wanted = override_name == nullptr ? "" : override_name;
+  if (wanted.empty()) return {&default_kernel(), wanted};
   std::string supported;
   for (const Candidate& candidate : kCandidates) {
     if (!candidate.is_supported()) continue;
     const std::string name = candidate.kernel->name;
-    if (wanted.empty() || wanted == name) return {candidate.kernel, wanted};
+    if (wanted == name) return {switched_on(candidate), wanted};
     supported += (supported.empty() ? "" : ", ") + name;
   }
   throw std::runtime_error(
@@ -100,6 +145,20 @@ const Kernel& best_kernel(Reasons* reasons) {
   return *chosen.kernel;
 }
 
+// Says what is there and not used, because nobody has asked for it.
+void add_unused_sets(const AttentionParams& params, const Kernel& used, const Routine& routine,
+                     Reasons* reasons) {
+  if (reasons == nullptr || params.element_type != ElementType::kBFloat16) return;
+  if (&routine != &used.prefill || !instruction_set().forced.empty()) return;
+  for (const Candidate& candidate : kCandidates) {
+    if (candidate.switch_on == nullptr || !candidate.is_supported()) continue;
+    const std::string name = candidate.kernel->name;
+    reasons->push_back("this processor has " + name +
+                       ", whose kernel nobody has measured yet: GUIDE_EXT_CPU_ISA=" + name +
+                       " checks its results and uses it");
+  }
+}
+
 const Routine& faster_routine(const AttentionParams& params, const Kernel& kernel) {
   const std::int64_t most_rows = params.element_type == ElementType::kFloat32
                                      ? kernel.most_decode_rows
@@ -114,7 +173,9 @@ Choice choose(const AttentionParams& params, Reasons* reasons) {
   find_obstacles(params, obstacles);
   if (obstacles.any()) return {nullptr, nullptr};
   const Kernel& kernel = best_kernel(reasons);
-  return {&kernel, &faster_routine(params, kernel)};
+  const Routine& routine = faster_routine(params, kernel);
+  add_unused_sets(params, kernel, routine, reasons);
+  return {&kernel, &routine};
 }
 
 const Kernel* choose_backward(const AttentionParams& params, bool wants_attn_bias,
@@ -128,6 +189,10 @@ const Kernel* choose_backward(const AttentionParams& params, bool wants_attn_bia
   }
   return obstacles.any() ? nullptr : &best_kernel(reasons);
 }
+
+SwitchOnError::SwitchOnError(const std::string& words)
+    : std::runtime_error("guide_ext: " + words + "; unset it to use the best other one"),
+      problem(words) {}
 
 const char* chosen_instruction_set() { return instruction_set().kernel->name; }
 

@@ -4,6 +4,9 @@
 // reasons.
 #pragma once
 
+#include <stdexcept>
+#include <string>
+
 #include "../reasons.h"
 #include "kernel.h"
 
@@ -23,9 +26,16 @@ Choice choose(const AttentionParams& params, Reasons* reasons = nullptr);
 const Kernel* choose_backward(const AttentionParams& params, bool wants_attn_bias,
                               Reasons* reasons = nullptr);
 
+// GUIDE_EXT_CPU_ISA names an instruction set that is used on request alone, and it cannot be used.
+struct SwitchOnError : std::runtime_error {
+  explicit SwitchOnError(const std::string& words);
+  std::string problem;
+};
+
 // The instruction set of the kernels: the best one that was built and that the processor has, or
-// the one that the environment variable GUIDE_EXT_CPU_ISA names. Decided once.
-// Throws std::runtime_error if GUIDE_EXT_CPU_ISA names none of these.
+// the one that the environment variable GUIDE_EXT_CPU_ISA names. Decided once. Intel AMX is used on
+// request alone, after a check of its results.
+// Throws std::runtime_error if GUIDE_EXT_CPU_ISA names none of these, or SwitchOnError.
 const char* chosen_instruction_set();
 
 }  // namespace guide::cpu

@@ -10,7 +10,14 @@ namespace guide::cpu::GUIDE_CPU_NAMESPACE {
 namespace {
 
 constexpr std::int64_t kBlockN = 128;  // keys of a block
-constexpr std::int64_t kMaxRows = kWideVectors * kLanes;
+#if defined(GUIDE_CPU_AMX)
+constexpr int kMostVectors = 32 / kLanes;  // of rows in a tile of prefill: two tiles of 16 rows
+constexpr int kFewestVectors = kMostVectors;
+#else
+constexpr int kMostVectors = kWideVectors;
+constexpr int kFewestVectors = kNarrowVectors;
+#endif
+constexpr std::int64_t kMaxRows = kMostVectors * kLanes;
 static_assert(kBlockN % kDotKeys == 0, "a block is whole micro-tiles");
 static_assert(kLanes % kValueDims == 0, "a micro-tile lies within a strip of V");
 

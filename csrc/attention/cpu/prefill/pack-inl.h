@@ -2,6 +2,7 @@
 // Queries, keys and values from tensors with strides to the packed arrays of a task.
 #pragma once
 
+#include "amx_pack-inl.h"
 #include "plan-inl.h"
 #include "tile-inl.h"
 
@@ -23,16 +24,23 @@ void prefetch_queries(const AttentionParams& params, const Group& group, const T
 template <class Element>
 void pack_queries(const AttentionParams& params, std::int64_t rows, const Group& group,
                   const TileRows& tile, float* query_t) {
+  const auto query = [&](std::int64_t row) {
+    return row_of<Element>(params.query, params.query_strides, group.batch_idx, tile.head_idx[row],
+                           tile.q_idx[row]);
+  };
+#if !defined(__AVX512F__)
+  if constexpr (kHasTiles<Element>) {
+    return pack_tile_queries<Element>(query, params.head_dim, rows, query_t);
+  }
+#endif
   constexpr std::int64_t kNumbers = Words<Element>::kNumbers;
-  const std::int64_t num_words = words_of(params.head_dim, kNumbers);
+  const std::int64_t num_words = row_words<Element>(params.head_dim);
   for (std::int64_t row = 0; row < rows; row += kLanes) {
     for (std::int64_t word = 0; word < num_words; word += kLanes) {
       const auto mask = number_mask<Element>(params.head_dim - word * kNumbers);
       VecF words[kLanes];
       for (int lane = 0; lane < kLanes; ++lane) {
-        const auto* query = row_of<Element>(params.query, params.query_strides, group.batch_idx,
-                                            tile.head_idx[row + lane], tile.q_idx[row + lane]);
-        words[lane] = load_words<Element>(query + word * kNumbers, mask);
+        words[lane] = load_words<Element>(query(row + lane) + word * kNumbers, mask);
       }
       transpose(words);
       const std::int64_t present = min_of(kLanes, num_words - word);
@@ -58,7 +66,9 @@ GUIDE_INLINE void pack_key_row(const typename Element::Storage* source, std::int
   if constexpr (Words<Element>::kNumbers == 1) {
     decode_row<Element>(source, head_dim, head_dim, target);
   } else {
-    if (head_dim % 2 != 0) target[head_dim / 2] = 0.f;
+    for (std::int64_t word = head_dim / 2; word < row_words<Element>(head_dim); ++word) {
+      target[word] = 0.f;
+    }
     __builtin_memcpy(target, source, static_cast<std::size_t>(head_dim) * sizeof(*source));
   }
 }
@@ -70,15 +80,16 @@ void pack_key_rows(const AttentionParams& params, const Group& group, std::int64
   const auto* first =
       row_of<Element>(params.key, params.key_strides, group.batch_idx, group.kv_head_idx, k_begin);
   const std::int64_t stride = params.key_strides.row;
-  // The last micro-tile reads on to a multiple of kDotKeys.
-  const std::int64_t read_keys = round_up(num_keys, kDotKeys);
+  // The last micro-tile reads on to a multiple of its keys.
+  const std::int64_t read_keys = round_up(num_keys, kHasTiles<Element> ? kPairSide : kDotKeys);
+  const std::int64_t num_words = row_words<Element>(params.head_dim);
   if (is_packed<Element>(first, stride, params.head_dim) &&
+      num_words * Words<Element>::kNumbers == params.head_dim &&
       k_begin + read_keys <= params.seqlen_k) {
     block.key = reinterpret_cast<const float*>(first);
     block.key_stride = stride / Words<Element>::kNumbers;
     return;
   }
-  const std::int64_t num_words = words_of(params.head_dim, Words<Element>::kNumbers);
   for (std::int64_t k = 0; k < num_keys; ++k) {
     pack_key_row<Element>(first + k * stride, params.head_dim, target + k * num_words);
   }
@@ -135,6 +146,10 @@ void pack_value_rows(const AttentionParams& params, const Plan& plan, const Grou
   const auto* first = row_of<Element>(params.value, params.value_strides, group.batch_idx,
                                       group.kv_head_idx, k_begin);
   const std::int64_t stride = params.value_strides.row;
+  if constexpr (kHasTiles<Element>) {
+    pack_tile_values<Element>(first, stride, params.head_dim_v, num_keys, target, block);
+    return;
+  }
   if (kNumbers == 1 && plan.padded_head_dim_v == params.head_dim_v &&
       is_packed<Element>(first, stride, params.head_dim_v)) {
     block.value = reinterpret_cast<const float*>(first);

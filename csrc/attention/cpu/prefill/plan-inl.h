@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../plan-inl.h"
+#include "words-inl.h"
 
 namespace guide::cpu::GUIDE_CPU_NAMESPACE {
 namespace {
@@ -11,15 +12,30 @@ namespace prefill {
 // Between strips of V, so that equal places of all strips do not fall into one set of the cache.
 constexpr std::int64_t kStripPadding = 16;
 
+// Words of a dimension of V^T in tiles.
+constexpr std::int64_t kValueStride = kBlockN / 2 + kStripPadding;
+
+// Floats of a packed row of Q or K, of whatever dtype.
+constexpr std::int64_t row_floats(std::int64_t head_dim) {
+  return max_of(head_dim, row_words<BFloat16>(head_dim));
+}
+
+// Floats of the packed values of a block: strips, or V^T in tiles and two columns of it.
+constexpr std::int64_t value_floats(std::int64_t head_dim_v) {
+  const std::int64_t strips = ceil_div(head_dim_v, kLanes) * (kBlockN * kLanes + kStripPadding);
+  const std::int64_t tiles = round_up(head_dim_v, kTileSide) * (kValueStride + 2 * kTileSide);
+  return kHasTiles<BFloat16> ? max_of(strips, tiles) : strips;
+}
+
 // Scratch memory of a worker.
 struct Scratch {
-  float* key;        // [kBlockN, head_dim]
-  float* value;      // [strips, kBlockN * kLanes + kStripPadding]
+  float* key;        // [kBlockN, row_floats]
+  float* value;      // [value_floats]
   float* influence;  // [channels, kBlockN]
   float* key_bias;   // [kBlockN]
   float* addends;    // [kBlockN, rows]
   float* scores;     // [kBlockN, rows]
-  float* query_t;    // [tiles, head_dim, rows]
+  float* query_t;    // [tiles, row_floats, rows]
   float* states;     // [tiles, tile_state_floats]
   TileRows* tiles;   // [tiles]
   std::int64_t num_floats;
@@ -30,14 +46,13 @@ inline Scratch layout_scratch(const AttentionParams& params, const Plan& plan, f
   const std::int64_t rows = plan.rows_per_tile;
   const std::int64_t tiles = plan.tiles_per_task;
   Scratch scratch{};
-  scratch.key = carver.take(kBlockN * params.head_dim);
-  scratch.value =
-      carver.take(ceil_div(params.head_dim_v, kLanes) * (kBlockN * kLanes + kStripPadding));
+  scratch.key = carver.take(kBlockN * row_floats(params.head_dim));
+  scratch.value = carver.take(value_floats(params.head_dim_v));
   scratch.influence = carver.take(params.channels * kBlockN);
   scratch.key_bias = carver.take(kBlockN);
   scratch.addends = carver.take(plan.has_addends ? kBlockN * rows : 0);
   scratch.scores = carver.take(kBlockN * rows);
-  scratch.query_t = carver.take(tiles * params.head_dim * rows);
+  scratch.query_t = carver.take(tiles * row_floats(params.head_dim) * rows);
   scratch.states = carver.take(plan.key_splits > 1 ? 0 : tiles * plan.tile_state_floats);
   scratch.tiles = carver.take_tiles(tiles);
   scratch.num_floats = carver.used();
@@ -57,12 +72,12 @@ inline bool has_few_rows(const AttentionParams& params) {
 // Vectors of rows in a tile. Of few rows, so many that little is wasted: a narrow tile reads more
 // numbers for a product, which here counts as one half of a vector.
 inline int choose_vectors(const AttentionParams& params) {
-  int chosen = kWideVectors;
+  int chosen = kMostVectors;
   if (!has_few_rows(params)) return chosen;
   const auto cost = [&](int vectors) {
     return ceil_div(params.group_size * params.seqlen_q, vectors * kLanes) * (2 * vectors + 1);
   };
-  for (int vectors = kWideVectors - 1; vectors >= kNarrowVectors; --vectors) {
+  for (int vectors = kMostVectors - 1; vectors >= kFewestVectors; --vectors) {
     if (cost(vectors) < cost(chosen)) chosen = vectors;
   }
   return chosen;

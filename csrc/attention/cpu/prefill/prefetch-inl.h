@@ -37,6 +37,11 @@ class UpcomingRows {
     rows_left_ -= num_rows;
   }
 
+  GUIDE_INLINE void prefetch_rest() {
+    rows_per_step_ = rows_left_;
+    prefetch_some();
+  }
+
  private:
   const typename Element::Storage* row_;
   std::int64_t stride_;

@@ -33,6 +33,7 @@ class Task {
   }
 
   void run() {
+    const TileSession<kHasTiles<Element>> session;
     const KeyRange seen = prepare_tiles();
     const std::int64_t first_block = seen.begin / kBlockN * kBlockN;
     for (std::int64_t k_begin = first_block; k_begin < seen.end; k_begin += kBlockN) {
@@ -50,7 +51,7 @@ class Task {
   }
 
   float* query_t(std::int64_t tile_idx) const {
-    return scratch_.query_t + tile_idx * params_.head_dim * kRows;
+    return scratch_.query_t + tile_idx * row_floats(params_.head_dim) * kRows;
   }
 
   // Returns the keys of this task that any of its rows sees.
@@ -158,7 +159,7 @@ void run_vectors(const AttentionParams& params, const Plan& plan, std::int64_t t
       Task<Element, kVectors, has_softcap.value>(params, plan, task_idx, scratch, partials).run();
     });
   }
-  if constexpr (kVectors > kNarrowVectors) {
+  if constexpr (kVectors > kFewestVectors) {
     run_vectors<Element, kVectors - 1>(params, plan, task_idx, scratch, partials);
   }
 }
@@ -167,7 +168,7 @@ inline void run_task(const AttentionParams& params, const Plan& plan, std::int64
                      float* scratch, float* partials) {
   with_element_type(params.element_type, [&](auto element_type) {
     using Element = typename ElementOf<element_type.value>::Type;
-    run_vectors<Element, kWideVectors>(params, plan, task_idx, scratch, partials);
+    run_vectors<Element, kMostVectors>(params, plan, task_idx, scratch, partials);
   });
 }
 

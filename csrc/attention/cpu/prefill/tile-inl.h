@@ -10,6 +10,7 @@
 #include "../../score_mod.h"
 #include "../math-inl.h"
 #include "../rows-inl.h"
+#include "amx_products-inl.h"
 #include "prefetch-inl.h"
 #include "words-inl.h"
 
@@ -25,6 +26,9 @@ struct KeyBlock {
   std::int64_t value_stride;
   std::int64_t value_strip_stride;
   const float* influence;  // [channels, kBlockN]
+  // In tiles, `value` is V^T, [dimensions, words of kBlockN], and this is scratch for columns of
+  // it.
+  float* cut_columns;
 };
 
 // sums[k][row] = K[k] . Q[row] for kDotKeys keys.
@@ -117,32 +121,49 @@ void score_tile(const KeyBlock& block, const BlockView& view, ScoreFactors facto
   for (int v = 0; v < kVectors; ++v) block_max[v] = maximum[v];
 }
 
-// The same with a soft-cap, in two passes.
-template <class Element, int kVectors, bool kAddends>
-void capped_score_tile(const KeyBlock& block, const BlockView& view, ScoreFactors factors,
-                       const float* query_t, std::int64_t num_words, float* scores,
-                       VecF (&block_max)[kVectors], UpcomingRows<Element>& upcoming) {
+// scores[k][row] = K[k] . Q[row] for the keys [begin, end), whole micro-tiles.
+template <class Element, int kVectors>
+GUIDE_INLINE void dot_block(const KeyBlock& block, std::int64_t begin, std::int64_t end,
+                            const float* query_t, std::int64_t num_words, float* scores,
+                            UpcomingRows<Element>& upcoming) {
+  constexpr int kRows = kVectors * kLanes;
+  if constexpr (kHasTiles<Element>) {
+    upcoming.prefetch_rest();
+    dot_tiles(block.key, block.key_stride, begin, end, query_t, num_words, scores);
+    return;
+  } else {
+    for (std::int64_t k = begin; k < end; k += kDotKeys) {
+      upcoming.prefetch_some();
+      VecF dots[kDotKeys][kVectors];
+      dot_micro_tile<Element, kVectors>(block.key + k * block.key_stride, block.key_stride, query_t,
+                                        num_words, dots);
+      for (int i = 0; i < kDotKeys; ++i) {
+        for (int v = 0; v < kVectors; ++v) store(scores + (k + i) * kRows + v * kLanes, dots[i][v]);
+      }
+    }
+  }
+}
+
+// The same as score_tile with a soft-cap or by tiles, in two passes.
+template <class Element, int kVectors, bool kSoftcap, bool kAddends>
+void two_pass_score_tile(const KeyBlock& block, const BlockView& view, ScoreFactors factors,
+                         const float* query_t, std::int64_t num_words, float* scores,
+                         VecF (&block_max)[kVectors], UpcomingRows<Element>& upcoming) {
   constexpr int kRows = kVectors * kLanes;
   const std::int64_t begin = view.begin / kDotKeys * kDotKeys;
   const std::int64_t end = round_up(view.end, kDotKeys);
-  for (std::int64_t k = begin; k < end; k += kDotKeys) {
-    upcoming.prefetch_some();
-    VecF dots[kDotKeys][kVectors];
-    dot_micro_tile<Element, kVectors>(block.key + k * block.key_stride, block.key_stride, query_t,
-                                      num_words, dots);
-    for (int i = 0; i < kDotKeys; ++i) {
-      for (int v = 0; v < kVectors; ++v) store(scores + (k + i) * kRows + v * kLanes, dots[i][v]);
-    }
-  }
+  dot_block<Element, kVectors>(block, begin, end, query_t, num_words, scores, upcoming);
   const RowLimits<kVectors> limits(view);
   for (int v = 0; v < kVectors; ++v) block_max[v] = broadcast(-kInfinity);
   for (std::int64_t k = begin; k < end; ++k) {
+    const bool is_clear = view.clear_begin <= k && k < view.clear_end;
     for (int v = 0; v < kVectors; ++v) {
       float* at = scores + k * kRows + v * kLanes;
       const VecF bias =
           kAddends ? load(view.addends + k * kRows + v * kLanes) : broadcast(view.key_bias[k]);
       const VecF dot = load(at);
-      const VecF score = limits.hide(score_of<true, BitsMath>(dot, factors, bias), bias, k, v);
+      VecF score = score_of<kSoftcap, BitsMath>(dot, factors, bias);
+      if (!is_clear) score = limits.hide(score, bias, k, v);
       block_max[v] = max_or_second(score, block_max[v]);
       store(at, score);
     }
@@ -289,12 +310,12 @@ void add_block(const AttentionParams& params, std::int64_t padded_head_dim_v, co
                const BlockView& view, const float* query_t, const TileState& state, float* scores,
                UpcomingRows<Element> upcoming_values, UpcomingRows<Element> upcoming_keys) {
   constexpr std::int64_t kNumbers = Words<Element>::kNumbers;
-  const std::int64_t num_words = words_of(params.head_dim, kNumbers);
+  const std::int64_t num_words = row_words<Element>(params.head_dim);
   const ScoreFactors factors = score_factors(params.scale, params.softcap, BitsMath::kUnit);
   VecF block_max[kVectors], rescale[kVectors];
-  if constexpr (kSoftcap) {
-    capped_score_tile<Element, kVectors, kAddends>(block, view, factors, query_t, num_words, scores,
-                                                   block_max, upcoming_values);
+  if constexpr (kSoftcap || kHasTiles<Element>) {
+    two_pass_score_tile<Element, kVectors, kSoftcap, kAddends>(
+        block, view, factors, query_t, num_words, scores, block_max, upcoming_values);
   } else {
     score_tile<Element, kVectors, kAddends>(block, view, factors, query_t, num_words, scores,
                                             block_max, upcoming_values);
@@ -322,8 +343,14 @@ void add_block(const AttentionParams& params, std::int64_t padded_head_dim_v, co
                                state.influence);
       pair_weights<Element, kVectors>(begin, end, scores);
   }
-  value_tile<Element, kVectors>(block, padded_head_dim_v, begin / kNumbers, end / kNumbers, scores,
-                                rescale, state.out, upcoming_keys);
+  if constexpr (kHasTiles<Element>) {
+    upcoming_keys.prefetch_rest();
+    add_value_tiles<kVectors>(block.value, block.value_stride, padded_head_dim_v, begin / kNumbers,
+                              end / kNumbers, scores, rescale, block.cut_columns, state.out);
+  } else {
+    value_tile<Element, kVectors>(block, padded_head_dim_v, begin / kNumbers, end / kNumbers,
+                                  scores, rescale, state.out, upcoming_keys);
+  }
 }
 
 }  // namespace prefill

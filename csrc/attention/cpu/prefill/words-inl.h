@@ -50,10 +50,42 @@ struct Words<BFloat16> {
     return (VecF)_mm512_permutex2var_epi16((__m512i)first, (__m512i)halves, (__m512i)second);
   }
 };
+#elif defined(GUIDE_CPU_AMX)
+// Under emulation: tiles alone multiply.
+template <>
+struct Words<BFloat16> {
+  static constexpr std::int64_t kNumbers = 2;
+
+  // Rounds both to nearest, ties to even, and pairs them.
+  static GUIDE_INLINE VecF pair(VecF first, VecF second) {
+    const auto rounded = [](VecF value) {
+      const VecI bits = (VecI)value;
+      return value != value ? bits | 0x400000 : bits + 0x7fff + ((bits >> 16) & 1);
+    };
+    return (VecF)(((rounded(first) >> 16) & 0xffff) | (rounded(second) & ~0xffff));
+  }
+};
+#endif
+
+// Whether tiles of Intel AMX multiply an element (amx_products-inl.h).
+template <class Element>
+constexpr bool kHasTiles = false;
+#if defined(GUIDE_CPU_AMX)
+template <>
+constexpr bool kHasTiles<BFloat16> = true;
 #endif
 
 constexpr std::int64_t words_of(std::int64_t numbers, std::int64_t numbers_of_word) {
   return ceil_div(numbers, numbers_of_word);
+}
+
+constexpr std::int64_t kTileSide = 16;  // rows of a tile of Intel AMX, and words of each
+constexpr std::int64_t kPairSide = 2 * kTileSide;
+
+// Words of a packed row of Q or K; in tiles, whole ones.
+template <class Element>
+constexpr std::int64_t row_words(std::int64_t head_dim) {
+  return round_up(words_of(head_dim, Words<Element>::kNumbers), kHasTiles<Element> ? kTileSide : 1);
 }
 
 // `count` > 0 numbers that exist, as load_words() takes them.
