@@ -86,7 +86,10 @@ def _rows_of_a_group(check, rows, seqlen_k, dtype):
     check(case.but(options={"is_causal": True, "window_left": seqlen_k - 7}))
 
 
-EMULATED = ["emulated", "emulated-ptx", pytest.param("amx", marks=pytest.mark.long)]
+EMULATED_NAMES = ("emulated", "emulated-ptx", "amx")
+EMULATED = [
+    pytest.param(name, marks=[pytest.mark.long] * (name == "amx")) for name in EMULATED_NAMES
+]
 OTHERS = ["cpu", "chunked", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
@@ -98,6 +101,14 @@ OTHERS = ["cpu", "chunked", *(["cuda"] if torch.cuda.is_available() else [])]
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_rows_of_a_group(check, rows, seqlen_k, dtype):
     _rows_of_a_group(check, rows, seqlen_k, dtype)
+
+
+# Rows that a few tiles hold, wide or narrow, and keys enough to be split over tasks.
+@pytest.mark.parametrize("backend", OTHERS, indirect=True)
+@pytest.mark.parametrize("rows", [13, 25, 49, 72])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_few_rows_of_many_keys(check, rows, dtype):
+    _rows_of_a_group(check, rows, 1025, dtype)
 
 
 # The tiles of CUDA and AMX kernels are the same for all of them, and an emulated row costs a
@@ -346,9 +357,9 @@ def test_influence_changes_no_bit_of_the_rest(backend, seqlen_q):
 # blocks are enough for what has no threads of its own.
 THREADED, BLOCKS = [(1, 2100), (70, 300)], [(1, 300), (70, 130)]
 REPEATED = [
-    (backend, lengths)
-    for backend in (*OTHERS, *EMULATED)
-    for lengths in (BLOCKS if backend in ("chunked", *EMULATED) else THREADED)
+    pytest.param(backend, lengths, marks=[pytest.mark.long] * (backend == "amx"))
+    for backend in (*OTHERS, *EMULATED_NAMES)
+    for lengths in (BLOCKS if backend in ("chunked", *EMULATED_NAMES) else THREADED)
 ]
 
 
