@@ -71,12 +71,22 @@ def run_tests(build_dir: Path) -> int:
             "PYTHONPATH": str(package),
             "GUIDE_EXT_CPU_ISA": instruction_set,
         }
+        # Python looks into the folder where it runs before it looks into PYTHONPATH.
+        probe = "import guide_ext; print(guide_ext.__file__)"
+        found = subprocess.run(
+            [sys.executable, "-c", probe],
+            check=True, capture_output=True, text=True, cwd=package, env=environment,
+        )  # fmt: skip
+        if package not in Path(found.stdout.strip()).parents:
+            raise RuntimeError(f"not the library under sanitizers: {found.stdout.strip()}")
         tests = subprocess.run(
             [
-                *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *TESTS),
+                *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+                *("--rootdir", ROOT, "-c", ROOT / "pyproject.toml"),
+                *(ROOT / test for test in TESTS),
                 *("-k", "not emulated and not amx and not chunked and not cuda"),
             ],
-            cwd=ROOT,
+            cwd=package,
             env=environment,
             check=False,
         )
