@@ -13,7 +13,6 @@ from problems import DTYPE_NAMES, Inputs, Problem, prefill
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
 
 
-
 def ours(channels: int) -> str:
     """Name the op of this package with a bias and channels of influence.
 
@@ -94,9 +93,7 @@ SMOKE = [
     *prefill(1, 4, 65, 32, num_kv_heads=2, dtype=FP32),
     Problem(1, 4, 2, 1, 70, 64, is_causal=True, dtype=BF16),
     Problem(2, 4, 2, 3, 70, 64, is_causal=True, dtype=FP32),
-    Problem(
-        1, 4, 2, 3, 70, 32, is_causal=True, dtype=FP32, has_dense_bias=True, window_left=9
-    ),
+    Problem(1, 4, 2, 3, 70, 32, is_causal=True, dtype=FP32, has_dense_bias=True, window_left=9),
     Problem(1, 4, 4, 65, 65, 32, is_causal=True, dtype=BF16, window_left=20, channels=8),
 ]
 

@@ -159,7 +159,7 @@ def processor(machine: dict[str, str]) -> str:
         family, model = details.split(", ")
         name += f" (family {family}, model {model})"
     instructions = report_headlines.instruction_set(machine)
-    return f"{name}, {instructions}, {machine['cores']} cores"
+    return f"{name}, {instructions}, {report_headlines.cores(machine)}"
 
 
 def _sources(results: list[dict[str, Any]], links: list[str]) -> list[str]:

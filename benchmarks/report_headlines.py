@@ -58,8 +58,12 @@ def processor_class(machine: dict[str, str]) -> str:
 
     """
     architecture = machine["system"].split()[-1].replace("_", "-")
-    cores = f"{machine['cores']} core{'' if machine['cores'] == '1' else 's'}"
-    return f"{architecture}, {instruction_set(machine)}, {cores}"
+    return f"{architecture}, {instruction_set(machine)}, {cores(machine)}"
+
+
+def cores(machine: dict[str, str]) -> str:
+    """Count the cores, in words."""
+    return f"{machine['cores']} core{'' if machine['cores'] == '1' else 's'}"
 
 
 def instruction_set(machine: dict[str, str]) -> str:

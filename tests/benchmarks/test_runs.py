@@ -55,6 +55,8 @@ class TestRun:
         assert [r["problem"] for r in result["records"]] == [str(p) for p in cpu_attention.SMOKE]
         for record, problem in zip(result["records"], cpu_attention.SMOKE, strict=True):
             wanted = set(cpu_attention.implementations(problem, {})) - {cpu_attention.FLEX}
+            if problem.channels > 1:
+                wanted -= {cpu_attention.COLUMNS, cpu_attention.EAGER}
             assert {row["implementation"] for row in record["rows"]} == wanted
             assert len({len(row["samples_ms"]) for row in record["rows"]}) == 1
             assert len(record["rows"][0]["samples_ms"]) >= 3
@@ -216,11 +218,13 @@ class TestStudySpeed:
 
 
 def test_shapes_at_random_are_right(tmp_path):
-    done = run_script("cliffs.py", "--shapes", "30", "--untimed", "--out", str(tmp_path))
+    done = run_script("cliffs.py", "--shapes", "30", "--untimed", "--masks", "--out", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "30 shapes, 0 wrong." in done.stdout
     found = json.loads((tmp_path / "cliffs.json").read_text())["shapes"]
     assert len({one["problem"] for one in found}) > 25
+    masks = {(one["window_left"] >= 0, one["has_dense_bias"]) for one in found}
+    assert len(masks) == 4
     assert not any("ratio" in one for one in found)
 
 

@@ -7,3 +7,4 @@ import torch
 CPU = torch.device("cpu")
 CAUSAL = cpu_attention.SMOKE[1]
 DECODE = cpu_attention.SMOKE[2]
+DENSE, CHANNELS = cpu_attention.SMOKE[4:]
