@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Attention with a bias and one influence channel on the CPU, against what PyTorch offers for it.
 
-    make bench                          all, about a quarter of an hour
+    make bench                          all, about seventeen minutes
     make bench BENCH="-k decode"        some
 
 One test is one problem at one number of threads. Every implementation is verified against the

@@ -55,8 +55,8 @@ SHOWN = (
     "fp32-b1-h8-kv2-q63-k4096-d128-causal",
     "bf16-b1-h8-kv2-q63-k4096-d128-causal",
     "fp32-b1-h8-kv8-q512-k512-d64-full-dense",
-    "fp32-b1-h8-kv8-q4096-k4096-d64-causal-w256",
-    "bf16-b1-h8-kv8-q4096-k4096-d64-causal-w256",
+    "fp32-b1-h4-kv4-q4096-k4096-d64-causal-w256",
+    "bf16-b1-h4-kv4-q4096-k4096-d64-causal-w256",
     "fp32-b1-h8-kv8-q2048-k2048-d64-causal-c8",
 )
 # What the README shows.

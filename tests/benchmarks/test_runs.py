@@ -16,7 +16,7 @@ import report_influence
 import report_study
 import sampling
 import torch
-from smoke_problems import CAUSAL
+from smoke_problems import CAUSAL, left_out
 from sources import ROOT
 
 
@@ -54,9 +54,7 @@ class TestRun:
         result, _, _ = results
         assert [r["problem"] for r in result["records"]] == [str(p) for p in cpu_attention.SMOKE]
         for record, problem in zip(result["records"], cpu_attention.SMOKE, strict=True):
-            wanted = set(cpu_attention.implementations(problem, {})) - {cpu_attention.FLEX}
-            if problem.channels > 1:
-                wanted -= {cpu_attention.COLUMNS, cpu_attention.EAGER}
+            wanted = set(cpu_attention.implementations(problem, {})) - left_out(problem)
             assert {row["implementation"] for row in record["rows"]} == wanted
             assert len({len(row["samples_ms"]) for row in record["rows"]}) == 1
             assert len(record["rows"][0]["samples_ms"]) >= 3

@@ -73,7 +73,7 @@ class TestTables:
         )
         windowed = cpu_attention.windowed(torch.float32)
         assert named(dataclasses.replace(windowed, channels=8)) == (
-            "prefill fp32, 8 heads of 64, 4096 causal, window of 256, 8 channels"
+            "prefill fp32, 4 heads of 64, 4096 causal, window of 256, 8 channels"
         )
 
     def test_ours_has_the_channels_of_the_problem(self):

@@ -11,7 +11,7 @@ import sampling
 import torch
 import verification
 from problems import Inputs, Problem
-from smoke_problems import CAUSAL, CHANNELS, CPU, DECODE, DENSE
+from smoke_problems import CAUSAL, CHANNELS, CPU, DECODE, DENSE, left_out
 from torch.nn.attention import SDPBackend, flex_attention
 
 
@@ -32,8 +32,7 @@ EVERY = [
     pytest.param(problem, name, id=f"{problem}-{name}")
     for problem in (CAUSAL, DECODE, DENSE, CHANNELS)
     for name in cpu_attention.implementations(problem, {})
-    if name != cpu_attention.FLEX
-    and not (problem is CHANNELS and name in (cpu_attention.COLUMNS, cpu_attention.EAGER))
+    if name not in left_out(problem)
 ]
 
 
@@ -52,7 +51,7 @@ class TestVerification:
         assert prepared.left_out["wrong"].startswith("WRONG: out of (batch, head)")
 
     @pytest.mark.parametrize("lost", ["window", "dense bias", "head"])
-    @pytest.mark.parametrize("make", [peers.guide, peers.sdpa])
+    @pytest.mark.parametrize("make", [peers.guide, peers.sdpa, peers.eager])
     def test_a_mask_that_is_lost_is_noticed(self, make, lost):
         def without(inputs):
             if lost == "window":
