@@ -196,6 +196,17 @@ class TestPublished:
         assert ("bench attention: results/old-attention.json" in page) == forced
         assert ("portable code (forced), 1 core," in page) == forced
 
+    def test_the_plot_is_not_of_a_forced_instruction_set(self, tmp_path, monkeypatch):
+        own = next(report.RESULTS.glob("cpu-*-growth.json"))
+        result = json.loads(own.read_text())
+        result["machine"]["forced instruction set"] = "portable"
+        (tmp_path / "found.json").write_text(json.dumps(result))
+        monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
+        monkeypatch.setattr(report, "ROOT", tmp_path)
+        (tmp_path / "docs").mkdir()
+        report.publish(tmp_path / "found.json")
+        assert not list((tmp_path / "docs").iterdir())
+
     @pytest.mark.parametrize("page", report.PAGES, ids=lambda path: path.name)
     def test_tables_are_what_the_results_give(self, page):
         text = page.read_text(encoding="utf-8")
