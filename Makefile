@@ -138,7 +138,7 @@ format: setup  ## rewrite the sources in the project's format
 sanitize: setup  ## the CPU kernels under address, undefined-behaviour and thread sanitizers
 	$(BIN)/python tests/sanitizers/run.py
 
-bench: setup  ## the op on this CPU, verified, then timed beside its peers (15 minutes); some: BENCH="-k decode"
+bench: setup  ## the op on this CPU, verified, then timed beside its peers (17 minutes); some: BENCH="-k decode"
 	@mkdir -p bench_results
 	$(BIN)/python -m pytest benchmarks/bench_attention.py -q --benchmark-quiet \
 	  --benchmark-json=bench_results/pytest-benchmark.json $(BENCH)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Attention with a bias and one influence channel on the CPU, against what PyTorch offers for it.
 
-    make bench                          all, about a quarter of an hour
+    make bench                          all, about seventeen minutes
     make bench BENCH="-k decode"        some
 
 One test is one problem at one number of threads. Every implementation is verified against the
@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import torch
 from ceilings import Ceilings, last_level_cache_bytes
-from cpu_attention import OURS, PROBLEMS, SMOKE, implementations
+from cpu_attention import PROBLEMS, SMOKE, implementations, ours
 from problems import DTYPE_NAMES, Inputs, Problem
 from pytest_benchmark.fixture import BenchmarkFixture
 from recording import Run
@@ -153,11 +153,11 @@ def _highest(*measured: Ceilings) -> Ceilings:
 
 def _progress(record: dict[str, Any]) -> str:
     medians = {row["implementation"]: row["median_ms"] for row in record["rows"]}
-    ours = medians[OURS]
+    own = medians[ours(record["channels"])]
     peers = ", ".join(
-        f"{name} {median / ours:.2f}x"
+        f"{name} {median / own:.2f}x"
         for name, median in medians.items()
         if not name.startswith("guide")
     )
     failed = "".join(f"; {name}: {record['left_out'][name]}" for name in record["failed"])
-    return f"{ours:.3f} ms; {peers}{failed}"
+    return f"{own:.3f} ms; {peers}{failed}"

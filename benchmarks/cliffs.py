@@ -3,6 +3,7 @@
 
     make bench-cliffs                                   2,000 shapes, one thread, half an hour
     make bench-cliffs CLIFFS="--shapes 200 --threads 2"
+    make bench-cliffs CLIFFS=--masks                    dense biases and windows, too
 
 Ours computes a bias and a channel of influence, SDPA neither; where query heads share keys and
 queries are few, SDPA also has the heads of a group as rows of one head, and the faster way counts.
@@ -37,11 +38,12 @@ HEAD_DIMS = (32, 40, 64, 72, 80, 96, 112, 128, 160, 192, 256)
 DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 MOST_FLOP = 2e9  # a tenth of a second where a core does 20 GFLOP/s
 LONGEST = 16384
+MOST_SCORES = 1 << 25
 SAMPLES, AGAIN = 7, 25
 SAMPLE_SECONDS = 2e-3  # a shorter call is repeated
 
 
-def drawn(rng: random.Random, dtypes: tuple[torch.dtype, ...]) -> Problem:
+def drawn(rng: random.Random, dtypes: tuple[torch.dtype, ...], has_masks: bool = False) -> Problem:
     """Draw a shape: lengths evenly on a scale of logarithms, all kinds of calls alike often."""
     while True:
         kind = rng.choice(("decode", "rows", "prefill", "chunk", "tiny"))
@@ -61,6 +63,14 @@ def drawn(rng: random.Random, dtypes: tuple[torch.dtype, ...]) -> Problem:
             rng.choice((1, 1, 2, 4)), kv_heads * group, kv_heads, seqlen_q, seqlen_k,
             rng.choice(HEAD_DIMS), is_causal, rng.choice(dtypes),
         )  # fmt: skip
+        if has_masks:  # SDPA has both as a dense mask, so the scores are few
+            extra = rng.choice(("none", "window", "dense", "both"))
+            window = _length(rng, 1, LONGEST) - 1 if extra in ("window", "both") else -1
+            problem = dataclasses.replace(
+                problem, window_left=window, has_dense_bias=extra in ("dense", "both")
+            )
+        if has_masks and problem.scores > MOST_SCORES:
+            continue
         if problem.flop <= MOST_FLOP and problem.key_value_bytes <= 1 << 28:
             return problem
 
@@ -161,6 +171,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--masks", action="store_true", help="dense biases and windows, too")
     parser.add_argument("--untimed", action="store_true", help="verify only")
     parser.add_argument("--worst", type=int, default=10, help="how many shapes to show")
     parser.add_argument("--out", type=Path, default=Path("bench_results"))
@@ -168,7 +179,7 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     rng = random.Random(options.seed)
     dtypes = tuple(DTYPES[name] for name in options.dtypes)
-    problems = [drawn(rng, dtypes) for _ in range(options.shapes)]
+    problems = [drawn(rng, dtypes, options.masks) for _ in range(options.shapes)]
     facts = cpu_facts() | {"threads": str(options.threads), "seed": str(options.seed)}
     begin = time.monotonic()
     shapes = []

@@ -19,7 +19,7 @@ RUN = pytest.StashKey[Run]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("guide_ext", "benchmarks of guide_ext")
     group.addoption("--problems", choices=("all", "smoke"), default="all", help="smoke: tiny ones")
-    group.addoption("--seconds", type=float, default=840.0, help="aim at so long a run")
+    group.addoption("--seconds", type=float, default=1000.0, help="aim at so long a run")
     group.addoption("--rounds", type=int, default=15, help="at most so many samples of a problem")
     group.addoption("--results", type=Path, default=Path("bench_results"), help="folder of results")
 

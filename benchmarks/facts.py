@@ -16,6 +16,8 @@ from guide_ext.machine.facts import machine_facts
 from guide_ext.op import libraries
 
 ROOT = Path(__file__).resolve().parents[1]
+# The fact that figures are not those of the instruction set that the machine would choose.
+FORCED = "forced instruction set"
 
 
 def output(*command: str) -> str:
@@ -42,6 +44,7 @@ def cpu_facts() -> dict[str, str]:
         **{name: fact for name, fact in machine_facts().items() if name not in ("gpu", "threads")},
         **_processor_details(),
         "instruction set": status.instruction_set or status.reason,
+        FORCED: os.environ.get("GUIDE_EXT_CPU_ISA", ""),
         **common_facts(),
         "compiler": output("c++", "--version").partition("\n")[0],
         "last-level cache": f"{last_level_cache_bytes() / 2**20:.0f} MiB",

@@ -53,18 +53,28 @@ class Call:
 Implementations = dict[str, Callable[[Inputs], Call]]
 
 
-def guide(inputs: Inputs, *, is_biased: bool = True, channels: int = 1) -> Call:
-    """Run the op of this package, by its compiled kernels."""
+def guide(inputs: Inputs, *, is_biased: bool = True, channels: int | None = None) -> Call:
+    """Run the op of this package, by its compiled kernels.
+
+    Args:
+        inputs: Operands.
+        is_biased: Whether to add the bias of the keys.
+        channels: Of influence; None for those of the problem.
+
+    """
+    problem = inputs.problem
+    channels = problem.channels if channels is None else channels
     key_bias = inputs.key_bias if is_biased else None
     influence = inputs.influence[:, :channels].contiguous() if channels else None
-    served = explain_dispatch(inputs.query, inputs.key, inputs.value, key_bias, influence)
+    tensors = (inputs.query, inputs.key, inputs.value, key_bias, influence, inputs.dense_bias)
+    is_causal, window_left = problem.is_causal, problem.window_left
+    served = explain_dispatch(*tensors, is_causal=is_causal, window_left=window_left)
     if not served.kernel.startswith(f"{inputs.query.device.type}/"):
         raise RuntimeError(f"no compiled kernel serves this call: {served}")
 
     def run() -> Results:
         out, influence_out, _ = biased_attention(
-            *(inputs.query, inputs.key, inputs.value, key_bias, influence),
-            is_causal=inputs.problem.is_causal,
+            *tensors, is_causal=is_causal, window_left=window_left
         )
         return out, influence_out if channels else None
 
@@ -78,12 +88,12 @@ def sdpa(
     is_biased: bool = False,
     folds_group: bool = False,
 ) -> Call:
-    """Run SDPA; a bias is a dense mask there, which holds the causal mask too.
+    """Run SDPA; a bias or a window is a dense mask there, which holds the causal mask too.
 
     Args:
         inputs: Operands.
         backend: The one to use; None leaves the choice to PyTorch.
-        is_biased: Whether to add the bias.
+        is_biased: Whether to add the bias of the keys.
         folds_group: Whether the query heads of a group become rows of one head, so that keys and
             values are read once a group.
 
@@ -91,13 +101,13 @@ def sdpa(
     problem = inputs.problem
     if backend in NEED_CUDA and inputs.query.device.type != "cuda":
         raise UnavailableError("needs a GPU")
-    mask = _dense_mask(inputs) if is_biased else None
-    if not is_biased and (problem.is_causal and problem.seqlen_q > 1):
-        # Its causal mask starts at the first row and the first key.
-        if problem.seqlen_q < problem.seqlen_k and backend in MASKLESS:
-            raise UnavailableError("SDPA's causal mask is aligned to the top left")
-        if problem.seqlen_q < problem.seqlen_k or folds_group:
-            mask = _visible(inputs)
+    needs_mask = is_biased or _needs_mask(problem)
+    if needs_mask and backend in MASKLESS:
+        raise UnavailableError(
+            "takes no dense mask: SDPA has a window, a bias, and a causal mask that is not "
+            "aligned to the top left as one"
+        )
+    mask = _dense_mask(inputs, is_biased) if needs_mask else None
     run = _attend(inputs, (inputs.query, inputs.key, inputs.value), mask, backend, folds_group)
     return Call(lambda: (run(), None), is_biased, 0)
 
@@ -108,6 +118,7 @@ def columns(inputs: Inputs, *, folds_group: bool = False) -> Call:
     Both are rounded to the dtype of the operands.
     """
     problem = inputs.problem
+    _refuse_channels(problem)
     scale = problem.head_dim**-0.5
     dtype, head_dim = problem.dtype, problem.head_dim
 
@@ -118,9 +129,7 @@ def columns(inputs: Inputs, *, folds_group: bool = False) -> Call:
     query = appended(inputs.query, inputs.query.new_ones(problem.batch, 1, problem.seqlen_q))
     key = appended(inputs.key, inputs.key_bias / scale)
     value = appended(inputs.value, inputs.influence[:, :1])
-    mask = None
-    if problem.is_causal and 1 < problem.seqlen_q < problem.seqlen_k:
-        mask = _visible(inputs)
+    mask = _dense_mask(inputs, is_biased=False) if _needs_mask(problem) else None
     attend = _attend(inputs, (query, key, value), mask, None, folds_group, scale)
 
     def run() -> Results:
@@ -138,6 +147,9 @@ def flex(inputs: Inputs, *, channels: int = 0) -> Call:
     """
     if not inputs.problem.times_flex:
         raise UnavailableError("compiles for seconds: timed at a few sizes only")
+    _refuse_channels(inputs.problem)
+    if inputs.problem.has_dense_bias:
+        raise UnavailableError("not timed with a dense bias, of which its blocks are not made")
     from torch.nn.attention.flex_attention import create_block_mask
 
     problem, bias = inputs.problem, inputs.key_bias[:, 0]
@@ -145,9 +157,11 @@ def flex(inputs: Inputs, *, channels: int = 0) -> Call:
     offset = problem.seqlen_k - problem.seqlen_q
     compiled = _compiled_flex()
     block_mask = None
-    if problem.is_causal:
+    if problem.is_causal or problem.window_left >= 0:
+        right = 0 if problem.is_causal else problem.seqlen_k
+        left = problem.window_left if problem.window_left >= 0 else problem.seqlen_k
         block_mask = create_block_mask(
-            lambda b, h, q, k: k <= q + offset,
+            lambda b, h, q, k: (k <= q + offset + right) & (k >= q + offset - left),
             *(None, None, problem.seqlen_q, problem.seqlen_k),
             device=device,
         )
@@ -185,10 +199,11 @@ def _compiled_flex() -> Callable[..., Any]:
 
 def eager(inputs: Inputs, *, largest_matrix: int | None = None) -> Call:
     """Do what eager models and the Influence metric do today: the whole matrix."""
+    _refuse_channels(inputs.problem)
     limit = largest_matrix or LARGEST_MATRIX[inputs.query.device.type]
     if (size := 8 * inputs.problem.scores) > limit:  # scores, and weights in float32
         raise UnavailableError(f"the matrices of all heads take more than {size / 2**30:.0f} GiB")
-    mask = _dense_mask(inputs)
+    mask = _dense_mask(inputs, is_biased=True)
     groups = inputs.problem.group_size
     key, value = (t.repeat_interleave(groups, 1) for t in (inputs.key, inputs.value))
 
@@ -216,8 +231,10 @@ def _attend(
         if problem.group_size == 1 or not problem.is_decode:
             raise UnavailableError("folding the group pays for few queries of grouped heads only")
         query = query.reshape(problem.batch, problem.num_kv_heads, -1, query.shape[-1])
-        if mask is not None and mask.shape[-2] > 1:
-            mask = mask.repeat(*(1,) * (mask.dim() - 2), problem.group_size, 1)
+        if mask is not None and mask.shape[1] > 1:  # of every head, as the query
+            mask = mask.reshape(len(mask), problem.num_kv_heads, -1, problem.seqlen_k)
+        elif mask is not None and mask.shape[2] > 1:
+            mask = mask.repeat(1, 1, problem.group_size, 1)
     elif backend is SDPBackend.EFFICIENT_ATTENTION:  # takes no groups
         key, value = (t.repeat_interleave(problem.group_size, 1) for t in (key, value))
     options: dict[str, Any] = {
@@ -236,23 +253,48 @@ def _attend(
     return run
 
 
-def _visible(inputs: Inputs) -> Tensor:
-    """Return the causal mask, 0 and -inf, ``[seqlen_q, seqlen_k]``."""
-    problem = inputs.problem
-    _refuse_large_mask(problem, inputs.query.device)
-    hidden = inputs.query.new_full((problem.seqlen_q, problem.seqlen_k), -torch.inf)
-    return hidden.triu(problem.seqlen_k - problem.seqlen_q + 1)
+def _hides_keys(problem: Problem) -> bool:
+    return (problem.is_causal and problem.seqlen_q > 1) or problem.window_left >= 0
 
 
-def _dense_mask(inputs: Inputs) -> Tensor:
+def _needs_mask(problem: Problem) -> bool:
+    """Whether SDPA's `is_causal`, which starts at the first row and key, does not say it all."""
+    if problem.has_dense_bias or problem.window_left >= 0:
+        return True
+    return _hides_keys(problem) and problem.seqlen_q != problem.seqlen_k
+
+
+def _dense_mask(inputs: Inputs, is_biased: bool) -> Tensor:
+    """Sum up what is added to the scores, ``[batch or 1, heads or 1, seqlen_q, seqlen_k]``."""
     problem = inputs.problem
-    mask = inputs.key_bias[:, :, None].to(problem.dtype)
-    if problem.is_causal and problem.seqlen_q > 1:
-        return mask + _visible(inputs)
+    heads = problem.num_heads if problem.has_dense_bias else 1
+    size = problem.batch * heads * problem.seqlen_q * problem.seqlen_k * problem.dtype.itemsize
+    if size > LARGEST_MATRIX[inputs.query.device.type]:
+        raise UnavailableError(f"the dense mask takes {size / 2**30:.0f} GiB")
+    parts = []
+    if is_biased:
+        parts.append(inputs.key_bias[:, :, None].to(problem.dtype))
+    if inputs.dense_bias is not None:
+        parts.append(inputs.dense_bias)
+    if _hides_keys(problem):
+        parts.append(_hidden(inputs))
+    mask = functools.reduce(torch.add, parts)
     return mask.expand(-1, -1, problem.seqlen_q, -1)
 
 
-def _refuse_large_mask(problem: Problem, device: torch.device) -> None:
-    size = problem.batch * problem.seqlen_q * problem.seqlen_k * problem.dtype.itemsize
-    if size > LARGEST_MATRIX[device.type]:
-        raise UnavailableError(f"the dense mask takes {size / 2**30:.0f} GiB")
+def _hidden(inputs: Inputs) -> Tensor:
+    """Return -inf where the causal mask or the window hides a key, else 0."""
+    problem, device = inputs.problem, inputs.query.device
+    keys = torch.arange(problem.seqlen_k, device=device)
+    rows = torch.arange(problem.seqlen_q, device=device)[:, None]
+    rows += problem.seqlen_k - problem.seqlen_q
+    is_hidden = keys > rows if problem.is_causal else torch.zeros_like(keys > rows)
+    if problem.window_left >= 0:
+        is_hidden |= keys < rows - problem.window_left
+    mask = inputs.query.new_zeros(1, 1, problem.seqlen_q, problem.seqlen_k)
+    return mask.masked_fill_(is_hidden, -torch.inf)
+
+
+def _refuse_channels(problem: Problem) -> None:
+    if problem.channels != 1:
+        raise UnavailableError("timed with one channel only")

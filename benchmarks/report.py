@@ -27,6 +27,7 @@ import report_headlines
 import report_influence
 import report_learned
 import report_study
+from facts import FORCED
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -97,15 +98,22 @@ def slug(machine: dict[str, str]) -> str:
     Example:
         >>> slug({"processor": "AMD EPYC", "processor family, model": "26, 2", "cores": "2"})
         'cpu-amd-epyc-26-2-2-cores'
+        >>> slug({"processor": "AMD EPYC", "cores": "2", "forced instruction set": "portable"})
+        'cpu-amd-epyc-2-cores-forced-portable'
 
     """
     names = ("processor", "processor family, model", "cores")
     words = " ".join([*(machine[name] for name in names if name in machine), "cores"])
+    if FORCED in machine:
+        words += f" forced {machine[FORCED]}"
     return "cpu-" + re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
 def with_tables(text: str, folder: Path = ROOT, root: Path = ROOT) -> str:
     """Write every marked table of a text anew, from the results that its marker names.
+
+    Results of several machines give one table each, with a heading that names the processor; the
+    headlines are one table, whose rows do.
 
     Args:
         text: Of a page.
@@ -125,12 +133,33 @@ def with_tables(text: str, folder: Path = ROOT, root: Path = ROOT) -> str:
             ]
             lines = report_headlines.table(rows)
         else:
-            lines = [line for result in results for line in KINDS[kind].short_table(result)]
+            lines = []
+            for result in results:
+                if len(results) > 1:
+                    lines += [*([""] if lines else []), f"**{processor(result['machine'])}**", ""]
+                lines += KINDS[kind].short_table(result)
         links = [os.path.relpath((root / path).with_suffix(".md"), folder) for path in paths]
         begin = f"<!-- bench {kind}: {marked[2]} -->"
         return "\n".join([begin, "", *lines, "", *_sources(results, links), "", "<!-- /bench -->"])
 
     return _MARKED.sub(table, text)
+
+
+def processor(machine: dict[str, str]) -> str:
+    """Name the processor of a machine and the instructions that served the calls.
+
+    Example:
+        >>> processor({"processor": "AMD EPYC", "processor family, model": "25, 1", "cores": "2",
+        ...            "instruction set": "avx2"})
+        'AMD EPYC (family 25, model 1), AVX2, 2 cores'
+
+    """
+    name = machine["processor"]
+    if details := machine.get("processor family, model"):
+        family, model = details.split(", ")
+        name += f" (family {family}, model {model})"
+    instructions = report_headlines.instruction_set(machine)
+    return f"{name}, {instructions}, {report_headlines.cores(machine)}"
 
 
 def _sources(results: list[dict[str, Any]], links: list[str]) -> list[str]:
@@ -139,10 +168,7 @@ def _sources(results: list[dict[str, Any]], links: list[str]) -> list[str]:
     loads: dict[str, float] = {}
     for result, link in zip(results, links, strict=True):
         machine = result["machine"]
-        name = (
-            f"{machine['processor']}, {machine['cores']} cores, {machine.get('memory', '?')}, "
-            f"torch {machine['torch']}"
-        )
+        name = f"{processor(machine)}, {machine.get('memory', '?')}, torch {machine['torch']}"
         every = "every figure" if len(results) == 1 else f"every figure of {result['kind']}"
         pages.setdefault(name, []).append(f"[{every}]({link})")
         load = float(machine.get("load before", 0.0))
@@ -187,7 +213,7 @@ def publish(source: Path) -> Path:
     target = RESULTS / f"{slug(result['machine'])}-{result['kind']}.json"
     target.write_text(json.dumps(result, separators=(",", ":")) + "\n")
     target.with_suffix(".md").write_text(page(result))
-    if result["kind"] == "growth":
+    if result["kind"] == "growth" and FORCED not in result["machine"]:
         report_growth.draw(result, ROOT / "docs" / "growth.png")
     return target
 
@@ -202,9 +228,13 @@ def main() -> int:
     texts = {path: path.read_text(encoding="utf-8") for path in PAGES}
     for source in options.results if options.command == "publish" else ():
         target = publish(source)
-        kind = json.loads(target.read_text())["kind"]
+        result = json.loads(target.read_text())
         relative = target.relative_to(ROOT)
-        texts = {path: pointed_at(text, str(relative), kind) for path, text in texts.items()}
+        if FORCED not in result["machine"]:  # pages show what a machine does by itself
+            texts = {
+                path: pointed_at(text, str(relative), result["kind"])
+                for path, text in texts.items()
+            }
         sys.stdout.write(f"{relative}, {relative.with_suffix('.md')}\n")
     for path, text in texts.items():
         path.write_text(with_tables(text, path.parent, ROOT), encoding="utf-8")

@@ -18,10 +18,12 @@ from cpu_attention import (
     SDPA_BIAS,
     SDPA_BIAS_FOLDED,
     SDPA_FOLDED,
+    ours,
 )
 from report_headlines import Headline
 
 Record = dict[str, Any]
+TINY = 32  # tokens; below, the time of a call is what it takes to begin one
 
 # Heads of the columns, and whose time over ours they hold: the first that there is.
 _PEERS = {
@@ -32,8 +34,10 @@ _PEERS = {
     "Flex": (FLEX,),
     "eager": (EAGER,),
 }
-# What docs/benchmarks.md shows: long and short prefill, decode, every dtype.
+# What docs/benchmarks.md shows: long and short prefill, decode, every dtype, and what is rarer.
 SHOWN = (
+    "fp32-b1-h8-kv8-q1-k1-d64-full",
+    "fp32-b1-h8-kv8-q16-k16-d64-causal",
     "fp32-b1-h8-kv8-q512-k512-d64-causal",
     "bf16-b1-h8-kv8-q512-k512-d64-causal",
     "fp32-b1-h32-kv32-q2048-k2048-d128-full",
@@ -46,6 +50,14 @@ SHOWN = (
     "bf16-b1-h32-kv8-q1-k4096-d128-causal",
     "fp32-b1-h32-kv8-q1-k32768-d128-causal",
     "bf16-b1-h32-kv8-q1-k32768-d128-causal",
+    "fp32-b1-h8-kv2-q8-k4096-d128-causal",
+    "bf16-b1-h8-kv2-q8-k4096-d128-causal",
+    "fp32-b1-h8-kv2-q63-k4096-d128-causal",
+    "bf16-b1-h8-kv2-q63-k4096-d128-causal",
+    "fp32-b1-h8-kv8-q512-k512-d64-full-dense",
+    "fp32-b1-h4-kv4-q4096-k4096-d64-causal-w256",
+    "bf16-b1-h4-kv4-q4096-k4096-d64-causal-w256",
+    "fp32-b1-h8-kv8-q2048-k2048-d64-causal-c8",
 )
 # What the README shows.
 HEADLINES = (
@@ -64,21 +76,21 @@ def summary(result: dict[str, Any]) -> list[str]:
     ]
     for record in result["records"]:
         rows = _rows(record)
-        ours = rows.get(OURS)
-        if ours is None:
+        own = rows.get(_ours(record))
+        if own is None:
             continue
         plain = rows.get(OURS_PLAIN)
-        surcharge = f"{ours['median_ms'] / plain['median_ms'] - 1:+.1%}" if plain else ""
+        surcharge = f"{own['median_ms'] / plain['median_ms'] - 1:+.1%}" if plain else ""
         cells = [
             label(record),
             str(record["threads"]),
-            _time(ours["median_ms"]),
-            _spread(ours),
-            _share(record, ours),
+            _time(own["median_ms"]),
+            _spread(own),
+            _share(record, own),
             surcharge,
-            *(_ratio(rows, names, ours) for names in _PEERS.values()),
-            *(_memory(_first(rows, names))
-              for names in ((OURS,), _PEERS["SDPA, bias"], (EAGER,))),
+            *(_ratio(rows, names, own) for names in _PEERS.values()),
+            _memory(own),
+            *(_memory(_first(rows, names)) for names in (_PEERS["SDPA, bias"], (EAGER,))),
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     failed = [
@@ -90,17 +102,18 @@ def summary(result: dict[str, Any]) -> list[str]:
 
 
 EXPLANATION = """\
-`ours` computes a bias and one channel of influence. Columns behind `surcharge` are **times of
-others over ours**: above 1 ours is faster. `surcharge`: ours over ours without bias and influence.
-`SDPA` computes neither; `folded` has the query heads of a group as rows of one head, so that it
-reads keys and values once; `SDPA, bias` has the bias in a dense mask and no influence; `columns`
-appends the bias to the keys and the influence to the values (rounding both); `Flex` is
-FlexAttention, compiled, with the influence appended; `eager` is the whole matrix. Where heads are
-grouped, `SDPA, bias` and `columns` of decoding are folded. `±`: half of the way from the 10th to
-the 90th percentile, of the median. `of peak`: of prefill, the share of this processor's fastest
-instruction for the dtype (fp16: for fp32), of decoding, the share of the rate at which it reads
-memory; both measured before and after each problem, at the same number of threads. MiB: peak
-memory besides the inputs.
+`ours` computes a bias and one channel of influence, or as many as the problem has. Columns behind
+`surcharge` are **times of others over ours**: above 1 ours is faster. `surcharge`: ours over ours
+without bias and influence. `SDPA` computes neither; `folded` has the query heads of a group as rows
+of one head, so that it reads keys and values once; `SDPA, bias` has the bias in a dense mask and no
+influence; `columns` appends the bias to the keys and the influence to the values (rounding both);
+`Flex` is FlexAttention, compiled, with the influence appended; `eager` is the whole matrix. Where
+heads are grouped, `SDPA, bias` and `columns` of decoding are folded. `±`: half of the way from the
+10th to the 90th percentile, of the median. `of peak`: of prefill, the share of this processor's
+fastest instruction for the dtype (fp16: for fp32), of decoding, the share of the rate at which it
+reads memory; both measured before and after each problem, at the same number of threads. MiB: peak
+memory besides the inputs. A `dense attn_bias` and a window belong to the problem: all compute them,
+SDPA as a dense mask, though it is told neither of bias nor of influence.
 """
 
 
@@ -130,7 +143,7 @@ def details(result: dict[str, Any]) -> list[str]:
                 f"{record['key_value_bytes'] / row['median_ms'] / 1e6:.1f}",
                 _share(record, row),
                 _share_of_torch(record, row, result["products"]),
-                _ratio(rows, (name,), rows.get(OURS)),
+                _ratio(rows, (name,), rows.get(_ours(record))),
                 "not measured" if peak is None else f"{peak / 2**20:.0f}",
                 f"{row['first_call_seconds']:.1f}",
             ]
@@ -147,16 +160,16 @@ def short_table(result: dict[str, Any], problems: Sequence[str] = SHOWN) -> list
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for record, rows in _on_all_cores(result, problems):
-        ours = rows[OURS]
-        alone = _ratio(rows, (SDPA_FOLDED, SDPA), ours)
+        own = rows[_ours(record)]
+        alone = _ratio(rows, (SDPA_FOLDED, SDPA), own)
         if SDPA_FOLDED in rows:
-            alone += f" ({_ratio(rows, (SDPA,), ours)})"
+            alone += f" ({_ratio(rows, (SDPA,), own)})"
         cells = [
             label(record),
-            _time(ours["median_ms"]),
-            _share(record, ours),
+            _time(own["median_ms"]),
+            _share(record, own),
             alone,
-            *(_ratio(rows, _PEERS[name], ours) for name in ("columns", "Flex", "eager")),
+            *(_ratio(rows, _PEERS[name], own) for name in ("columns", "Flex", "eager")),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
@@ -184,8 +197,25 @@ def label(record: Record) -> str:
     size = f"{record['dtype']}, {batch}{heads} heads of {record['head_dim']}"
     if record["kind"] == "decode":
         queries = f"{record['seqlen_q']} queries, " if record["seqlen_q"] > 1 else ""
-        return f"decode {size}, {queries}{record['seqlen_k']} keys"
-    return f"prefill {size}, {record['seqlen_k']} {'causal' if record['is_causal'] else 'full'}"
+        return f"decode {size}, {queries}{record['seqlen_k']} keys{_extras(record)}"
+    mask = "causal" if record["is_causal"] else "full"
+    if record["seqlen_q"] != record["seqlen_k"]:
+        size += f", {record['seqlen_q']} queries"
+        return f"rows {size}, {record['seqlen_k']} keys {mask}{_extras(record)}"
+    if record["seqlen_k"] < TINY:
+        tokens = f"{record['seqlen_k']} token{'s' if record['seqlen_k'] > 1 else ''}"
+        return f"tiny {size}, {tokens} {mask}{_extras(record)}"
+    return f"prefill {size}, {record['seqlen_k']} {mask}{_extras(record)}"
+
+
+def _extras(record: Record) -> str:
+    """Name what few problems have; older results do not know of it."""
+    window, channels = record.get("window_left", -1), record.get("channels", 1)
+    return (
+        (f", window of {window}" if window >= 0 else "")
+        + (", dense attn_bias" if record.get("has_dense_bias") else "")
+        + (f", {channels} channels" if channels != 1 else "")
+    )
 
 
 def _on_all_cores(
@@ -196,8 +226,12 @@ def _on_all_cores(
     found = {r["problem"]: r for r in result["records"] if r["threads"] == most}
     for record in (found[name] for name in problems if name in found):
         rows = _rows(record)
-        if OURS in rows:
+        if _ours(record) in rows:
             yield record, rows
+
+
+def _ours(record: Record) -> str:
+    return ours(record.get("channels", 1))
 
 
 def _rows(record: Record) -> dict[str, Record]:
@@ -208,9 +242,9 @@ def _first(rows: dict[str, Record], names: Sequence[str]) -> Record | None:
     return next((rows[name] for name in names if name in rows), None)
 
 
-def _ratio(rows: dict[str, Record], names: Sequence[str], ours: Record | None) -> str:
+def _ratio(rows: dict[str, Record], names: Sequence[str], own: Record | None) -> str:
     other = _first(rows, names)
-    return "–" if other is None or ours is None else f"{other['median_ms'] / ours['median_ms']:.2f}"
+    return "–" if other is None or own is None else f"{other['median_ms'] / own['median_ms']:.2f}"
 
 
 def _share(record: Record, row: Record) -> str:
@@ -244,6 +278,7 @@ def _spread(row: Record) -> str:
 
 def _time(milliseconds: float) -> str:
     digits = 3 if milliseconds < 1 else 2 if milliseconds < 10 else 1 if milliseconds < 100 else 0
+    digits = 4 if milliseconds < 0.01 else digits
     return f"{milliseconds:.{digits}f}"
 
 

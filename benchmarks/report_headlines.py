@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from facts import FORCED
+
 # By the instruction set that served the calls, as `guide-ext doctor` names it.
 _CLASSES = {
     "amx": "AMX",
@@ -57,7 +59,22 @@ def processor_class(machine: dict[str, str]) -> str:
 
     """
     architecture = machine["system"].split()[-1].replace("_", "-")
+    return f"{architecture}, {instruction_set(machine)}, {cores(machine)}"
+
+
+def cores(machine: dict[str, str]) -> str:
+    """Count the cores, in words."""
+    return f"{machine['cores']} core{'' if machine['cores'] == '1' else 's'}"
+
+
+def instruction_set(machine: dict[str, str]) -> str:
+    """Name the instructions that served the calls, and say if they were forced.
+
+    Example:
+        >>> instruction_set({"instruction set": "avx2", "forced instruction set": "avx2"})
+        'AVX2 (forced)'
+
+    """
     found = machine["instruction set"]  # or, in words, why there is none
     fallback = "not compiled: PyTorch" if " " in found else found
-    cores = f"{machine['cores']} core{'' if machine['cores'] == '1' else 's'}"
-    return f"{architecture}, {_CLASSES.get(found, fallback)}, {cores}"
+    return _CLASSES.get(found, fallback) + (" (forced)" if FORCED in machine else "")

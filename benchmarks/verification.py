@@ -41,12 +41,14 @@ class Judge:
         count = DECODED_HEADS if problem.is_decode else PREFILLED_HEADS
         heads = {index * (problem.num_heads - 1) // (count - 1) for index in range(count)}
         self._places = [(head % problem.batch, head) for head in sorted(heads)]
-        self._visible = None
+        rows = torch.tensor(self._rows, device=inputs.query.device)
+        positions = rows[:, None] + problem.seqlen_k - problem.seqlen_q
+        keys = torch.arange(problem.seqlen_k, device=inputs.query.device)
+        self._visible = torch.ones_like(keys <= positions)
         if problem.is_causal:
-            rows = torch.tensor(self._rows, device=inputs.query.device)
-            positions = rows[:, None] + problem.seqlen_k - problem.seqlen_q
-            keys = torch.arange(problem.seqlen_k, device=inputs.query.device)
-            self._visible = (keys <= positions)[None, None]
+            self._visible &= keys <= positions
+        if problem.window_left >= 0:
+            self._visible &= keys >= positions - problem.window_left
         self._truths = functools.cache(self._find_truths)
 
     def verify(self, call: Call, results: Results) -> None:
@@ -97,10 +99,17 @@ class Judge:
                 "value": inputs.value[one, kv_head : kv_head + 1],
                 "key_bias": inputs.key_bias[one] if is_biased else None,
                 "influence": inputs.influence[one, :channels] if channels else None,
-                "attn_bias": self._visible,
+                "attn_bias": self._attn_bias(head),
             }
             exact, naive = oracle(tensors, {}), naive_attention(tensors, {}, dtype)
             found.append(
                 (exact[0][0, 0], exact[1][0, :, 0].mT, naive[0][0, 0], naive[1][0, :, 0].mT)
             )
         return Truths(*map(torch.cat, zip(*found, strict=True)))
+
+    def _attn_bias(self, head: int) -> Tensor:
+        """Return what the sampled rows of a head see, and the dense bias of it if there is one."""
+        if self._inputs.dense_bias is None:
+            return self._visible[None, None]
+        bias = self._inputs.dense_bias[:, head : head + 1, self._rows]
+        return bias.masked_fill(~self._visible, -torch.inf)

@@ -16,7 +16,7 @@ import report_influence
 import report_study
 import sampling
 import torch
-from smoke_problems import CAUSAL
+from smoke_problems import CAUSAL, left_out
 from sources import ROOT
 
 
@@ -54,7 +54,7 @@ class TestRun:
         result, _, _ = results
         assert [r["problem"] for r in result["records"]] == [str(p) for p in cpu_attention.SMOKE]
         for record, problem in zip(result["records"], cpu_attention.SMOKE, strict=True):
-            wanted = set(cpu_attention.implementations(problem, {})) - {cpu_attention.FLEX}
+            wanted = set(cpu_attention.implementations(problem, {})) - left_out(problem)
             assert {row["implementation"] for row in record["rows"]} == wanted
             assert len({len(row["samples_ms"]) for row in record["rows"]}) == 1
             assert len(record["rows"][0]["samples_ms"]) >= 3
@@ -216,11 +216,13 @@ class TestStudySpeed:
 
 
 def test_shapes_at_random_are_right(tmp_path):
-    done = run_script("cliffs.py", "--shapes", "30", "--untimed", "--out", str(tmp_path))
+    done = run_script("cliffs.py", "--shapes", "30", "--untimed", "--masks", "--out", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "30 shapes, 0 wrong." in done.stdout
     found = json.loads((tmp_path / "cliffs.json").read_text())["shapes"]
     assert len({one["problem"] for one in found}) > 25
+    masks = {(one["window_left"] >= 0, one["has_dense_bias"]) for one in found}
+    assert len(masks) == 4
     assert not any("ratio" in one for one in found)
 
 

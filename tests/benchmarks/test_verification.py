@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The benchmarks time nothing that is wrong, and say what they leave out."""
 
+import dataclasses
+import functools
+
 import cpu_attention
 import peers
 import pytest
@@ -8,7 +11,8 @@ import sampling
 import torch
 import verification
 from problems import Inputs, Problem
-from smoke_problems import CAUSAL, CPU, DECODE
+from smoke_problems import CAUSAL, CHANNELS, CPU, DECODE, DENSE, left_out
+from torch.nn.attention import SDPBackend, flex_attention
 
 
 def spoiled(make, change):
@@ -26,10 +30,13 @@ def spoiled(make, change):
 
 EVERY = [
     pytest.param(problem, name, id=f"{problem}-{name}")
-    for problem in (CAUSAL, DECODE)
+    for problem in (CAUSAL, DECODE, DENSE, CHANNELS)
     for name in cpu_attention.implementations(problem, {})
-    if name != cpu_attention.FLEX
+    if name not in left_out(problem)
 ]
+
+
+FLASH = functools.partial(peers.sdpa, backend=SDPBackend.FLASH_ATTENTION)
 
 
 class TestVerification:
@@ -42,6 +49,57 @@ class TestVerification:
         )
         assert list(prepared.calls) == ["right"]
         assert prepared.left_out["wrong"].startswith("WRONG: out of (batch, head)")
+
+    @pytest.mark.parametrize("lost", ["window", "dense bias", "head"])
+    @pytest.mark.parametrize("make", [peers.guide, peers.sdpa, peers.eager])
+    def test_a_mask_that_is_lost_is_noticed(self, make, lost):
+        def without(inputs):
+            if lost == "window":
+                problem = dataclasses.replace(inputs.problem, window_left=-1)
+                return make(dataclasses.replace(inputs, problem=problem))
+            if lost == "dense bias":
+                return make(dataclasses.replace(inputs, dense_bias=None))
+            return make(dataclasses.replace(inputs, dense_bias=inputs.dense_bias.roll(1, 1)))
+
+        prepared = sampling.prepare(Inputs.draw(DENSE, CPU), {"right": make, "wrong": without})
+        assert list(prepared.calls) == ["right"]
+        assert prepared.left_out["wrong"].startswith("WRONG: out of (batch, head)")
+
+    def test_every_channel_is_judged(self):
+        def zero_last(out, share):
+            return out, torch.cat([share[:, :-1], torch.zeros_like(share[:, -1:])], 1)
+
+        prepared = sampling.prepare(
+            Inputs.draw(CHANNELS, CPU), {"wrong": spoiled(peers.guide, zero_last)}
+        )
+        assert prepared.left_out["wrong"].startswith("WRONG: influence_out of (batch")
+
+    @pytest.mark.parametrize("is_causal", [False, True])
+    def test_the_window_of_flex(self, monkeypatch, is_causal):
+        """Not compiled, which takes seconds; of a compiled one a run of the benchmark judges."""
+        monkeypatch.setattr(peers, "_compiled_flex", lambda: flex_attention.flex_attention)
+        problem = Problem(
+            1, 4, 2, 65, 70, 32, is_causal, torch.float32, times_flex=True, window_left=9
+        )
+        flex = cpu_attention.implementations(problem, {})[cpu_attention.FLEX]
+        prepared = sampling.prepare(Inputs.draw(problem, CPU), {"flex": flex})
+        assert prepared.left_out == {}
+
+    @pytest.mark.parametrize(
+        ("changes", "make", "reason"),
+        [
+            ({"channels": 8}, peers.columns, "one channel only"),
+            ({"channels": 8}, peers.eager, "one channel only"),
+            ({"channels": 8}, peers.flex, "one channel only"),
+            ({"has_dense_bias": True}, peers.flex, "not timed with a dense bias"),
+            ({"window_left": 5}, FLASH, "takes no dense mask"),
+        ],
+    )
+    def test_what_cannot_take_a_problem_is_left_out_with_the_reason(self, changes, make, reason):
+        problem = dataclasses.replace(CAUSAL, times_flex=True, **changes)
+        prepared = sampling.prepare(Inputs.draw(problem, CPU), {"peer": make})
+        assert reason in prepared.left_out["peer"]
+        assert not prepared.failed
 
     def test_coarse_influence_of_ours_is_noticed(self):
         coarse = spoiled(peers.guide, lambda out, share: (out, share.bfloat16().float()))
