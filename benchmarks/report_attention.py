@@ -109,9 +109,10 @@ of one head, so that it reads keys and values once; `SDPA, bias` has the bias in
 influence; `columns` appends the bias to the keys and the influence to the values (rounding both);
 `Flex` is FlexAttention, compiled, with the influence appended; `eager` is the whole matrix. Where
 heads are grouped, `SDPA, bias` and `columns` of decoding are folded. `±`: half of the way from the
-10th to the 90th percentile, of the median. `of peak`: of prefill, the share of this processor's
-fastest instruction for the dtype (fp16: for fp32), of decoding, the share of the rate at which it
-reads memory; both measured before and after each problem, at the same number of threads. MiB: peak
+10th to the 90th percentile, of the median. `of peak`: the share of
+the nearer limit, which is this processor's fastest instruction for the dtype (fp16: for fp32) or,
+where few rows meet many keys, the rate at which it reads memory; both measured before and after
+each problem, at the same number of threads. MiB: peak
 memory besides the inputs. A `dense attn_bias` and a window belong to the problem: all compute them,
 SDPA as a dense mask, though it is told neither of bias nor of influence.
 """
@@ -248,22 +249,21 @@ def _ratio(rows: dict[str, Record], names: Sequence[str], own: Record | None) ->
 
 
 def _share(record: Record, row: Record) -> str:
-    """Return the share of the fastest instruction; of decoding, of the rate of reading."""
+    """Return the share of the nearer limit: the fastest instruction, or the rate of reading."""
     found = record["ceilings"]
-    most = found.get(READ) if record["kind"] == "decode" else peak(found, record["dtype"])
-    return _percent(record, row, most)
+    return _nearer(record, row, peak(found, record["dtype"]), found.get(READ))
 
 
 def _share_of_torch(record: Record, row: Record, products: dict[str, dict[str, float]]) -> str:
-    """Return the share of the best torch.mm; of decoding, of the rate of copying."""
+    """Return the share of the nearer of the best torch.mm and the rate of copying."""
     product = products.get(str(record["threads"]), {}).get(product_name(record["dtype"]))
-    is_decode = record["kind"] == "decode"
-    return _percent(record, row, record["ceilings"].get(COPY) if is_decode else product)
+    return _nearer(record, row, product, record["ceilings"].get(COPY))
 
 
-def _percent(record: Record, row: Record, most: float | None) -> str:
-    amount = record["key_value_bytes"] if record["kind"] == "decode" else record["flop"]
-    return f"{amount / row['median_ms'] / 1e6 / most:.0%}" if most else "–"
+def _nearer(record: Record, row: Record, flops: float | None, bytes_: float | None) -> str:
+    limits = ((record["flop"], flops), (record["key_value_bytes"], bytes_))
+    shares = [amount / row["median_ms"] / 1e6 / most for amount, most in limits if most]
+    return f"{max(shares):.0%}" if shares else "–"
 
 
 def _memory(row: Record | None) -> str:

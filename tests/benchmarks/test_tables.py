@@ -52,10 +52,14 @@ class TestTables:
     def test_decoding_is_compared_with_the_folded_peer_first(self):
         medians = {cpu_attention.OURS: 1.0, cpu_attention.SDPA: 40.0,
                    cpu_attention.SDPA_FOLDED: 3.0}  # fmt: skip
-        result = {"records": [record(DECODE, **medians)]}
+        result = {"records": [record(DECODE, **medians) | {"flop": 10**7}]}
         line = report_attention.short_table(result, problems=[str(DECODE)])[2]
         # 10 MB in 1 ms are 10 GB/s: half of what memory gives.
         assert "| 1.00 | 50% | 3.00 (40.00) |" in line
+        # And 160 MFLOP in 1 ms, as by more queries, four fifths of the arithmetic.
+        result["records"][0]["flop"] = 16 * 10**7
+        line = report_attention.short_table(result, problems=[str(DECODE)])[2]
+        assert "| 1.00 | 80% | 3.00 (40.00) |" in line
 
     def test_what_few_problems_have_is_named(self):
         def named(problem):
