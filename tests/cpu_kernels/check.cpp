@@ -11,7 +11,8 @@
 #include "call.h"
 #include "reference.h"
 
-// Scratch memory, which the kernels get in this way: NaN until it is written, no byte to spare.
+// Scratch memory, but of small calls, which have it on the stack: NaN until it is written, no byte
+// to spare.
 namespace {
 std::map<void*, GuardedBytes>& scratch_memory() {
   static std::map<void*, GuardedBytes> memory;
@@ -63,7 +64,7 @@ std::vector<Problem> shapes() {
     problem.channels = 2;
     add(problem, std::to_string(keys) + " keys");
   }
-  const std::int64_t dims[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 40, 64, 72, 128};
+  const std::int64_t dims[] = {1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 31, 33, 40, 64, 72, 128};
   for (std::size_t i = 0; i < std::size(dims); ++i) {
     Problem problem;
     problem.seqlen_q = 9;
@@ -101,6 +102,9 @@ std::vector<Problem> shapes() {
   with("soft-cap, bias per head",
        [](Problem& p) { p.softcap = 3, p.key_bias = KeyBias::kPerHead, p.channels = 0; });
   with("dense bias", [](Problem& p) { p.dense_bias = DenseBias::kFloat, p.channels = 3; });
+  with("dense bias, bias per head", [](Problem& p) {
+    p.seqlen_q = 2, p.dense_bias = DenseBias::kFloat, p.key_bias = KeyBias::kPerHead;
+  });
   with("dense mask", [](Problem& p) { p.dense_bias = DenseBias::kBool, p.is_causal = true; });
   with("large scores", [](Problem& p) { p.scale = 4; });
   with("small values", [](Problem& p) { p.value_scale = 1e-6; });  // denormal in fp16

@@ -37,6 +37,20 @@ def test_some_keys_and_all_keys_of_a_row(backend, check, extreme, dtype, by, seq
         assert result.isfinite().all()
 
 
+@pytest.mark.parametrize("key_bias", [torch.inf, torch.nan])
+@pytest.mark.parametrize("seqlen_q", [1, 2, 20])
+def test_attn_bias_hides_a_key_whatever_its_key_bias(backend, key_bias, seqlen_q):
+    case = Case(seqlen_q=seqlen_q, attn_bias=(1, 1), attn_bias_dtype=torch.float32)
+    tensors = backend.draw(case)
+    tensors["attn_bias"][..., 3] = -torch.inf
+    expected = backend.run(*(tensors[name] for name in TENSORS), **case.options)
+    tensors["key_bias"][..., 3] = key_bias
+    results = backend.run(*(tensors[name] for name in TENSORS), **case.options)
+    for result, other in zip(results, expected, strict=True):
+        assert result.isfinite().all()
+        assert result.equal(other)
+
+
 @pytest.mark.parametrize("extreme", EXTREMES.values(), ids=EXTREMES)
 def test_the_oracle_averages_keys_that_all_carry_one(extreme):
     case = Case(dtype=torch.float64, sinks=True)

@@ -98,7 +98,7 @@ class Task {
       if (params_.attn_bias != nullptr || !(heads_share_bias || tile.has_one_head)) {
         pack_addends<BitsMath>(params_, kRows, group_.batch_idx, tile, k_begin, num_keys,
                                scratch_.key_bias, scratch_.addends);
-        packed_head = -1;
+        packed_head = -1;  // key_bias has been used
         view.addends = scratch_.addends;
         add_block<Element, kVectors, kSoftcap, true>(params_, plan_.padded_head_dim_v, block, view,
                                                      query_t(tile_idx), state(tile_idx),

@@ -8,6 +8,6 @@ namespace guide::cpu {
 
 extern const Kernel kKernelAvx2;
 const Kernel kKernelAvx2{
-    "avx2", avx2::prefill::kRoutine, avx2::decode::kRoutine, avx2::backward::kRoutine, 8, 12};
+    "avx2", avx2::prefill::kRoutine, avx2::decode::kRoutine, avx2::backward::kRoutine, 9, 12};
 
 }  // namespace guide::cpu
