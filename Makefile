@@ -164,7 +164,7 @@ bench-overhead: setup  ## what a small call costs beside SDPA, in every mode of 
 bench-study: setup $(VENV)/.real  ## how long a study takes on a real model, of what must be computed at least (10 minutes)
 	$(BIN)/python benchmarks/study_speed.py $(SPEED)
 
-bench-cliffs: setup  ## shapes at random beside SDPA, the slowest first (half an hour)
+bench-cliffs: setup  ## shapes at random beside SDPA, the slowest first (5 minutes and more)
 	PYTHONPATH=tests/helpers $(BIN)/python benchmarks/cliffs.py $(CLIFFS)
 
 bench-learned: setup  ## what a learned Δ is worth beside other ways, on the embedded model (10 minutes)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Looks for shapes at which the op is slower than SDPA: drawn at random, timed in turns.
 
-    make bench-cliffs                                   2,000 shapes, one thread, half an hour
+    make bench-cliffs                                   2,000 shapes, one thread: 5 minutes or more
     make bench-cliffs CLIFFS="--shapes 200 --threads 2"
     make bench-cliffs CLIFFS=--masks                    dense biases and windows, too
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import random
@@ -150,6 +151,8 @@ def markdown(found: dict[str, Any], shown: int) -> str:
         "SDPA's time over ours, which has a bias and a channel: median "
         f"{statistics.median(ratios):.2f}, below 1 in {below} of {len(timed)} shapes.",
         "",
+        *_by_time(timed),
+        "",
         "| shape | ours, µs | SDPA, µs | SDPA / ours |",
         "|---|---:|---:|---:|",
     ]
@@ -158,6 +161,22 @@ def markdown(found: dict[str, Any], shown: int) -> str:
         for one in timed[:shown]
     ]
     return "\n".join([*lines, ""])
+
+
+def _by_time(timed: list[dict[str, Any]]) -> list[str]:
+    """Tell short calls, where the cost of calling shows, from long ones."""
+    lines = ["| SDPA takes, µs | shapes | median | below 1 | worst |", "|---|---:|---:|---:|---:|"]
+    for least, most in itertools.pairwise((0, 20, 50, 200, 1000, math.inf)):
+        ratios = [_ratio(one) for one in timed if least <= one["peer_us"] < most]
+        if not ratios:
+            continue
+        below = sum(ratio < 1 for ratio in ratios)
+        name = f"{least} to {most}" if most < math.inf else f"{least} and more"
+        lines.append(
+            f"| {name} | {len(ratios)} | {statistics.median(ratios):.2f} | {below} "
+            f"| {min(ratios):.2f} |"
+        )
+    return lines
 
 
 def _ratio(one: dict[str, Any]) -> float:
