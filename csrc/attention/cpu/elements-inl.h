@@ -33,6 +33,8 @@ struct BFloat16 {
   }
 #elif defined(GUIDE_CPU_NEON)
   static GUIDE_INLINE VecF decode4(uint16x4_t values) { return (VecF)vshll_n_u16(values, 16); }
+#else
+  static GUIDE_INLINE VecF decode_lanes(VecI bits) { return (VecF)(bits << 16); }
 #endif
 #if defined(__AVX2__) && !defined(__AVX512F__)
   static GUIDE_INLINE __m128i encode8(VecF values) {
@@ -102,6 +104,13 @@ struct Float16 {
     const float scaled = bits_as<float>(magnitude << 13) * 0x1p112f;
     return bits_as<float>(sign | bits_as<std::uint32_t>(scaled));
   }
+  static GUIDE_INLINE VecF decode_lanes(VecI bits) {
+    const VecI sign = (bits & 0x8000) << 16;
+    const VecI magnitude = (bits & 0x7fff) << 13;
+    const VecI scaled = (VecI)((VecF)magnitude * 0x1p112f);
+    const VecI is_special = magnitude >= (0x7c00 << 13);
+    return (VecF)(sign | (is_special ? (magnitude | 0x7f800000) : scaled));
+  }
   // Rounds to nearest, ties to even.
   static GUIDE_INLINE std::uint16_t encode(float value) {
     const auto bits = bits_as<std::uint32_t>(value);
@@ -136,29 +145,6 @@ struct ElementOf<ElementType::kFloat16> {
   using Type = Float16;
 };
 
-// target[0, padded_count) = source[0, count), then zeros.
-template <class Element>
-GUIDE_INLINE void decode_row(const typename Element::Storage* source, std::int64_t count,
-                             std::int64_t padded_count, float* target) {
-  std::int64_t i = 0;
-#if defined(__AVX2__)
-  if constexpr (sizeof(typename Element::Storage) == 2) {
-    for (; i + 8 <= count; i += 8) {
-      const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(source + i));
-      _mm256_storeu_ps(target + i, Element::decode8(halves));
-    }
-  }
-#elif defined(GUIDE_CPU_NEON)
-  if constexpr (sizeof(typename Element::Storage) == 2) {
-    for (; i + kLanes <= count; i += kLanes) {
-      store(target + i, Element::decode4(vld1_u16(source + i)));
-    }
-  }
-#endif
-  for (; i < count; ++i) target[i] = Element::decode(source[i]);
-  for (; i < padded_count; ++i) target[i] = 0.f;
-}
-
 // kLanes elements as numbers.
 template <class Element>
 GUIDE_INLINE VecF load_elements(const typename Element::Storage* source) {
@@ -169,12 +155,24 @@ GUIDE_INLINE VecF load_elements(const typename Element::Storage* source) {
     return Element::decode16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source)));
 #elif defined(__AVX2__)
     return Element::decode8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source)));
+#elif defined(GUIDE_CPU_NEON)
+    return Element::decode4(vld1_u16(source));
 #else
-    float numbers[kLanes];
-    for (int lane = 0; lane < kLanes; ++lane) numbers[lane] = Element::decode(source[lane]);
-    return load(numbers);
+    std::uint16_t __attribute__((vector_size(kLanes * sizeof(std::uint16_t)))) halves;
+    __builtin_memcpy(&halves, source, sizeof(halves));
+    return Element::decode_lanes(__builtin_convertvector(halves, VecI));
 #endif
   }
+}
+
+// target[0, padded_count) = source[0, count), then zeros.
+template <class Element>
+GUIDE_INLINE void decode_row(const typename Element::Storage* source, std::int64_t count,
+                             std::int64_t padded_count, float* target) {
+  std::int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) store(target + i, load_elements<Element>(source + i));
+  for (; i < count; ++i) target[i] = Element::decode(source[i]);
+  for (; i < padded_count; ++i) target[i] = 0.f;
 }
 
 // The same of `count` > 0 elements, or kLanes if they are more, and zeros. Reads no others.

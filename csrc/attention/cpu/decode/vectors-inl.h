@@ -28,37 +28,12 @@ struct Pairs {
   using Storage = typename Element::Storage;
 
   static GUIDE_INLINE VecPair load(const Storage* source) {
-    return {load_vector(source), load_vector(source + kLanes)};
+    return {load_elements<Element>(source), load_elements<Element>(source + kLanes)};
   }
 
   // Which number of the pair lies in lane `lane` of the `second` or first vector.
   static constexpr std::int64_t element_of_lane(bool second, std::int64_t lane) {
     return second ? kLanes + lane : lane;
-  }
-
- private:
-  static GUIDE_INLINE VecF load_vector(const float* source) {
-    return GUIDE_CPU_NAMESPACE::load(source);
-  }
-  static GUIDE_INLINE VecF load_vector(const std::uint16_t* source) {
-#if defined(__AVX512F__)
-    return _mm512_maskz_cvtph_ps(0xffff,
-                                 _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source)));
-#elif defined(__AVX2__)
-    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source)));
-#elif defined(GUIDE_CPU_NEON)
-    return Float16::decode4(vld1_u16(source));
-#else
-    // Float16::decode, on vectors.
-    std::uint16_t __attribute__((vector_size(kLanes * sizeof(std::uint16_t)))) halves;
-    __builtin_memcpy(&halves, source, sizeof(halves));
-    const VecI bits = __builtin_convertvector(halves, VecI);
-    const VecI sign = (bits & 0x8000) << 16;
-    const VecI magnitude = (bits & 0x7fff) << 13;
-    const VecI scaled = (VecI)((VecF)magnitude * 0x1p112f);
-    const VecI is_special = magnitude >= (0x7c00 << 13);
-    return (VecF)(sign | (is_special ? (magnitude | 0x7f800000) : scaled));
-#endif
   }
 };
 
