@@ -51,6 +51,8 @@ inline std::uint16_t bits_of_half(ElementType type, double number) {
   if (number == 0) return static_cast<std::uint16_t>(sign);
   if (std::isnan(number)) return 0x7fff;
   const int fraction_bits = format.digits - 1;
+  if (std::isinf(number))
+    return static_cast<std::uint16_t>(sign | (0x7fffu >> fraction_bits << fraction_bits));
   const int exponent = std::max(std::ilogb(number), format.min_exponent);
   const auto significand =
       static_cast<std::uint32_t>(std::ldexp(std::fabs(number), fraction_bits - exponent));

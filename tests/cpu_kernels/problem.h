@@ -26,7 +26,8 @@ struct Problem {
   float scale = 0.25f;
   std::int32_t position_offset = 0;  // of the rows, from the bottom right
   double value_scale = 1;            // of value, to have small and large results
-  // A NaN in the first row, and one in a key that the bias hides; gradients are not compared.
+  // A NaN in the first row, one in a key that the bias hides, and an infinite number in a value;
+  // gradients are not compared.
   bool has_nan = false;
   bool interleaved = false;  // [batch, rows, heads, elements], as models hold keys
   ElementType type = ElementType::kFloat32;
@@ -90,6 +91,7 @@ inline Inputs draw(const Problem& problem) {
         problem.strides(problem.num_kv_heads, problem.seqlen_k, problem.head_dim).row;
     inputs.query[0] = inputs.key[kHiddenKey * static_cast<std::size_t>(row)] =
         std::numeric_limits<double>::quiet_NaN();
+    inputs.value[0] = std::numeric_limits<double>::infinity();
   }
   inputs.influence = numbers(problem.batch * problem.channels * problem.seqlen_k, kFloat32);
   if (problem.dense_bias != DenseBias::kNone) {

@@ -99,6 +99,18 @@ def test_a_mode_of_the_dispatcher_sees_the_operator(around):
     assert seen == [torch.ops.guide.biased_attention.default]
 
 
+def test_a_mode_of_the_dispatcher_sees_no_refused_argument():
+    class Answers(TorchDispatchMode):
+        """Never runs the operator, which would refuse the argument."""
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            return ()
+
+    tensors, sinks = operands(), torch.zeros(2).to_sparse()
+    with Answers(), pytest.raises(ValueError, match="sinks must be a strided tensor"):
+        guide_ext.biased_attention(*tensors, sinks=sinks)
+
+
 def test_a_wrong_type_is_the_only_error():
     """The call is tried before its tensors are looked at; what that raised is not shown."""
     query, key, _ = operands()

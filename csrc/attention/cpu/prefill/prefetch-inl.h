@@ -15,8 +15,8 @@ GUIDE_INLINE void prefetch_row(const typename Element::Storage* row, std::int64_
 }
 
 // Rows of K or V that are wanted soon. Asked for all at once, they would fill the queues of the
-// memory, and what is wanted now would wait: so a few at every micro-tile. Measured with AVX2 on 24
-// rows and 4096 keys, whose time memory sets: 1.6 times as fast.
+// memory, and what is wanted now would wait: so a few at every micro-tile. Measured on 24 rows
+// of fp32 and 4096 keys of 8 heads of 128, whose time memory sets (Zen 3): 1.4 times as fast.
 template <class Element>
 class UpcomingRows {
  public:
